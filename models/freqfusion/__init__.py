@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FreqFusion models in plain PyTorch, with the official names, shapes and numbers, and without mmcv."""
+
+from freqfusion.checkpoint import Checkpoint, load_checkpoint, load_model, read_checkpoint
+from freqfusion.errors import CheckpointError, FreqFusionError, UnknownModelError
+from freqfusion.fusion import FreqFusion
+from freqfusion.registry import create_model, describe_model, list_models, recognize_model
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "FreqFusion",
+    "FreqFusionError",
+    "UnknownModelError",
+    "create_model",
+    "describe_model",
+    "list_models",
+    "load_checkpoint",
+    "load_model",
+    "read_checkpoint",
+    "recognize_model",
+]

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loads official-layout checkpoints strictly, and reads what they say about themselves."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from freqfusion.errors import CheckpointError, UnknownModelError
+from freqfusion.pickles import read_pickle, read_torch
+from freqfusion.registry import create_model, recognize_model
+
+# Under which key the weights lie: mm-style, detectron2 and plain checkpoints.
+_CONTAINERS = ("state_dict", "model", "model_state_dict", "module")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint's weights and what its ``meta`` says.
+
+    Attributes:
+        state_dict: Weights by name.
+        classes: Class names, if given.
+        palette: One RGB colour per class, if given.
+        image_size: Scale of the test pipeline (long side, short side), if given.
+        weights: ``trained``, or ``random`` for a checkpoint that says its weights are made up.
+    """
+
+    state_dict: Mapping[str, Tensor]
+    classes: tuple[str, ...] | None = None
+    palette: tuple[tuple[int, int, int], ...] | None = None
+    image_size: tuple[int, int] | None = None
+    weights: str = "trained"
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Reads an mm-style ``.pth``, detectron2 ``.pkl``, plain ``.pt`` or ``.safetensors`` file; runs no code from it.
+
+    Raises:
+        CheckpointError: If the file is missing, truncated, hostile, or holds no weights.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"no such checkpoint: {path}")
+    if path.stat().st_size == 0:
+        raise CheckpointError(f"{path} is empty (0 bytes); fetch it again")
+    if path.suffix == ".safetensors":
+        weights, meta = _read_safetensors(path)
+    else:
+        content = read_pickle(path) if path.suffix == ".pkl" else read_torch(path)
+        if not isinstance(content, Mapping):
+            raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dictionary of weights")
+        meta = content.get("meta", {})
+        weights = next((content[key] for key in _CONTAINERS if isinstance(content.get(key), Mapping)), content)
+    state_dict = {name: torch.as_tensor(value) for name, value in weights.items() if _is_array(value)}
+    if not state_dict:
+        raise CheckpointError(f"{path} holds no weights; keys found: {sorted(map(str, weights))[:10]}")
+    if all(name.startswith("module.") for name in state_dict):  # written by DataParallel
+        state_dict = {name.removeprefix("module."): value for name, value in state_dict.items()}
+    return _with_meta(state_dict, meta if isinstance(meta, Mapping) else {})
+
+
+def load_checkpoint(model: nn.Module, path: str | Path) -> Checkpoint:
+    """Loads a checkpoint's weights into a model, strictly.
+
+    Args:
+        model: A module with the official names, e.g. from ``create_model``.
+        path: As ``read_checkpoint`` takes it.
+
+    Returns:
+        What was read.
+
+    Raises:
+        CheckpointError: If the file cannot be read, or does not fit; the message lists every missing, unexpected and
+            mis-shaped entry, and the model is left as it was.
+    """
+    checkpoint = read_checkpoint(path)
+    fit(model, checkpoint, path)
+    return checkpoint
+
+
+def fit(model: nn.Module, checkpoint: Checkpoint, path: str | Path) -> None:
+    """Loads ``checkpoint`` (read from ``path``) into ``model``; raises ``CheckpointError`` as ``load_checkpoint``."""
+    expected = model.state_dict()
+    found = checkpoint.state_dict
+    problems = [f"missing: {name} {tuple(tensor.shape)}" for name, tensor in expected.items() if name not in found]
+    problems += [f"unexpected: {name} {tuple(found[name].shape)}" for name in found if name not in expected]
+    problems += [
+        f"wrong shape: {name} is {tuple(found[name].shape)}, expected {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in found and found[name].shape != tensor.shape
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{path} does not fit the model: {len(problems)} of {len(expected)} entries differ. {_suggestion(found)}\n  "
+            + "\n  ".join(problems)
+        )
+    model.load_state_dict(dict(found), strict=True)
+
+
+def load_model(path: str | Path, name: str | None = None, **arguments: Any) -> tuple[nn.Module, str, Checkpoint]:
+    """Builds the model a checkpoint is of and loads it.
+
+    Args:
+        path: As ``read_checkpoint`` takes it.
+        name: The model; recognised from the checkpoint's keys if None.
+        arguments: Passed to ``create_model``; ``num_classes`` comes from the checkpoint unless given.
+
+    Returns:
+        The model in evaluation mode, its name, and what was read.
+
+    Raises:
+        CheckpointError: If the file cannot be read or does not fit.
+        UnknownModelError: If ``name`` is unknown, or None and the keys are those of no model.
+    """
+    checkpoint = read_checkpoint(path)
+    try:
+        recognized, num_classes = recognize_model(checkpoint.state_dict)
+        if name in (None, recognized):
+            arguments.setdefault("num_classes", num_classes)
+    except UnknownModelError as e:
+        if name is None:
+            raise UnknownModelError(f"{path}: {e}") from e
+    model_name = name or recognized
+    model = create_model(model_name, **arguments)
+    fit(model, checkpoint, path)
+    return model, model_name, checkpoint
+
+
+def _read_safetensors(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as e:
+        raise CheckpointError(f"{path}: reading safetensors needs `pip install 'freqfusion-deploy[export]'`") from e
+    try:
+        with safe_open(path, "pt") as file:
+            texts = file.metadata() or {}
+            meta = {key: json.loads(text) if text[:1] in "[{" else text for key, text in texts.items()}
+            return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118  (not a dict)
+    except (SafetensorError, ValueError) as e:
+        raise CheckpointError(f"{path} cannot be read as safetensors: {e}. Fetch it again") from e
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, Tensor) or type(value).__module__ == "numpy"
+
+
+def _with_meta(state_dict: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Checkpoint:
+    dataset = meta.get("dataset_meta") if isinstance(meta.get("dataset_meta"), Mapping) else meta
+    assert dataset is not None
+    classes = dataset.get("CLASSES", dataset.get("classes"))
+    palette = dataset.get("PALETTE", dataset.get("palette"))
+    return Checkpoint(
+        state_dict,
+        classes=tuple(map(str, classes)) if _is_list(classes) else None,
+        palette=_as_palette(palette),
+        image_size=_image_size(meta.get("config", meta.get("cfg"))),
+        weights="random" if meta.get("weights") == "random" else "trained",
+    )
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple) and bool(value)
+
+
+def _as_palette(value: Any) -> tuple[tuple[int, int, int], ...] | None:
+    try:
+        return tuple((int(r), int(g), int(b)) for r, g, b in value) if _is_list(value) else None
+    except (TypeError, ValueError):
+        return None
+
+
+def _image_size(config: Any) -> tuple[int, int] | None:
+    """Finds the test pipeline's ``img_scale`` in an mm config's text, which is parsed, never executed."""
+    if not isinstance(config, str):
+        return None
+    try:
+        tree = ast.parse(config)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    found = None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.keyword) and node.arg in ("img_scale", "scale"):
+            value = node.value
+        elif isinstance(node, ast.Dict):
+            pairs = zip(node.keys, node.values, strict=True)
+            values = [v for k, v in pairs if isinstance(k, ast.Constant) and k.value in ("img_scale", "scale")]
+            if not values:
+                continue
+            value = values[0]
+        else:
+            continue
+        try:
+            size = ast.literal_eval(value)
+        except (ValueError, TypeError, SyntaxError):
+            continue
+        if isinstance(size, tuple | list) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size):
+            found = (max(size), min(size))  # the last one: mm configs list the test pipeline after the training one
+    return found
+
+
+def _suggestion(found: Mapping[str, Tensor]) -> str:
+    try:
+        name, num_classes = recognize_model(found)
+    except UnknownModelError as e:
+        return str(e)
+    return f"Its entries are those of {name!r} with {num_classes} classes."

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gradients of the custom operators, taken through their PyTorch definitions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def differentiate_through(op: torch.library.CustomOpDef, definition: Callable[..., Tensor], tensors: int) -> None:
+    """Registers the gradient of ``op`` as that of ``definition``, which is run again when a gradient is asked for.
+
+    Training speed is not this project's concern, correct gradients are; so there is one formula, not a second one
+    derived by hand.
+
+    Args:
+        op: The custom operator; its first ``tensors`` arguments are tensors, the rest constants.
+        definition: Differentiable function with the operator's arguments.
+        tensors: How many leading arguments are tensors.
+    """
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:tensors])
+        ctx.constants = inputs[tensors:]
+
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        leaves = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
+        with torch.enable_grad():
+            result = definition(*leaves, *ctx.constants)
+        gradients = torch.autograd.grad(result, leaves, gradient)
+        wanted = (g if needed else None for g, needed in zip(gradients, ctx.needs_input_grad, strict=False))
+        return (*wanted, *(None for _ in ctx.constants))
+
+    op.register_autograd(backward, setup_context=setup_context)

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Content-aware reassembly of features, the operator under every FreqFusion filter."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from freqfusion import native
+from freqfusion.ops.autograd import differentiate_through
+
+
+def check_shapes(name: str, features: Tensor, mask: Tensor, kernel_size: int, groups: int, scale: int) -> None:
+    """Raises ``ValueError`` unless ``mask`` (or logits) of this shape can weigh the windows of ``features``."""
+    if features.dim() != 4:
+        raise ValueError(f"{name}: features must have four dimensions (N, C, H, W), got {features.dim()}")
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(f"{name}: kernel_size must be odd and positive, got {kernel_size}")
+    if scale < 1:
+        raise ValueError(f"{name}: scale must be at least 1, got {scale}")
+    n, c, h, w = features.shape
+    if groups < 1 or c % groups:
+        raise ValueError(f"{name}: groups must divide the {c} channels of features, got {groups}")
+    expected = (n, groups * kernel_size**2, scale * h, scale * w)
+    if mask.dim() != 4 or any(got != want for got, want in zip(mask.shape, expected, strict=True)):
+        raise ValueError(f"{name}: mask must have shape {expected} for these features, got {tuple(mask.shape)}")
+    if mask.dtype != features.dtype:
+        raise ValueError(f"{name}: mask must be {features.dtype} as features are, got {mask.dtype}")
+
+
+def reassemble(features: Tensor, mask: Tensor, kernel_size: int, groups: int, scale: int) -> Tensor:
+    """Defines the operator: windows by ``unfold``, weighed and summed in fp32 (fp64 for fp64 features)."""
+    n, c, h, w = features.shape
+    taps = kernel_size * kernel_size
+    exact = torch.promote_types(features.dtype, torch.float32)
+    windows = F.unfold(features.to(exact), kernel_size, padding=kernel_size // 2)  # (N, C*taps, H*W)
+    windows = windows.reshape(n, groups, c // groups, taps, h, 1, w, 1)
+    weights = mask.to(exact).reshape(n, groups, 1, taps, h, scale, w, scale)
+    return (windows * weights).sum(dim=3).reshape(n, c, scale * h, scale * w).to(features.dtype)
+
+
+@torch.library.custom_op("freqfusion::carafe", mutates_args=())
+def carafe(features: Tensor, mask: Tensor, kernel_size: int, groups: int, scale: int) -> Tensor:
+    """Sums the ``kernel_size**2`` window around every output pixel, weighted by that pixel's own mask.
+
+    Args:
+        features: ``(N, C, H, W)``, any floating dtype; sums are fp32 for half types.
+        mask: ``(N, groups * kernel_size**2, scale * H, scale * W)``, dtype of ``features``; group-major, then taps
+            row by row. Not normalized here; callers pass weights that sum to one.
+        kernel_size: Side of the window in input pixels; odd.
+        groups: Contiguous blocks of channels that share a mask; divides ``C``.
+        scale: Output pixels per input pixel along each axis; all ``scale**2`` pixels of a cell see the same window.
+
+    Returns:
+        ``(N, C, scale * H, scale * W)``, dtype of ``features``.
+
+    Raises:
+        ValueError: If the shapes above do not fit together.
+
+    Source: CARAFE, ICCV 2019, eq. 4; mmcv ``carafe_naive_cuda_kernel.cuh``. Pixels outside the map count as zero; the
+    fallback in the official ``FreqFusion.py`` reflects them and ignores ``groups``, so it is not the reference.
+    """
+    check_shapes("carafe", features, mask, kernel_size, groups, scale)
+    result = native.carafe(features, mask, kernel_size, groups, scale)
+    return reassemble(features, mask, kernel_size, groups, scale) if result is None else result
+
+
+@carafe.register_fake
+def _(features: Tensor, mask: Tensor, kernel_size: int, groups: int, scale: int) -> Tensor:
+    check_shapes("carafe", features, mask, kernel_size, groups, scale)
+    n, c, h, w = features.shape
+    return features.new_empty((n, c, scale * h, scale * w))
+
+
+differentiate_through(carafe, reassemble, tensors=2)

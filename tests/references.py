@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operators as plain loops in float64: the only definition of "right" that tests compare to."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+def carafe(x: Array, m: Array, kernel_size: int, groups: int, scale: int) -> Array:
+    """Sums each output pixel's window, weighted by its mask; taps outside the map count as zero."""
+    n, c, h, w = x.shape
+    radius, per_group = kernel_size // 2, max(c // groups, 1)
+    out = np.zeros((n, c, scale * h, scale * w))
+    for b, y, col in itertools.product(range(n), range(scale * h), range(scale * w)):
+        for ky, kx in itertools.product(range(kernel_size), repeat=2):
+            sy, sx = y // scale + ky - radius, col // scale + kx - radius
+            if 0 <= sy < h and 0 <= sx < w:
+                taps = np.arange(groups) * kernel_size**2 + ky * kernel_size + kx
+                out[b, :, y, col] += x[b, :, sy, sx] * np.repeat(m[b, taps, y, col], per_group)
+    return out
+
+
+def normalize_taps(logits: Array, window: Sequence[float], kernel_size: int) -> Array:
+    """Softmax over each group's taps, times the window, divided by the sum."""
+    n, channels, h, w = logits.shape
+    taps = logits.reshape(n, channels // kernel_size**2, kernel_size**2, h, w).astype(np.float64)
+    taps = np.exp(taps - taps.max(axis=2, keepdims=True))
+    taps = taps / taps.sum(axis=2, keepdims=True) * np.asarray(window, np.float64).reshape(-1, 1, 1)
+    return (taps / taps.sum(axis=2, keepdims=True)).reshape(logits.shape)
+
+
+def adaptive_filter(
+    x: Array, logits: Array, window: Sequence[float], kernel_size: int, groups: int, scale: int, mode: int
+) -> Array:
+    """Low-pass (0), high-pass (1) or sharpening (2) filter predicted by ``logits``."""
+    lowpass = carafe(x, normalize_taps(logits, window, kernel_size), kernel_size, groups, scale)
+    return (lowpass, x - lowpass, 2 * x - lowpass)[mode] if mode else lowpass
+
+
+def local_similarity(x: Array, kernel_size: int, dilation: int) -> Array:
+    """Cosine of each pixel's channel vector with its dilated neighbours, row-major without the centre."""
+    n, _, h, w = x.shape
+    radius = kernel_size // 2
+    offsets = [(dy, dx) for dy, dx in itertools.product(range(-radius, radius + 1), repeat=2) if (dy, dx) != (0, 0)]
+    out = np.zeros((n, len(offsets), h, w))
+    for b, t, y, col in itertools.product(range(n), range(len(offsets)), range(h), range(w)):
+        ny, nx = y + offsets[t][0] * dilation, col + offsets[t][1] * dilation
+        if 0 <= ny < h and 0 <= nx < w:
+            u, v = x[b, :, y, col], x[b, :, ny, nx]
+            norms = max(np.sqrt(u @ u), 1e-8) * max(np.sqrt(v @ v), 1e-8)
+            out[b, t, y, col] = u @ v / norms
+    return out
+
+
+def offset_resample(x: Array, offsets: Array, groups: int) -> Array:
+    """Reads every pixel of ``x`` at a position moved by ``offsets``, bilinearly, clamped to the map."""
+    n, c, height, width = x.shape
+    per_group = max(c // groups, 1)
+    out = np.zeros_like(x, dtype=np.float64)
+    for b, g, row, col in itertools.product(range(n), range(groups), range(height), range(width)):
+        cell = g * 4 + (row % 2) * 2 + col % 2
+        off_x = float(offsets[b, cell, row // 2, col // 2])
+        off_y = float(offsets[b, 4 * groups + cell, row // 2, col // 2])
+        px = min(max(2 * (col // 2 + 0.5 + off_x) - 0.5, 0.0), width - 1.0)
+        py = min(max(2 * (row // 2 + 0.5 + off_y) - 0.5, 0.0), height - 1.0)
+        x0, y0 = int(px), int(py)
+        x1, y1 = min(x0 + 1, width - 1), min(y0 + 1, height - 1)
+        fx, fy = px - x0, py - y0
+        block = x[b, g * per_group : (g + 1) * per_group].astype(np.float64)
+        top = block[:, y0, x0] * (1 - fx) + block[:, y0, x1] * fx
+        bottom = block[:, y1, x0] * (1 - fx) + block[:, y1, x1] * fx
+        out[b, g * per_group : (g + 1) * per_group, row, col] = top * (1 - fy) + bottom * fy
+    return out
+
+
+def resize_matrix(source: int, target: int, align_corners: bool) -> Array:
+    """One axis of a bilinear resize without antialiasing, as a matrix ``(target, source)``."""
+    matrix = np.zeros((target, source))
+    for i in range(target):
+        if align_corners:
+            position = i * (source - 1) / (target - 1) if target > 1 else 0.0
+        else:
+            position = max((i + 0.5) * source / target - 0.5, 0.0)
+        low = min(int(position), source - 1)
+        matrix[i, low] += 1 - (position - low)
+        matrix[i, min(low + 1, source - 1)] += position - low
+    return matrix
+
+
+def resized_scores(scores: Array, sizes: Sequence[int], align_corners: bool) -> Array:
+    """All class maps at output size, after both bilinear steps."""
+    for height, width in (sizes[:2], sizes[2:]):
+        rows = resize_matrix(scores.shape[2], height, align_corners)
+        columns = resize_matrix(scores.shape[3], width, align_corners)
+        scores = np.einsum("yh,nchw,xw->ncyx", rows, scores.astype(np.float64), columns, optimize=True)
+    return scores
+
+
+def resize_argmax(scores: Array, sizes: Sequence[int], align_corners: bool) -> NDArray[np.int32]:
+    """Index of the largest class after both steps; the lowest index wins a tie."""
+    labels: NDArray[np.int32] = resized_scores(scores, sizes, align_corners).argmax(axis=1).astype(np.int32)
+    return labels
