@@ -50,7 +50,7 @@ def library_folders() -> list[Path]:
     if runtime is not None and runtime.origin is not None:
         folders.append(Path(runtime.origin).parent / "lib")
     tree = Path(__file__).resolve().parents[2]
-    return [*folders, tree / "runtime" / "freqfusion_runtime" / "lib", tree / "build"]
+    return [*folders, tree / "runtime" / "freqfusion_runtime" / "lib", tree / "build" / "plugins"]
 
 
 def find_library() -> Path | None:
@@ -127,9 +127,7 @@ def local_similarity(features: Tensor, kernel_size: int, dilation: int) -> Tenso
     if not can_run(features):
         return None
     n, _, h, w = features.shape
-    return _run(
-        "local_similarity", (features,), (n, kernel_size**2 - 1, h, w), features.dtype, kernel_size, dilation
-    )
+    return _run("local_similarity", (features,), (n, kernel_size**2 - 1, h, w), features.dtype, kernel_size, dilation)
 
 
 def offset_resample(features: Tensor, offsets: Tensor, groups: int) -> Tensor | None:
@@ -174,7 +172,7 @@ def _run(name: str, inputs: tuple[Tensor, ...], shape: tuple[int, ...], dtype: t
 
 
 def _is_channels_last(inputs: tuple[Tensor, ...], shape: tuple[int, ...], dtype: torch.dtype) -> bool:
-    """Whether the CUDA kernel can read ``inputs`` as they lie, channels innermost and without padding between pixels."""
+    """Whether the CUDA kernel can read ``inputs`` as they lie: channels innermost, no padding between pixels."""
     if inputs[0].device.type != "cuda" or dtype == torch.int32:
         return False
     if any(channels % CHANNEL_PITCH for channels in (*(tensor.shape[1] for tensor in inputs), shape[1])):

@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operators as ONNX functions of standard operators, which run where no kernel of ours is registered.
+
+A window is K*K rows of a channels-last map, gathered by row and weighed by one small matrix product per input pixel;
+indices, not unfolded copies in channels-first order, are what makes this several times faster than the formulation by
+unfold. Arithmetic is fp32 whatever the tensors' type, as in the kernels. There is no GridSample: from opset 20 on
+TensorRT's parser silently reads it as nearest (onnx-tensorrt PR 1060), and below that it has open reports of wrong
+results (TensorRT issue 4813).
+
+onnxscript compiles these functions from their source and never runs them: parameters without a type are tensors, those
+with one are attributes, and each name below is a tensor.
+"""
+# mypy: ignore-errors
+# ruff: noqa: ANN001
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnxscript import opset18 as op
+from onnxscript import script
+from onnxscript.values import Opset
+
+freqfusion = Opset("freqfusion", 1)
+
+
+@script(freqfusion, default_opset=op)
+def ReassembleRows(X, T, kernel_size: int, group_size: int, scale_factor: int):
+    """Weighs the windows of X (N, C, H, W) by taps T (N*G, H, S, W, S, K*K): (N, C, S*H, S*W), all fp32."""
+    zero = op.Constant(value_int=0)
+    one = op.Constant(value_int=1)
+    rest = op.Constant(value_ints=[-1])
+    k = op.Constant(value_int=kernel_size)
+    radius = op.Reshape(k / op.Constant(value_int=2), rest)
+    n = op.Shape(X, start=0, end=1)
+    h = op.Shape(X, start=2, end=3)
+    w = op.Shape(X, start=3, end=4)
+    blocks = n * op.Reshape(op.Constant(value_int=group_size), rest)
+    none = op.Constant(value_ints=[0, 0])
+    padded = op.Pad(X, op.Concat(none, radius, radius, none, radius, radius, axis=0))
+    padded_w = op.Shape(padded, start=3, end=4)
+    pixels = op.Shape(padded, start=2, end=3) * padded_w
+    rows = op.Transpose(op.Reshape(padded, op.Concat(blocks, rest, pixels, axis=0)), perm=[0, 2, 1])
+    steps = op.Range(zero, k, one)
+    y = op.Unsqueeze(op.Range(zero, op.Squeeze(h), one), op.Constant(value_ints=[1, 2, 3]))
+    x = op.Unsqueeze(op.Range(zero, op.Squeeze(w), one), op.Constant(value_ints=[1, 2]))
+    ky = op.Unsqueeze(steps, op.Constant(value_ints=[1]))
+    index = op.Reshape((y + ky) * padded_w + (x + steps), rest)  # (H, 1, K, 1) and (W, 1, K)
+    one_row = op.Constant(value_ints=[1])
+    taps = op.Reshape(k * k, rest)
+    windows = op.Reshape(op.Gather(rows, index, axis=1), op.Concat(blocks, h, one_row, w, taps, rest, axis=0))
+    # (N*G, H, S, W, S, C/G): sub-rows are a batch dimension of the product, so that pixels come out in output order and
+    # one plain transposition remains. With S*S rows per product the final seven-axis one took 3 times the product.
+    cells = op.MatMul(T, windows)
+    channels = op.Shape(rows, start=2, end=3)
+    by_pixel = op.Reshape(cells, op.Concat(blocks, rest, channels, axis=0))
+    s = op.Reshape(op.Constant(value_int=scale_factor), rest)
+    return op.Reshape(
+        op.Transpose(by_pixel, perm=[0, 2, 1]), op.Concat(n, op.Shape(X, start=1, end=2), h * s, w * s, axis=0)
+    )
+
+
+@script(freqfusion, default_opset=op)
+def TapsByPixel(M, kernel_size: int, group_size: int, scale_factor: int):
+    """Turns a mask (N, G*K*K, S*H, S*W) into taps (N*G, H, S, W, S, K*K), fp32."""
+    rest = op.Constant(value_ints=[-1])
+    k = op.Constant(value_int=kernel_size)
+    taps = op.Reshape(k * k, rest)
+    s = op.Reshape(op.Constant(value_int=scale_factor), rest)
+    blocks = op.Shape(M, start=0, end=1) * op.Reshape(op.Constant(value_int=group_size), rest)
+    h = op.Shape(M, start=2, end=3) / s
+    w = op.Shape(M, start=3, end=4) / s
+    flat = op.Reshape(op.Cast(M, to=1), op.Concat(blocks, taps, rest, axis=0))
+    return op.Reshape(op.Transpose(flat, perm=[0, 2, 1]), op.Concat(blocks, h, s, w, s, taps, axis=0))
+
+
+@script(freqfusion, default_opset=op)
+def Carafe(X, M, kernel_size: int, group_size: int, scale_factor: int):
+    """Sums windows of X weighed by M. Attributes and shapes as ``torch.ops.freqfusion.carafe``."""
+    taps = TapsByPixel(M, kernel_size=kernel_size, group_size=group_size, scale_factor=scale_factor)
+    wide = op.Cast(X, to=1)
+    result = ReassembleRows(wide, taps, kernel_size=kernel_size, group_size=group_size, scale_factor=scale_factor)
+    return op.CastLike(result, X)
+
+
+@script(freqfusion, default_opset=op)
+def AdaptiveFilter(
+    X, L, window: Sequence[float], kernel_size: int, group_size: int, scale_factor: int, mode: int
+):
+    """Filters X by kernels from logits L. Attributes and shapes as ``torch.ops.freqfusion.adaptive_filter``."""
+    logits = TapsByPixel(L, kernel_size=kernel_size, group_size=group_size, scale_factor=scale_factor)
+    lowpass = op.Softmax(logits + op.Log(op.Constant(value_floats=window)), axis=-1)
+    # The residual goes into the taps: mode * X - f(X) is a window with -f in every tap and mode added at the centre.
+    m = op.Constant(value_int=mode)
+    one = op.Constant(value_int=1)
+    two = op.Constant(value_int=2)
+    sign = op.Cast(one - two * op.Min(m, one), to=1)
+    count = op.Squeeze(op.Shape(logits, start=5, end=6))
+    centre = op.Equal(op.Range(op.Constant(value_int=0), count, one), count / two)
+    taps = lowpass * sign + op.Cast(centre, to=1) * op.Cast(m, to=1)
+    wide = op.Cast(X, to=1)
+    result = ReassembleRows(wide, taps, kernel_size=kernel_size, group_size=group_size, scale_factor=scale_factor)
+    return op.CastLike(result, X)
+
+
+@script(freqfusion, default_opset=op)
+def LocalSimilarity(X, kernel_size: int, dilation: int):
+    """Cosines with dilated neighbours. Attributes and shapes as ``torch.ops.freqfusion.local_similarity``."""
+    zero = op.Constant(value_int=0)
+    one = op.Constant(value_int=1)
+    rest = op.Constant(value_ints=[-1])
+    k = op.Constant(value_int=kernel_size)
+    d = op.Constant(value_int=dilation)
+    half = k * k / op.Constant(value_int=2)
+    reach = op.Reshape(k / op.Constant(value_int=2) * d, rest)
+    n = op.Shape(X, start=0, end=1)
+    h = op.Shape(X, start=2, end=3)
+    w = op.Shape(X, start=3, end=4)
+    wide = op.Cast(X, to=1)
+    norm = op.Sqrt(op.ReduceSum(wide * wide, op.Constant(value_ints=[1])))
+    unit = wide / op.Max(norm, op.Constant(value_float=1e-8))
+    none = op.Constant(value_ints=[0, 0])
+    padded = op.Pad(unit, op.Concat(none, reach, reach, none, reach, reach, axis=0))
+    padded_w = op.Shape(padded, start=3, end=4)
+    flat = op.Constant(value_ints=[0, 0, -1])
+    rows = op.Transpose(op.Reshape(padded, flat), perm=[0, 2, 1])
+    centres = op.Transpose(op.Reshape(unit, flat), perm=[0, 2, 1])
+    taps = op.Concat(op.Range(zero, half, one), op.Range(half + one, k * k, one), axis=0)
+    offset = taps / k * d * padded_w + op.Mod(taps, k) * d
+    last = op.Constant(value_ints=[1])
+    y = op.Unsqueeze(op.Range(zero, op.Squeeze(h), one), last) * padded_w
+    pixel = op.Reshape(y + op.Range(zero, op.Squeeze(w), one), op.Constant(value_ints=[-1, 1]))
+    count = op.Reshape(k * k - one, rest)
+    neighbours = op.Gather(rows, op.Reshape(pixel + offset, rest), axis=1)
+    neighbours = op.Reshape(neighbours, op.Concat(n, h * w, count, rest, axis=0))
+    column = op.Unsqueeze(centres, op.Constant(value_ints=[3]))
+    cosines = op.Squeeze(op.MatMul(neighbours, column), op.Constant(value_ints=[3]))
+    result = op.Reshape(op.Transpose(cosines, perm=[0, 2, 1]), op.Concat(n, count, h, w, axis=0))
+    return op.CastLike(result, X)
+
+
+@script(freqfusion, default_opset=op)
+def OffsetResample(X, O, groups: int):  # noqa: E741
+    """Resamples X at moved positions. Attributes and shapes as ``torch.ops.freqfusion.offset_resample``."""
+    zero = op.Constant(value_int=0)
+    one = op.Constant(value_int=1)
+    two = op.Constant(value_int=2)
+    rest = op.Constant(value_ints=[-1])
+    pair = op.Constant(value_ints=[2])
+    n = op.Shape(X, start=0, end=1)
+    height = op.Shape(X, start=2, end=3)
+    width = op.Shape(X, start=3, end=4)
+    h = op.Shape(O, start=2, end=3)
+    w = op.Shape(O, start=3, end=4)
+    g = op.Reshape(op.Constant(value_int=groups), rest)
+    blocks = n * g
+    cells = op.Reshape(op.Cast(O, to=1), op.Concat(n, pair, g, pair, pair, h, w, axis=0))
+    moves = op.Transpose(cells, perm=[1, 0, 2, 5, 3, 6, 4])
+    moves = op.Reshape(moves, op.Concat(pair, blocks, height, width, axis=0))  # (xy, N*G, 2h, 2w)
+    half = op.Constant(value_float=0.5)
+    cell_x = op.Range(zero, op.Squeeze(width), one) / two
+    cell_y = op.Unsqueeze(op.Range(zero, op.Squeeze(height), one) / two, op.Constant(value_ints=[1]))
+    x = (op.Cast(cell_x, to=1) + half + op.Gather(moves, zero, axis=0)) * op.Constant(value_float=2.0) - half
+    y = (op.Cast(cell_y, to=1) + half + op.Gather(moves, one, axis=0)) * op.Constant(value_float=2.0) - half
+    border = op.Constant(value_float=0.0)
+    x = op.Min(op.Max(x, border), op.Cast(width - one, to=1))
+    y = op.Min(op.Max(y, border), op.Cast(height - one, to=1))
+    left = op.Floor(x)
+    top = op.Floor(y)
+    right_share = x - left
+    bottom_share = y - top
+    full = op.Constant(value_float=1.0)
+    left_share = full - right_share
+    top_share = full - bottom_share
+    x0 = op.Cast(left, to=7)
+    y0 = op.Cast(top, to=7)
+    x1 = op.Min(x0 + one, width - one)
+    y1 = op.Min(y0 + one, height - one)
+    block = op.Unsqueeze(op.Range(zero, op.Squeeze(blocks), one), op.Constant(value_ints=[1, 2])) * height
+    upper = (block + y0) * width
+    lower = (block + y1) * width
+    last = op.Constant(value_ints=[3])
+    index = op.Concat(
+        op.Unsqueeze(upper + x0, last),
+        op.Unsqueeze(upper + x1, last),
+        op.Unsqueeze(lower + x0, last),
+        op.Unsqueeze(lower + x1, last),
+        axis=3,
+    )
+    shares = op.Concat(
+        op.Unsqueeze(top_share * left_share, last),
+        op.Unsqueeze(top_share * right_share, last),
+        op.Unsqueeze(bottom_share * left_share, last),
+        op.Unsqueeze(bottom_share * right_share, last),
+        axis=3,
+    )
+    pixels = height * width
+    by_block = op.Reshape(op.Cast(X, to=1), op.Concat(blocks, rest, pixels, axis=0))
+    rows = op.Transpose(by_block, perm=[0, 2, 1])
+    channels = op.Shape(rows, start=2, end=3)
+    corners = op.Gather(op.Reshape(rows, op.Concat(rest, channels, axis=0)), op.Reshape(index, rest), axis=0)
+    four = op.Constant(value_ints=[4])
+    single = op.Constant(value_ints=[1])
+    mixed = op.MatMul(
+        op.Reshape(shares, op.Concat(blocks, pixels, single, four, axis=0)),
+        op.Reshape(corners, op.Concat(blocks, pixels, four, channels, axis=0)),
+    )
+    result = op.Transpose(op.Squeeze(mixed, op.Constant(value_ints=[2])), perm=[0, 2, 1])
+    return op.CastLike(op.Reshape(result, op.Shape(X)), X)
+
+
+@script(freqfusion, default_opset=op)
+def ResizeArgmax(X, sizes, align_corners: int):
+    """Resizes class maps twice and keeps the largest. As ``torch.ops.freqfusion.resize_argmax``; half-pixel centres only.
+
+    A function cannot choose a resize mode by attribute, so ``align_corners`` 1 runs in the kernels alone; the exporter
+    never writes it.
+    """
+    leading = op.Shape(X, start=0, end=2)
+    first = op.Concat(leading, op.Slice(sizes, op.Constant(value_ints=[0]), op.Constant(value_ints=[2])), axis=0)
+    second = op.Concat(leading, op.Slice(sizes, op.Constant(value_ints=[2]), op.Constant(value_ints=[4])), axis=0)
+    wide = op.Cast(X, to=1)
+    step = op.Resize(wide, None, None, first, mode="linear", coordinate_transformation_mode="half_pixel")
+    final = op.Resize(step, None, None, second, mode="linear", coordinate_transformation_mode="half_pixel")
+    return op.Cast(op.ArgMax(final, axis=1, keepdims=0), to=6)
+
+
+OPERATORS = (Carafe, AdaptiveFilter, LocalSimilarity, OffsetResample, ResizeArgmax)
+"""What the exporter writes as nodes; kernels and plugins exist under these names."""
+
+PARTS = (ReassembleRows, TapsByPixel)
+"""What several of them share."""

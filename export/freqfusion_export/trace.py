@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a PyTorch network to an ONNX graph that works at every size."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from freqfusion_export.operators import translation_table
+
+OPSET = 18  # the last but one at which TensorRT reads GridSample rightly, should a graph come to have one
+
+
+def trace_network(network: nn.Module, size_divisor: int) -> ir.Model:
+    """Exports ``images`` ``(batch, 3, height, width)`` -> ``logits``, all but the channels dynamic.
+
+    Args:
+        network: In evaluation mode; takes images, returns logits.
+        size_divisor: Height and width are multiples of this.
+
+    Returns:
+        The model, FreqFusion operators as bare nodes without bodies.
+    """
+    batch = torch.export.Dim("batch", min=1)
+    rows, columns = torch.export.Dim("rows", min=1), torch.export.Dim("columns", min=1)
+    # Sizes unlike each other and unlike 1, so that no dimension is mistaken for another or taken as fixed.
+    example = torch.zeros(2, 3, 3 * size_divisor, 4 * size_divisor)
+    shapes = {0: batch, 2: size_divisor * rows, 3: size_divisor * columns}
+    with warnings.catch_warnings(), _quiet_logger("torch.onnx"), translation_table() as table:
+        warnings.simplefilter("ignore")  # deprecations inside torch, nothing a user can act on
+        program = torch.onnx.export(
+            network,
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes=(shapes,),
+            input_names=["images"],
+            output_names=["logits"],
+            custom_translation_table=table,
+            verbose=False,
+        )
+    assert program is not None
+    # Through serialisation, to hold onnx-ir's own values instead of the exporter's.
+    return ir.serde.deserialize_model(ir.serde.serialize_model(program.model))
+
+
+class _quiet_logger:  # noqa: N801  (a context manager, read as a phrase)
+    """Silences the exporter's notes on torchvision, which is not needed."""
+
+    def __init__(self, name: str) -> None:
+        self.logger = logging.getLogger(name)
+
+    def __enter__(self) -> None:
+        self.level = self.logger.level
+        self.logger.setLevel(logging.ERROR)
+
+    def __exit__(self, *_: object) -> None:
+        self.logger.setLevel(self.level)
