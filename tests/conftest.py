@@ -1,48 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What several test files share: reference data, and models filled as the references were."""
+"""Fixtures of the whole test suite: the reference model, and its exported files, each made once."""
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-
-SEGNEXT = Path(__file__).parent / "data" / "segnext"
-sys.path.insert(0, str(SEGNEXT))  # weights_spec.py, the public generator of weights and inputs
-
-# fp32 against fp64 differs by up to 7.8e-6 of the output's standard deviation (SPEC section 10); this leaves a factor 7.
-GOLDEN_TOLERANCE = 5e-5
-
-
-class Golden(dict[str, np.ndarray]):
-    """Arrays of one golden file; ``meta`` is its description."""
-
-    def __init__(self, path: Path) -> None:
-        with np.load(path) as arrays:
-            super().__init__({name: arrays[name] for name in arrays.files if name != "meta"})
-            self.meta: dict[str, Any] = json.loads(str(arrays["meta"]))
-
-
-def golden(name: str) -> Golden:
-    """Reads ``tests/data/segnext/goldens/<name>.npz``."""
-    return Golden(SEGNEXT / "goldens" / f"{name}.npz")
-
-
-def goldens(prefix: str) -> list[str]:
-    """Names of the golden files that start with ``prefix``."""
-    return sorted(path.stem for path in (SEGNEXT / "goldens").glob(f"{prefix}*.npz"))
-
-
-def assert_matches_golden(actual: Any, expected: np.ndarray, tolerance: float = GOLDEN_TOLERANCE) -> None:
-    """Fails unless the largest error is below ``tolerance`` standard deviations of ``expected``."""
-    actual = np.asarray(actual, dtype=np.float64)
-    assert actual.shape == expected.shape
-    error = np.abs(actual - expected).max() / max(float(expected.std()), 1e-12)
-    assert error <= tolerance, f"off by {error:.2e} standard deviations, allowed {tolerance:.0e}"
+from reference_data import filled_model
 
 
 @pytest.fixture(scope="session")
@@ -51,14 +16,13 @@ def segnext_t() -> Any:
     return filled_model("segnext_t", seed=0)
 
 
-def filled_model(name: str, seed: int) -> Any:
-    """A model with the public generator's weights, and its factorisation bases set to the goldens'."""
-    import torch
-    from weights_spec import fill_state_dict, nmf_bases
+@pytest.fixture(scope="session")
+def exported(segnext_t: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Its exported files by interface; tracing takes a quarter of a minute each."""
+    from freqfusion_export import export
 
-    import freqfusion
-
-    model = freqfusion.create_model(name)
-    model.load_state_dict(fill_state_dict(model.state_dict(), seed), strict=True)
-    model.decode_head.hamburger.ham.bases.copy_(torch.from_numpy(nmf_bases(256, 16, seed)))
-    return model
+    folder = tmp_path_factory.mktemp("exported")
+    paths = {interface: folder / f"{interface}.onnx" for interface in ("tensor", "image")}
+    for interface, path in paths.items():
+        export(segnext_t, path, interface=interface)
+    return paths

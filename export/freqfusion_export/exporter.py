@@ -13,10 +13,9 @@ import onnx_ir as ir
 import torch
 from freqfusion import Checkpoint
 from freqfusion_runtime.ade20k import CLASSES, PALETTE
-from freqfusion_runtime.files import atomic_path, sha256_of
+from freqfusion_runtime.files import atomic_path, make_folder, sha256_of
 from freqfusion_runtime.manifest import METADATA_KEY, Manifest, Preprocessing, TensorSpec, write_sidecar
 from onnx_ir.passes.common import (
-    ClearMetadataAndDocStringPass,
     CommonSubexpressionEliminationPass,
     RemoveUnusedNodesPass,
 )
@@ -27,6 +26,7 @@ from freqfusion_export.passes.add_function_bodies import AddFunctionBodiesPass
 from freqfusion_export.passes.fold_batch_norm_into_conv import FoldBatchNormIntoConvPass
 from freqfusion_export.passes.fold_scale_into_conv import FoldScaleIntoConvPass
 from freqfusion_export.passes.forbid_misread_operators import ForbidMisreadOperatorsPass
+from freqfusion_export.passes.label_stages import LabelStagesPass
 from freqfusion_export.passes.name_tensorrt_plugins import (
     DOMAIN,
     PLUGIN_NAMESPACE,
@@ -78,6 +78,7 @@ def export(
     if model.training:
         raise ExportError("the model is in training mode; call model.eval() first")
     num_classes = _num_classes(model)
+    make_folder(path.parent)  # before half a minute of work, not after
     settings = preprocessing or _preprocessing(checkpoint)
     graph_model = _graph_model(model, interface, settings, num_classes)
     manifest = _manifest(
@@ -97,7 +98,7 @@ def _graph_model(model: nn.Module, interface: Interface, settings: Preprocessing
     traced.producer_name, traced.producer_version = "freqfusion", version("freqfusion-deploy")
     _name_sizes(traced.graph)
     passes: list[ir.passes.PassBase] = [
-        ClearMetadataAndDocStringPass(),  # stack traces: a megabyte, with the exporting machine's paths
+        LabelStagesPass(),
         CommonSubexpressionEliminationPass(),
         FoldBatchNormIntoConvPass(),
         FoldScaleIntoConvPass(),

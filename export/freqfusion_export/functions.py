@@ -210,23 +210,45 @@ def OffsetResample(X, O, groups: int):  # noqa: E741
 
 
 @script(freqfusion, default_opset=op)
-def ResizeArgmax(X, sizes, align_corners: int):
-    """Resizes class maps twice and keeps the largest. As ``torch.ops.freqfusion.resize_argmax``; half-pixel centres only.
+def ResizeMatrix(source, target, align_corners: int):
+    """One axis of a bilinear resize as a matrix (target, source): hats of width 1 around the positions read."""
+    zero = op.Constant(value_int=0)
+    step = op.Constant(value_int=1)
+    one = op.Constant(value_float=1.0)
+    half = op.Constant(value_float=0.5)
+    s = op.Cast(source, to=1)
+    t = op.Cast(target, to=1)
+    i = op.Cast(op.Range(zero, op.Squeeze(target), step), to=1)
+    by_centres = (i + half) * (s / t) - half
+    by_corners = i * ((s - one) / op.Max(t - one, one))
+    is_corners = op.Cast(op.Constant(value_int=align_corners), to=1)
+    position = by_corners * is_corners + by_centres * (one - is_corners)
+    position = op.Min(op.Max(position, op.Constant(value_float=0.0)), s - one)
+    j = op.Cast(op.Range(zero, op.Squeeze(source), step), to=1)
+    return op.Relu(one - op.Abs(op.Unsqueeze(position, op.Constant(value_ints=[1])) - j))
 
-    A function cannot choose a resize mode by attribute, so ``align_corners`` 1 runs in the kernels alone; the exporter
-    never writes it.
+
+@script(freqfusion, default_opset=op)
+def ResizeArgmax(X, sizes, align_corners: int):
+    """Resizes class maps twice and keeps the largest. As ``torch.ops.freqfusion.resize_argmax``.
+
+    Both steps of an axis are one matrix, so that class maps exist at the output's size only, once.
     """
-    leading = op.Shape(X, start=0, end=2)
-    first = op.Concat(leading, op.Slice(sizes, op.Constant(value_ints=[0]), op.Constant(value_ints=[2])), axis=0)
-    second = op.Concat(leading, op.Slice(sizes, op.Constant(value_ints=[2]), op.Constant(value_ints=[4])), axis=0)
-    wide = op.Cast(X, to=1)
-    step = op.Resize(wide, None, None, first, mode="linear", coordinate_transformation_mode="half_pixel")
-    final = op.Resize(step, None, None, second, mode="linear", coordinate_transformation_mode="half_pixel")
-    return op.Cast(op.ArgMax(final, axis=1, keepdims=0), to=6)
+    step_h, step_w, out_h, out_w = op.Split(sizes, num_outputs=4, axis=0)
+    rows = op.MatMul(
+        ResizeMatrix(step_h, out_h, align_corners=align_corners),
+        ResizeMatrix(op.Shape(X, start=2, end=3), step_h, align_corners=align_corners),
+    )
+    columns = op.MatMul(
+        ResizeMatrix(step_w, out_w, align_corners=align_corners),
+        ResizeMatrix(op.Shape(X, start=3, end=4), step_w, align_corners=align_corners),
+    )
+    wide = op.MatMul(op.Cast(X, to=1), op.Transpose(columns, perm=[1, 0]))
+    return op.Cast(op.ArgMax(op.MatMul(rows, wide), axis=1, keepdims=0), to=6)
 
 
 OPERATORS = (Carafe, AdaptiveFilter, LocalSimilarity, OffsetResample, ResizeArgmax)
 """What the exporter writes as nodes; kernels and plugins exist under these names."""
 
-PARTS = (ReassembleRows, TapsByPixel)
+PARTS = (ReassembleRows, TapsByPixel, ResizeMatrix)
 """What several of them share."""

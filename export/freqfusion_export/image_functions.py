@@ -6,7 +6,7 @@ the network's divisor, rounding to uint8 each time. OpenCV's bilinear resize is 
 here in integers; floats would differ by one level in a tenth of the values. Sizes and positions are integer
 arithmetic too; TensorRT has no double, and Python's floats give the same (tests/export/test_image_functions.py).
 
-Compiled by onnxscript and inlined into the graph; see ``functions`` for how to read them.
+Compiled by onnxscript; see ``functions`` for how to read them.
 """
 # mypy: ignore-errors
 # ruff: noqa: ANN001
@@ -17,12 +17,11 @@ from collections.abc import Sequence
 
 from onnxscript import opset18 as op
 from onnxscript import script
-from onnxscript.values import Opset
 
-image = Opset("freqfusion.image", 1)
+from freqfusion_export.functions import freqfusion
 
 
-@script(image, default_opset=op)
+@script(freqfusion, default_opset=op)
 def KeepRatioSize(height, width, long_side: int, short_side: int):
     """Scales (1,) sizes until the long or the short side meets its limit first; rounds half up, as mmcv does."""
     two = op.Constant(value_ints=[2])
@@ -38,7 +37,7 @@ def KeepRatioSize(height, width, long_side: int, short_side: int):
     return new_height, new_width
 
 
-@script(image, default_opset=op)
+@script(freqfusion, default_opset=op)
 def AxisPositions(source, target):
     """Where each of ``target`` positions of an axis reads ``source``: the lower index, -1 included, and the fraction.
 
@@ -57,7 +56,7 @@ def AxisPositions(source, target):
     return low, share
 
 
-@script(image, default_opset=op)
+@script(freqfusion, default_opset=op)
 def FixedPointWeights(share):
     """The weights of both positions in 2048ths (int32); rounded apart, as OpenCV does."""
     fixed = op.Constant(value_float=2048.0)
@@ -65,9 +64,9 @@ def FixedPointWeights(share):
     return op.Cast(low, to=6), op.Cast(op.Round(share * fixed), to=6)
 
 
-@script(image, default_opset=op)
+@script(freqfusion, default_opset=op)
 def ResizeFixedPoint(x, height, width):
-    """Resizes (N, H, W, C) levels to (N, height, width, C) int32 as OpenCV resizes uint8 bilinearly.
+    """Resizes (N, H, W, C) int32 levels to (N, height, width, C) as OpenCV resizes uint8 bilinearly.
 
     Left and right of the picture OpenCV drops the weight of the missing pixel; above and below it repeats the row and
     keeps both weights, which truncates twice.
@@ -82,8 +81,8 @@ def ResizeFixedPoint(x, height, width):
     left_weight, right_weight = FixedPointWeights(x_share * op.Cast(inside, to=1))
     top_weight, bottom_weight = FixedPointWeights(y_share)
     # Rows first: a large picture is reduced before any arithmetic. The order of the sums is OpenCV's all the same.
-    above = op.Cast(op.Gather(x, op.Max(top, zero), axis=1), to=6)
-    below = op.Cast(op.Gather(x, op.Min(top + one, last_row), axis=1), to=6)
+    above = op.Gather(x, op.Max(top, zero), axis=1)
+    below = op.Gather(x, op.Min(top + one, last_row), axis=1)
     left_column = op.Min(op.Max(left, zero), last_column)
     right_column = op.Min(op.Max(left + one, zero), last_column)
     column = op.Constant(value_ints=[1])
@@ -101,7 +100,7 @@ def ResizeFixedPoint(x, height, width):
     return (upper + lower + two) / four
 
 
-@script(image, default_opset=op)
+@script(freqfusion, default_opset=op)
 def PrepareImage(
     x, long_side: int, short_side: int, size_divisor: int, mean: Sequence[float], inverse_std: Sequence[float]
 ):
@@ -111,13 +110,14 @@ def PrepareImage(
     height, width = KeepRatioSize(
         op.Shape(x, start=1, end=2), op.Shape(x, start=2, end=3), long_side=long_side, short_side=short_side
     )
-    scaled = ResizeFixedPoint(x, height, width)
+    levels = op.Cast(x, to=6)  # TensorRT takes no other operator on a uint8 input
+    scaled = ResizeFixedPoint(levels, height, width)
     stretched = ResizeFixedPoint(
         scaled, (height + divisor - one) / divisor * divisor, (width + divisor - one) / divisor * divisor
     )
-    levels = op.Cast(stretched, to=1)
-    normalized = (levels - op.Constant(value_floats=mean)) * op.Constant(value_floats=inverse_std)
+    normalized = (op.Cast(stretched, to=1) - op.Constant(value_floats=mean)) * op.Constant(value_floats=inverse_std)
     return op.Transpose(normalized, perm=[0, 3, 1, 2])
 
 
-FUNCTIONS = (KeepRatioSize, AxisPositions, FixedPointWeights, ResizeFixedPoint, PrepareImage)
+PARTS = (KeepRatioSize, AxisPositions, FixedPointWeights, ResizeFixedPoint)
+"""What ``PrepareImage`` is made of."""

@@ -16,10 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from freqfusion_export.errors import VerificationError
-
-# Largest error over the standard deviation of the logits. fp32 against fp64 differs by up to 6.3e-6 on whole networks;
-# two fp32 runs in different order by twice that; the rest is headroom for other processors.
-LOGIT_TOLERANCE = 5e-5
+from freqfusion_export.tolerances import MAX_ERROR_FP32
 
 # batch, height, width: unlike the traced example, square and not, small enough to check in seconds.
 TENSOR_SIZES = ((1, 64, 64), (2, 96, 160))
@@ -66,10 +63,10 @@ def _logit_error(
     expected = _logits(network, images)
     (actual,) = session.run(None, {"images": images})
     error = float(np.abs(actual - expected).max() / expected.std())
-    if not error <= LOGIT_TOLERANCE:  # also catches NaN
+    if not error <= MAX_ERROR_FP32:  # also catches NaN
         raise VerificationError(
             f"the exported graph is off by {error:.1e} standard deviations of the logits at {n} x {h} x {w}, "
-            f"allowed {LOGIT_TOLERANCE:.0e}; `freqfusion parity --layers` shows where"
+            f"allowed {MAX_ERROR_FP32:.0e}; `freqfusion parity --layers` shows where"
         )
     return error
 
@@ -90,7 +87,7 @@ def _label_agreement(
     for step in steps:
         scores = nn.functional.interpolate(scores, step, mode="bilinear", align_corners=False)
     best = scores.topk(2, dim=1).values
-    undecided = (best[:, 0] - best[:, 1] <= 2 * LOGIT_TOLERANCE * spread).numpy()
+    undecided = (best[:, 0] - best[:, 1] <= 2 * MAX_ERROR_FP32 * spread).numpy()
     (labels,) = session.run(None, {"image": pictures})
     differs = labels != scores.argmax(dim=1).numpy()
     if (differs & ~undecided).any():

@@ -148,6 +148,8 @@ class FreqFusion(nn.Module):
 
     def _read_windows(self) -> None:
         """Keeps the window buffers as numbers: operators take them as attributes, which a trace must not read late."""
+        if self.hamming_lowpass.is_meta:
+            return  # nothing to read before weights are loaded
         self._lowpass_window = self._window("hamming_lowpass", self.lowpass_kernel)
         self._highpass_window = self._window("hamming_highpass", self.highpass_kernel)
 

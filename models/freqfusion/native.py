@@ -13,8 +13,9 @@ import functools
 import importlib.util
 import os
 import warnings
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,18 @@ ABI_VERSION = 1  # FREQFUSION_ABI_VERSION in plugins/torch/c_abi.h
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int32: 3}
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 CHANNEL_PITCH = 8  # kChannelPitch in plugins/kernels/tensor.h
+
+_is_disabled = ContextVar("freqfusion_native_is_disabled", default=False)
+
+
+@contextmanager
+def disabled() -> Iterator[None]:
+    """Runs the PyTorch definitions within: what the kernels are compared with."""
+    token = _is_disabled.set(True)
+    try:
+        yield
+    finally:
+        _is_disabled.reset(token)
 
 
 class _Tensor(ctypes.Structure):
@@ -83,6 +96,8 @@ def load() -> ctypes.CDLL | None:
 
 def is_available(device: torch.device | str = "cpu") -> bool:
     """Whether tensors of one of the supported dtypes on ``device`` take the native kernels."""
+    if _is_disabled.get():
+        return False
     library, kind = load(), torch.device(device).type
     if library is None:
         return False

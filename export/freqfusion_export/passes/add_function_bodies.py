@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from freqfusion_export import functions
+from freqfusion_export import functions, image_functions
 from freqfusion_export.passes.name_tensorrt_plugins import DOMAIN
 
 
@@ -17,7 +17,8 @@ class AddFunctionBodiesPass(ir.passes.InPlacePass):
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        bodies = {f.name: f for f in (*functions.PARTS, *functions.OPERATORS)}
+        parts = (*functions.PARTS, *image_functions.PARTS)
+        bodies = {f.name: f for f in (*functions.OPERATORS, image_functions.PrepareImage, *parts)}
         wanted = [n.op_type for n in ir.traversal.RecursiveGraphIterator(model.graph) if n.domain == DOMAIN]
         modified = False
         while wanted:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from freqfusion_export.passes.constants import constant_array, replace_input
+from freqfusion_export.passes.label_stages import STAGE_KEY
 
 
 class FoldScaleIntoConvPass(ir.passes.InPlacePass):
@@ -42,6 +43,7 @@ class FoldScaleIntoConvPass(ir.passes.InPlacePass):
                 replace_input(graph, conv, 2, bias * scale.reshape(-1))
             ir.convenience.replace_all_uses_with(mul.outputs[0], scaled, replace_graph_outputs=True)
             graph.remove(mul, safe=True)
+            conv.metadata_props.pop(STAGE_KEY, None)  # no longer what the module returns
             return True
         return False
 

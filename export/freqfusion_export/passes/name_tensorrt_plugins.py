@@ -10,6 +10,14 @@ DOMAIN = "freqfusion"
 PLUGIN_NAMESPACE = "freqfusion"
 PLUGIN_VERSION = "1"
 
+# Inputs whose values TensorRT must know when it infers shapes. Read by its parser from this attribute (onnx-tensorrt,
+# importPluginV3); other runtimes ignore it.
+SHAPE_INPUTS_ATTRIBUTE = "tensorrt_plugin_shape_input_indices"
+SHAPE_INPUTS = {"ResizeArgmax": [1]}
+
+# Operators without a plugin: TensorRT takes their function bodies.
+WITHOUT_PLUGIN = frozenset({"PrepareImage"})
+
 
 class NameTensorRTPluginsPass(ir.passes.InPlacePass):
     """Adds ``plugin_version`` and ``plugin_namespace`` to every node of the ``freqfusion`` domain.
@@ -25,10 +33,14 @@ class NameTensorRTPluginsPass(ir.passes.InPlacePass):
         wanted = {"plugin_version": PLUGIN_VERSION, "plugin_namespace": PLUGIN_NAMESPACE}
         modified = False
         for node in ir.traversal.RecursiveGraphIterator(model.graph):
-            if node.domain != DOMAIN:
+            if node.domain != DOMAIN or node.op_type in WITHOUT_PLUGIN:
                 continue
             for name, value in wanted.items():
                 if node.attributes.get_string(name) != value:
                     node.attributes.add(ir.AttrString(name, value))
                     modified = True
+            indices = SHAPE_INPUTS.get(node.op_type)
+            if indices is not None and SHAPE_INPUTS_ATTRIBUTE not in node.attributes:
+                node.attributes.add(ir.AttrInt64s(SHAPE_INPUTS_ATTRIBUTE, indices))
+                modified = True
         return ir.passes.PassResult(model, modified)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import onnx_ir as ir
 from freqfusion_runtime.manifest import Preprocessing
 
-from freqfusion_export import image_functions
 from freqfusion_export.passes.name_tensorrt_plugins import DOMAIN
 
 
@@ -32,7 +31,7 @@ class WrapInImageInterfacePass(ir.passes.InPlacePass):
         if graph.inputs[0].dtype == ir.DataType.UINT8:
             return ir.passes.PassResult(model, modified=False)
         images, logits = graph.inputs[0], graph.outputs[0]
-        image = ir.Input("image", ir.Shape(["batch", "height", "width", 3]), ir.TensorType(ir.DataType.UINT8))
+        image = ir.val("image", ir.DataType.UINT8, ["batch", "height", "width", 3])
         first = graph[0]
         prepare = self._prepare(image)
         graph.insert_before(first, prepare)
@@ -41,10 +40,6 @@ class WrapInImageInterfacePass(ir.passes.InPlacePass):
         prepare.outputs[0].type = images.type
         graph.inputs[:] = [image]
         graph.outputs[:] = [self._labels(graph, image, prepare.outputs[0], logits)]
-        for function in image_functions.FUNCTIONS:
-            body = ir.serde.deserialize_function(function.to_function_proto())
-            model.functions[body.identifier()] = body
-        model.opset_imports[image_functions.image.domain] = image_functions.image.version
         model.opset_imports.setdefault(DOMAIN, 1)
         return ir.passes.PassResult(model, modified=True)
 
@@ -53,7 +48,7 @@ class WrapInImageInterfacePass(ir.passes.InPlacePass):
         return ir.node(
             "PrepareImage",
             [image],
-            domain=image_functions.image.domain,
+            domain=DOMAIN,
             attributes={
                 "long_side": settings.long_side,
                 "short_side": settings.short_side,

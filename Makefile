@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+# `make` lists what it can do. Every target works from a fresh clone and sets up what it needs; those marked gpu need an
+# NVIDIA GPU.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO := demo-output
+MODEL ?=
+OUTPUT ?=
+INTERFACE ?= image
+PHOTO ?= examples
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(VENV)/.installed ## make .venv with everything but the native libraries
+
+# One stamp for both the packages and their pinned versions. torch is pinned to a build without CUDA libraries.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) scripts/check_python.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[cpu,export,serve,bench,dev]'
+	touch $@
+
+plugins: setup ## build the native libraries (fetches headers; says what it could not build and why)
+	$(BIN)/python scripts/build_plugins.py
+
+demo: plugins $(DEMO)/segnext_t_random.onnx ## segment a photograph, start to finish, on this machine
+	$(BIN)/freqfusion run $(DEMO)/segnext_t_random.onnx examples --output $(DEMO)
+	$(BIN)/freqfusion parity $(DEMO)/segnext_t_random.onnx examples/coffee.jpg \
+	  --checkpoint $(DEMO)/segnext_t_random.pth --output $(DEMO)
+	@echo
+	@echo "Look at $(DEMO)/coffee.overlay.png. The weights are random: the picture shows the plumbing, not the model."
+
+$(DEMO)/segnext_t_random.pth: | setup
+	$(BIN)/python scripts/make_demo_checkpoint.py $@
+
+$(DEMO)/segnext_t_random.onnx: $(DEMO)/segnext_t_random.pth
+	$(BIN)/freqfusion export $< --output $@
+
+test: setup ## everything that runs on a CPU
+	$(BIN)/python -m pytest -m 'not gpu'
+
+check: setup ## lint, types, format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	git ls-files '*.cpp' '*.h' '*.cu' '*.cuh' | xargs $(BIN)/clang-format --dry-run --Werror
+
+export: setup ## CHECKPOINT=path.pth [MODEL=segnext_t OUTPUT=path.onnx INTERFACE=image]: checkpoint to ONNX
+	$(BIN)/freqfusion export $(call need,CHECKPOINT) $(if $(MODEL),--model $(MODEL)) $(if $(OUTPUT),--output $(OUTPUT)) \
+	  --interface $(INTERFACE)
+
+run: setup ## ONNX=path.onnx [PHOTO=file-or-folder OUTPUT=folder]: segment pictures
+	$(BIN)/freqfusion run $(call need,ONNX) $(PHOTO) --output $(or $(OUTPUT),$(DEMO))
+
+parity: setup ## ONNX=path.onnx CHECKPOINT=path.pth [PHOTO=file-or-folder]: compare with PyTorch
+	$(BIN)/freqfusion parity $(call need,ONNX) $(PHOTO) --checkpoint $(call need,CHECKPOINT) --layers \
+	  --output $(or $(OUTPUT),$(DEMO))
+
+bench: plugins ## time it beside the naive export, OpenVINO and its bilinear twin
+	$(BIN)/freqfusion bench --results benchmarks/results/cpu.jsonl
+
+need = $(or $($(1)),$(error this target needs $(1)=...; bare `make` lists every target with its settings))
+
+.PHONY: help setup plugins demo test check export run parity bench

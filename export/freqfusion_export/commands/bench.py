@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Time SegNeXt-T + FreqFusion beside the naive export, OpenVINO and its bilinear twin.
+
+All forms run in turn in one process, so that a busy machine slows them alike: trust the ratios, not the milliseconds.
+Peak memory is taken in a process per form. Appends one JSON line per form with --results.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from freqfusion_runtime.json_output import add_json_argument, printer, write_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument("--size", type=_size, default=(512, 512), metavar="HxW", help="multiples of 32")
+    parser.add_argument("--threads", type=int, default=2, metavar="N", help="cores for each form")
+    parser.add_argument("--rounds", type=int, default=20, metavar="N", help="runs of each form")
+    parser.add_argument("--no-memory", action="store_true", help="leave the memory measurement out")
+    parser.add_argument("--results", type=Path, metavar="FILE.jsonl", help="append a line per form there")
+    add_json_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command."""
+    import json
+    import tempfile
+
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    from freqfusion_export import bench
+
+    say = printer(args.json)
+    with tempfile.TemporaryDirectory(prefix="freqfusion-bench-") as name:
+        folder = Path(name)
+        say("exporting every form ...")
+        entries = bench.make_entries(folder, *args.size)
+        with tqdm(total=args.rounds, unit="round", desc="timing") as progress:
+            times = bench.time_interleaved(entries, args.threads, args.rounds, progress.update)
+        records = []
+        for entry in tqdm(entries, unit="form", desc="memory", disable=args.no_memory):
+            peak = None if args.no_memory else bench.peak_memory_mb(entry, args.threads)
+            records.append(bench.record(entry, times[entry.name], peak))
+        kernels = [entry for entry in entries if entry.kind == "onnx-kernels" and not entry.is_picture]
+        shares = bench.operator_share(kernels[0], args.threads, folder) if kernels else {}
+    facts = {**bench.machine(args.threads), "operator_share": shares}
+    ratios = bench.ratios(records)
+    say(f"\n{'form':<34} {'p50 ms':>8} {'p99 ms':>8} {'to naive':>9} {'peak MB':>8}")
+    base = next(r["p50_ms"] for r in records if r["entry"] == bench.BASELINE)
+    for r in sorted(records, key=lambda r: r["p50_ms"]):
+        peak = "" if r["peak_mb"] is None else f"{r['peak_mb']:8.0f}"
+        say(f"{r['entry']:<34} {r['p50_ms']:8.1f} {r['p99_ms']:8.1f} {r['p50_ms'] / base:8.2f}x {peak}")
+    for name, ratio in ratios.items():
+        say(f"{name:<34} {ratio:.2f}x")
+    if shares:
+        say(f"{'FreqFusion operators':<34} {sum(shares.values()):.1%} of all kernels' time")
+    if args.results is not None:
+        args.results.parent.mkdir(parents=True, exist_ok=True)
+        with args.results.open("a") as file:
+            file.writelines(json.dumps({**r, **facts, "ratios": ratios}) + "\n" for r in records)
+    write_json(args.json, {**facts, "entries": records, "ratios": ratios})
+    return 0
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        height, width = (int(side) for side in text.lower().split("x"))
+    except ValueError as e:
+        raise argparse.ArgumentTypeError(f"a size looks like 512x512, got {text!r}") from e
+    if height <= 0 or width <= 0 or height % 32 or width % 32:
+        raise argparse.ArgumentTypeError(f"both sides must be positive multiples of 32, got {text!r}")
+    return height, width

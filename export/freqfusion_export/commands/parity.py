@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compare an exported file with its PyTorch model: operators, modules, network, label maps.
+
+Exit status 1 if anything is beyond its tolerance; --layers then names the first module that is. Writes
+NAME.differences.png for each picture with --output: where the two label maps differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from freqfusion_runtime.json_output import add_json_argument, printer, write_json
+
+if TYPE_CHECKING:
+    from freqfusion_export.comparison import Comparison
+    from freqfusion_export.parity import PictureParity
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument("model", type=Path, metavar="MODEL.onnx", help="a file written by `freqfusion export`")
+    parser.add_argument("pictures", type=Path, nargs="+", metavar="PHOTO", help="picture files, or folders of them")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="what the file was exported from")
+    parser.add_argument("--layers", action="store_true", help="compare every module's result, not only FreqFusion's")
+    parser.add_argument(
+        "--kernels", choices=("auto", "never", "require"), default="auto", help="native kernels, as for `run`"
+    )
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="cores to use, 0 for all")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder for pictures of the differences")
+    add_json_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command."""
+    from freqfusion import load_model
+    from freqfusion_runtime.files import atomic_path, sha256_of
+    from freqfusion_runtime.pictures import find_pictures
+    from freqfusion_runtime.session import open_session
+
+    from freqfusion_export.difference_picture import draw_differences
+    from freqfusion_export.errors import ExportError
+    from freqfusion_export.parity import Parity, read_manifest
+
+    say = printer(args.json)
+    pictures = find_pictures(args.pictures)
+    paths = open_session(args.model, kernels=args.kernels).operator_paths
+    manifest = read_manifest(args.model)
+    checkpoint_sha256 = sha256_of(args.checkpoint) if args.checkpoint.is_file() else None
+    if checkpoint_sha256 and manifest.weights_sha256 not in (None, checkpoint_sha256):
+        raise ExportError(
+            f"{args.model} was exported from {manifest.weights_file} (sha256 {manifest.weights_sha256}), "
+            f"and {args.checkpoint} is another file (sha256 {checkpoint_sha256}); give the one it was exported from"
+        )
+    network, _, _ = load_model(args.checkpoint, manifest.model, bases_seed=manifest.nmf_bases_seed or 0)
+    parity = Parity(args.model, network, args.kernels, args.layers, args.threads)
+    by_path = {path: sum(p.path == path for p in paths) for path in ("kernel", "function body")}
+    say(f"{args.model}: FreqFusion nodes by kernel: {by_path['kernel']}, by function body: {by_path['function body']}")
+    results = []
+    for picture in pictures:
+        result = parity.on_picture(picture)
+        results.append(result)
+        _print(result, say)
+        if args.output is not None:
+            name = args.output / f"{picture.stem}.differences.png"
+            with atomic_path(name) as temporary:
+                draw_differences(result.photo, result.labels, result.expected).save(temporary)
+            say(f"differences: {name}")
+    agrees = all(result.agrees for result in results)
+    say("PARITY HOLDS" if agrees else "PARITY BROKEN")
+    facts = {"model": str(args.model), "model_sha256": sha256_of(args.model), "operator_paths": by_path}
+    entries = [
+        {
+            "picture": result.name,
+            "agrees": result.agrees,
+            "label_agreement": result.label_agreement,
+            "miou": result.miou,
+            "comparisons": [{**asdict(c), "agrees": c.agrees} for c in result.comparisons],
+        }
+        for result in results
+    ]
+    write_json(args.json, {**facts, "agrees": agrees, "pictures": entries})
+    return 0 if agrees else 1
+
+
+def _print(result: PictureParity, say: Callable[[str], None]) -> None:
+    say(f"\n{result.name}")
+    say(f"  {'level':<13} {'what':<44} {'max abs':>9} {'mean abs':>9} {'rel L2':>9} {'1-cosine':>9} {'max/std':>9}")
+    for comparison in result.comparisons:
+        say(_row(comparison))
+    say(f"  {'task':<13} label agreement {result.label_agreement:.6f}, mIoU between the label maps {result.miou:.6f}")
+    if (first := result.first_mismatch) is not None:
+        say(f"  first beyond tolerance: {first.level} {first.name}, {first.max_over_std:.1e} > {first.tolerance:.0e}")
+
+
+def _row(c: Comparison) -> str:
+    mark = "" if c.agrees else "  <-- beyond tolerance"
+    numbers = f"{c.max_abs:9.1e} {c.mean_abs:9.1e} {c.rel_l2:9.1e} {max(0.0, 1 - c.cosine):9.1e} {c.max_over_std:9.1e}"
+    return f"  {c.level:<13} {c.name:<44} {numbers}{mark}"

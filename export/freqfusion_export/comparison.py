@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measures of how far one array is from another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One array beside its reference.
+
+    Attributes:
+        level: ``operator``, ``module``, ``layer``, ``network`` or ``preprocessing``.
+        name: What was compared.
+        max_abs: Largest error.
+        mean_abs: Mean error.
+        rel_l2: Norm of the error over the norm of the reference.
+        cosine: Of the angle between both.
+        max_over_std: ``max_abs`` over the standard deviation of the reference: what is held to the tolerance.
+        tolerance: Bound of ``max_over_std``.
+    """
+
+    level: str
+    name: str
+    max_abs: float
+    mean_abs: float
+    rel_l2: float
+    cosine: float
+    max_over_std: float
+    tolerance: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the error is within the tolerance; not a number never is."""
+        return self.max_over_std <= self.tolerance
+
+
+def compare(level: str, name: str, actual: NDArray[Any], expected: NDArray[Any], tolerance: float) -> Comparison:
+    """Compares two arrays of equal shape in fp64.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    if actual.shape != expected.shape:
+        raise ValueError(f"{name}: shapes differ, {actual.shape} and {expected.shape}")
+    a, e = actual.astype(np.float64).ravel(), expected.astype(np.float64).ravel()
+    if a.size == 0:
+        return Comparison(level, name, 0.0, 0.0, 0.0, 1.0, 0.0, tolerance)
+    error = np.abs(a - e)
+    norm_a, norm_e = float(np.linalg.norm(a)), float(np.linalg.norm(e))
+    return Comparison(
+        level,
+        name,
+        max_abs=float(error.max()),
+        mean_abs=float(error.mean()),
+        rel_l2=_ratio(float(np.linalg.norm(a - e)), norm_e),
+        cosine=float(a @ e) / (norm_a * norm_e) if norm_a and norm_e else float(norm_a == norm_e),
+        max_over_std=_ratio(float(error.max()), float(e.std())),
+        tolerance=tolerance,
+    )
+
+
+def label_agreement(actual: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Share of pixels with equal labels."""
+    return float((actual == expected).mean())
+
+
+def mean_iou(actual: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Mean over the classes in either map of intersection over union."""
+    ious = [
+        np.logical_and(actual == label, expected == label).sum() / np.logical_or(actual == label, expected == label).sum()
+        for label in np.union1d(actual, expected)
+    ]
+    return float(np.mean(ious))
+
+
+def _ratio(error: float, scale: float) -> float:
+    if error == 0.0:
+        return 0.0
+    return error / scale if scale else float("inf")

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FreqFusion as a newcomer would export it: CARAFE and similarity by ``unfold``, resampling by ``grid_sample``.
+
+The baseline of the benchmarks; nothing else uses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import freqfusion.fusion
+import freqfusion.sampler
+import torch
+import torch.nn.functional as F
+from freqfusion.ops.offset_resample import sample
+from torch import Tensor
+
+
+@contextmanager
+def naive_operators() -> Iterator[None]:
+    """Replaces the operators of FreqFusion modules while the block runs."""
+    places: list[tuple[Any, str, Any]] = [
+        (freqfusion.fusion, "adaptive_filter", adaptive_filter),
+        (freqfusion.sampler, "local_similarity", local_similarity),
+        (freqfusion.sampler, "offset_resample", sample),
+    ]
+    originals = [getattr(module, name) for module, name, _ in places]
+    for module, name, function in places:
+        setattr(module, name, function)
+    try:
+        yield
+    finally:
+        for (module, name, _), original in zip(places, originals, strict=True):
+            setattr(module, name, original)
+
+
+def adaptive_filter(
+    features: Tensor, logits: Tensor, window: Sequence[float], kernel_size: int, groups: int, scale: int, mode: int
+) -> Tensor:
+    """``freqfusion.ops.adaptive_filter`` for one group."""
+    mask = logits.softmax(dim=1)
+    if any(factor != 1.0 for factor in window):
+        mask = mask * torch.tensor(window).view(1, -1, 1, 1)
+        mask = mask / mask.sum(dim=1, keepdim=True)
+    n, c, h, w = features.shape
+    windows = F.unfold(features, kernel_size, padding=kernel_size // 2).view(n, c * kernel_size**2, h, w)
+    if scale > 1:
+        windows = F.interpolate(windows, scale_factor=scale, mode="nearest")
+    lowpass = (windows.view(n, c, kernel_size**2, h * scale, w * scale) * mask.unsqueeze(1)).sum(dim=2)
+    return mode * features - lowpass if mode else lowpass
+
+
+def local_similarity(features: Tensor, kernel_size: int, dilation: int) -> Tensor:
+    """``freqfusion.ops.local_similarity``."""
+    n, c, h, w = features.shape
+    windows = F.unfold(features, kernel_size, dilation=dilation, padding=kernel_size // 2 * dilation)
+    windows = windows.view(n, c, kernel_size**2, h, w)
+    centre = kernel_size**2 // 2
+    neighbours = torch.cat((windows[:, :, :centre], windows[:, :, centre + 1 :]), dim=2)
+    return F.cosine_similarity(neighbours, features.unsqueeze(2), dim=1)

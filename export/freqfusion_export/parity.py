@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compares an exported file with its PyTorch model, from single operators to label maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from freqfusion import native
+from freqfusion_runtime.labels import labels_from_scores
+from freqfusion_runtime.manifest import METADATA_KEY, Manifest
+from freqfusion_runtime.pictures import read_picture
+from freqfusion_runtime.preprocess import prepare
+from freqfusion_runtime.session import Kernels
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from freqfusion_export.comparison import Comparison, compare, label_agreement, mean_iou
+from freqfusion_export.errors import ExportError
+from freqfusion_export.probe import Probe
+from freqfusion_export.tolerances import LABEL_AGREEMENT_FP32, MAX_ERROR_FP32, MAX_ERROR_INSIDE_FP32, MIOU_FP32
+
+# ONNX operator -> PyTorch operator, and the attributes in the order of the latter's arguments.
+_REASSEMBLY = ("kernel_size", "group_size", "scale_factor")
+OPERATORS = {
+    "Carafe": ("carafe", _REASSEMBLY),
+    "AdaptiveFilter": ("adaptive_filter", ("window", *_REASSEMBLY, "mode")),
+    "LocalSimilarity": ("local_similarity", ("kernel_size", "dilation")),
+    "OffsetResample": ("offset_resample", ("groups",)),
+}
+LOGITS = "logits"
+IMAGES = "images"
+
+
+@dataclass(frozen=True)
+class PictureParity:
+    """What the comparison found on one picture.
+
+    Attributes:
+        name: The picture.
+        comparisons: Every compared array, from the input on.
+        label_agreement: Share of pixels with equal labels.
+        miou: Mean IoU between the two label maps.
+        photo: The picture.
+        labels: The file's label map.
+        expected: PyTorch's label map.
+    """
+
+    name: str
+    comparisons: list[Comparison]
+    label_agreement: float
+    miou: float
+    photo: NDArray[np.uint8]
+    labels: NDArray[Any]
+    expected: NDArray[Any]
+
+    @property
+    def agrees(self) -> bool:
+        """Whether everything is within its tolerance."""
+        at_task = self.label_agreement >= LABEL_AGREEMENT_FP32 and self.miou >= MIOU_FP32
+        return at_task and all(comparison.agrees for comparison in self.comparisons)
+
+    @property
+    def first_mismatch(self) -> Comparison | None:
+        """The first array beyond its tolerance, in the order of computation."""
+        return next((comparison for comparison in self.comparisons if not comparison.agrees), None)
+
+
+class Parity:
+    """Compares one exported file with one PyTorch model.
+
+    Args:
+        path: The file.
+        network: The model it was exported from, with equal weights and bases.
+        kernels: As the runtime takes it.
+        layers: Whether to compare every labelled module's result, not only FreqFusion's.
+        threads: Cores to use, 0 for all.
+
+    Raises:
+        ExportError: If the file has no manifest.
+    """
+
+    def __init__(
+        self, path: Path, network: nn.Module, kernels: Kernels = "auto", layers: bool = False, threads: int = 0
+    ) -> None:
+        self.network = network
+        self.layers = layers
+        self.probe = Probe(path, kernels, threads)
+        self.manifest = read_manifest(path)
+
+    def on_picture(self, picture: Path) -> PictureParity:
+        """Runs both on one picture; PyTorch with its plain definitions and the official pre-processing."""
+        photo = read_picture(picture)
+        height, width = photo.shape[:2]
+        images = prepare(photo, self.manifest.preprocessing)
+        wanted = self._wanted_stages()
+        expected = self._by_pytorch(images, wanted)
+        is_image = self.manifest.interface == "image"
+        inputs = {self.manifest.inputs[0].name: photo[None] if is_image else images}
+        stages = {stage: value for stage, value in self.probe.stages.items() if stage in wanted}
+        names = [IMAGES, LOGITS, *stages.values()]
+        names += [str(value.name) for node in self.probe.operators for value in (*node.inputs, *node.outputs) if value]
+        found = self.probe.run(inputs, names)
+
+        comparisons = [compare("preprocessing", IMAGES, found[IMAGES], images, MAX_ERROR_FP32)]
+        comparisons += self._operators(found)
+        for stage, value in stages.items():
+            level = "module" if ".freqfusions." in stage else "layer"
+            comparisons.append(compare(level, stage, found[value], expected[stage], MAX_ERROR_INSIDE_FP32))
+        comparisons.append(compare("network", LOGITS, found[LOGITS], expected[LOGITS], MAX_ERROR_FP32))
+
+        network_size = (images.shape[2], images.shape[3])
+        sizes = [*network_size, height, width]
+        with native.disabled():
+            labels = torch.ops.freqfusion.resize_argmax(torch.from_numpy(expected[LOGITS]), sizes, False)[0].numpy()
+        actual = (
+            found[self.manifest.outputs[0].name][0]
+            if is_image
+            else labels_from_scores(found[LOGITS][0], network_size, (height, width))
+        )
+        return PictureParity(
+            picture.name, comparisons, label_agreement(actual, labels), mean_iou(actual, labels), photo, actual, labels
+        )
+
+    def _wanted_stages(self) -> list[str]:
+        """Modules to compare: FreqFusion's results always, every labelled module's on request."""
+        stages = self.probe.stages
+        return [stage for stage in stages if self.layers or stage.endswith((".hr_out", ".lr_out"))]
+
+    def _by_pytorch(self, images: NDArray[np.float32], stages: Sequence[str]) -> dict[str, NDArray[Any]]:
+        results: dict[str, NDArray[Any]] = {}
+        handles = [_record(self.network, stage, results) for stage in stages]
+        try:
+            with torch.inference_mode(), native.disabled():
+                results[LOGITS] = self.network(torch.from_numpy(images)).numpy()
+        finally:
+            for handle in handles:
+                handle.remove()
+        return results
+
+    def _operators(self, found: dict[str, NDArray[Any]]) -> list[Comparison]:
+        """Runs each FreqFusion node's PyTorch definition, in fp64, on the node's own inputs."""
+        comparisons = []
+        for node in self.probe.operators:
+            if node.op_type not in OPERATORS:
+                continue  # pictures to images, scores to labels: compared as such
+            tensors = [torch.from_numpy(found[str(value.name)]).double() for value in node.inputs if value is not None]
+            expected = by_definition(node, tensors).numpy()
+            actual = found[str(node.outputs[0].name)]
+            comparisons.append(compare("operator", f"{node.op_type} {node.name}", actual, expected, MAX_ERROR_FP32))
+        return comparisons
+
+
+def by_definition(node: ir.Node, tensors: Sequence[Tensor]) -> Tensor:
+    """Computes a FreqFusion node by its operator's PyTorch definition."""
+    operator, attributes = OPERATORS[node.op_type]
+    values = [node.attributes[name].value for name in attributes]
+    with native.disabled():
+        return cast(Tensor, getattr(torch.ops.freqfusion, operator)(*tensors, *values))
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Reads the manifest inside an exported file.
+
+    Raises:
+        ExportError: If it has none.
+    """
+    text = ir.load(path).metadata_props.get(METADATA_KEY)
+    if text is None:
+        raise ExportError(f"{path} carries no manifest; it was not written by `freqfusion export`")
+    return Manifest.from_json(text, source=str(path))
+
+
+def _record(network: nn.Module, stage: str, results: dict[str, NDArray[Any]]) -> Any:
+    """Keeps the result of the module ``stage`` names; ``hr_out`` and ``lr_out`` are the second and third of a triple."""
+    module, index = stage, None
+    for position, suffix in ((1, ".hr_out"), (2, ".lr_out")):
+        if stage.endswith(suffix):
+            module, index = stage.removesuffix(suffix), position
+
+    def keep(_: nn.Module, __: Any, output: Any) -> None:
+        results[stage] = (output if index is None else output[index]).numpy()
+
+    return network.get_submodule(module).register_forward_hook(keep)

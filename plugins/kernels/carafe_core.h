@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Checks of a reassembly's sizes, and its counts.
+#pragma once
+
+#include "carafe.h"
+
+namespace freqfusion {
+
+constexpr int32_t kMaxKernelSize = 31; //!< a reassembly's scratch memory is sized for at most 31 x 31 taps
+constexpr int32_t kMaxScale = 64;
+
+FREQFUSION_HOST_DEVICE static inline int64_t tapCount(CarafeShape const& shape)
+{
+    return int64_t{shape.kernelSize} * shape.kernelSize;
+}
+
+FREQFUSION_HOST_DEVICE static inline int64_t outputCount(CarafeShape const& shape)
+{
+    return int64_t{shape.batch} * shape.channels * shape.height * shape.scale * shape.width * shape.scale;
+}
+
+} // namespace freqfusion

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The CPU kernels of each instruction set, and the choice among them.
+#pragma once
+
+#include "adaptive_filter.h"
+#include "local_similarity.h"
+#include "offset_resample.h"
+#include "resize_argmax.h"
+
+namespace freqfusion {
+
+//! The five operators compiled for one instruction set. They run shapes that `whyNotRunnable` has passed.
+struct HostKernels {
+    char const* name;
+    void (*carafe)(CarafeShape const& shape, DType dtype, void const* features, void const* mask, void* output,
+        ThreadPool const& pool) noexcept;
+    void (*adaptiveFilter)(AdaptiveFilterShape const& shape, DType dtype, void const* features, void const* logits,
+        float const* window, void* output, ThreadPool const& pool) noexcept;
+    void (*localSimilarity)(LocalSimilarityShape const& shape, DType dtype, void const* features, void* output,
+        ThreadPool const& pool) noexcept;
+    void (*offsetResample)(OffsetResampleShape const& shape, DType dtype, void const* features, void const* offsets,
+        void* output, ThreadPool const& pool) noexcept;
+    void (*resizeArgmax)(ResizeArgmaxShape const& shape, DType dtype, void const* scores, int32_t* labels,
+        ThreadPool const& pool) noexcept;
+};
+
+//! The kernels of the best instruction set that this processor has, chosen at the first call. The environment variable
+//! FREQFUSION_ISA (baseline, avx2 or avx512) lowers the choice; it cannot name one that the processor lacks.
+[[nodiscard]] HostKernels const& hostKernels() noexcept;
+
+} // namespace freqfusion

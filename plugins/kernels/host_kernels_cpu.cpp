@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "host_kernels.h"
+
+#define FREQFUSION_QUOTE(name) #name
+#define FREQFUSION_QUOTE_VALUE(name) FREQFUSION_QUOTE(name)
+
+namespace freqfusion::FREQFUSION_SIMD_LEVEL {
+
+void carafe(CarafeShape const&, DType, void const*, void const*, void*, ThreadPool const&) noexcept;
+void adaptiveFilter(
+    AdaptiveFilterShape const&, DType, void const*, void const*, float const*, void*, ThreadPool const&) noexcept;
+void localSimilarity(LocalSimilarityShape const&, DType, void const*, void*, ThreadPool const&) noexcept;
+void offsetResample(OffsetResampleShape const&, DType, void const*, void const*, void*, ThreadPool const&) noexcept;
+void resizeArgmax(ResizeArgmaxShape const&, DType, void const*, int32_t*, ThreadPool const&) noexcept;
+
+extern HostKernels const kHostKernels;
+HostKernels const kHostKernels{FREQFUSION_QUOTE_VALUE(FREQFUSION_SIMD_LEVEL), carafe, adaptiveFilter, localSimilarity,
+    offsetResample, resizeArgmax};
+
+} // namespace freqfusion::FREQFUSION_SIMD_LEVEL

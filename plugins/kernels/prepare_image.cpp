@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "host_kernels.h"
+#include "prepare_image_core.h"
+#include "sizes.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace freqfusion {
+
+char const* whyNotRunnable(PrepareImageShape const& shape) noexcept
+{
+    if (shape.longSide < 1 || shape.shortSide < 1 || shape.sizeDivisor < 1) {
+        return "long_side, short_side and size_divisor must be positive";
+    }
+    if (shape.batch < 0) {
+        return "the batch must not be negative";
+    }
+    if (shape.height < 1 || shape.width < 1) {
+        return "the pictures must have at least one row and column";
+    }
+    if (!isAddressable({shape.batch, shape.height, shape.width, 3})) {
+        return kNotAddressable;
+    }
+    PrepareImageSizes const sizes = sizesOf(shape);
+    if (!isAddressable({sizes.scaledHeight, sizes.scaledWidth, 3})
+        || !isAddressable({shape.batch, 3, sizes.outHeight, sizes.outWidth})) {
+        return kNotAddressable;
+    }
+    return nullptr;
+}
+
+char const* whyNotRunnable(LevelScale const& scale) noexcept
+{
+    auto const isFinite = [](float value) { return std::isfinite(value); };
+    if (!std::all_of(scale.mean, scale.mean + 3, isFinite)) {
+        return "mean must hold finite numbers";
+    }
+    if (!std::all_of(scale.inverseStd, scale.inverseStd + 3, isFinite)
+        || *std::min_element(scale.inverseStd, scale.inverseStd + 3) <= 0) {
+        return "inverse_std must hold finite positive numbers";
+    }
+    return nullptr;
+}
+
+PrepareImageSizes sizesOf(PrepareImageShape const& shape) noexcept
+{
+    int64_t const longer = std::max(shape.height, shape.width);
+    int64_t const shorter = std::min(shape.height, shape.width);
+    bool const byLong = shape.longSide * shorter < shape.shortSide * longer;
+    int64_t const limit = byLong ? shape.longSide : shape.shortSide;
+    int64_t const side = byLong ? longer : shorter;
+    // Rounds half up, as mmcv does, but never to nothing.
+    auto const scaled = [&](int64_t extent) {
+        return std::max<int64_t>(1, (2 * extent * limit + side) / (2 * side));
+    };
+    int64_t const height = scaled(shape.height);
+    int64_t const width = scaled(shape.width);
+    int64_t const divisor = shape.sizeDivisor;
+    return {height, width, (height + divisor - 1) / divisor * divisor, (width + divisor - 1) / divisor * divisor};
+}
+
+char const* runPrepareImageOnHost(PrepareImageShape const& shape, LevelScale const& scale, uint8_t const* pictures,
+    float* images, ThreadPool const& pool) noexcept
+{
+    if (char const* const reason = whyNotRunnable(shape)) {
+        return reason;
+    }
+    if (char const* const reason = whyNotRunnable(scale)) {
+        return reason;
+    }
+    if (shape.batch > 0) {
+        hostKernels().prepareImage(shape, sizesOf(shape), scale, pictures, images, pool);
+    }
+    return nullptr;
+}
+
+} // namespace freqfusion

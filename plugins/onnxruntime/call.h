@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What an operator sees of ONNX Runtime: its node's attributes when it is made, its tensors when it runs.
+#pragma once
+
+#include "kernels/tensor.h"
+
+#include <onnxruntime_cxx_api.h>
+
+#if FREQFUSION_CUDA
+#include <cuda_runtime_api.h>
+#endif
+
+#include <array>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace freqfusion::ort {
+
+//! The oldest API that holds everything used here, so that one build serves every ONNX Runtime since 1.17, also those
+//! older than the headers it was compiled with.
+constexpr uint32_t kApiVersion = 17;
+
+//! Why a node cannot be made or run, worded for the user; `Kernel` adds the operator's name.
+class Refusal : public std::runtime_error {
+  public:
+    using std::runtime_error::runtime_error;
+};
+
+//! Throws the reason, if there is one.
+inline void refuse(char const* reason)
+{
+    if (reason != nullptr) {
+        throw Refusal{reason};
+    }
+}
+
+//! Where a kernel runs, and on which element type.
+struct Placement {
+    DType dtype;
+    bool onCuda;
+};
+
+//! The attributes of one node.
+class Attributes {
+  public:
+    explicit Attributes(OrtKernelInfo const* info) : mInfo{info} {}
+
+    //! Throws Refusal for an attribute that is absent without a `fallback`, or does not fit 32 bits.
+    [[nodiscard]] int32_t integer(char const* name, std::optional<int32_t> fallback = std::nullopt) const;
+
+    [[nodiscard]] std::vector<float> floats(char const* name) const;
+
+    //! nullopt if the node does not have it.
+    [[nodiscard]] std::optional<std::string> text(char const* name) const;
+
+  private:
+    OrtKernelInfo const* mInfo;
+};
+
+using Size = std::array<int64_t, 4>; //!< N, C, H, W
+
+struct Input {
+    void const* data;
+    Size size;
+};
+
+//! One run of a node.
+class Call {
+  public:
+    Call(OrtKernelContext* context, Placement placement) : mContext{context}, mPlacement{placement} {}
+
+    //! Throws Refusal unless input `index`, called `name` in the message, has four dimensions of at most 31 bits.
+    [[nodiscard]] Input input(size_t index, char const* name) const;
+
+    //! Throws Refusal unless input `index` is four int64 numbers in host memory, each positive and of at most 31 bits.
+    [[nodiscard]] std::array<int32_t, 4> sizes(size_t index, char const* name) const;
+
+    [[nodiscard]] void* output(std::vector<int64_t> const& size) const;
+
+    [[nodiscard]] DType dtype() const { return mPlacement.dtype; }
+
+    [[nodiscard]] bool onCuda() const { return mPlacement.onCuda; }
+
+    //! ONNX Runtime's own threads; valid while this object lives.
+    [[nodiscard]] ThreadPool threads() const;
+
+#if FREQFUSION_CUDA
+    [[nodiscard]] cudaStream_t stream() const;
+#endif
+
+  private:
+    OrtKernelContext* mContext;
+    Placement mPlacement;
+};
+
+#if FREQFUSION_CUDA
+inline void refuse(cudaError_t status)
+{
+    if (status != cudaSuccess) {
+        throw Refusal{cudaGetErrorString(status)};
+    }
+}
+#endif
+
+} // namespace freqfusion::ort

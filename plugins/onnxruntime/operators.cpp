@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "operators.h"
+
+#include "kernels/local_similarity.h"
+#include "kernels/offset_resample.h"
+#include "kernels/resize_argmax.h"
+
+namespace freqfusion::ort {
+namespace {
+
+CarafeShape reassemblyAttributes(Attributes const& attributes)
+{
+    int32_t const groups = attributes.integer("group_size");
+    return {1, groups, 1, 1, attributes.integer("kernel_size"), groups, attributes.integer("scale_factor")};
+}
+
+CarafeShape withSize(CarafeShape attributes, Size const& size)
+{
+    attributes.batch = static_cast<int32_t>(size[0]);
+    attributes.channels = static_cast<int32_t>(size[1]);
+    attributes.height = static_cast<int32_t>(size[2]);
+    attributes.width = static_cast<int32_t>(size[3]);
+    return attributes;
+}
+
+std::vector<int64_t> reassembledSize(CarafeShape const& shape)
+{
+    int64_t const scale = shape.scale;
+    return {shape.batch, shape.channels, scale * shape.height, scale * shape.width};
+}
+
+std::vector<Extent> inferReassembledSize(std::vector<Extent> const& features, Ort::ShapeInferContext& node)
+{
+    int64_t const scale = node.GetAttrInt("scale_factor");
+    return {features[0], features[1], features[2].times(scale), features[3].times(scale)};
+}
+
+} // namespace
+
+// Each constructor asks whyNotRunnable about the smallest picture: what it refuses then is wrong for every picture.
+
+Carafe::Carafe(Attributes const& attributes) : mAttributes{reassemblyAttributes(attributes)}
+{
+    refuse(whyNotRunnable(mAttributes));
+}
+
+void Carafe::run(Call const& call) const
+{
+    Input const features = call.input(0, "features");
+    Input const mask = call.input(1, "mask");
+    CarafeShape const shape = withSize(mAttributes, features.size);
+    refuse(whyNotRunnable(shape, mask.size.data()));
+    void* const output = call.output(reassembledSize(shape));
+#if FREQFUSION_CUDA
+    if (call.onCuda()) {
+        return refuse(
+            launchCarafe(shape, call.dtype(), Layout::kNCHW, features.data, mask.data, output, call.stream()));
+    }
+#endif
+    refuse(runCarafeOnHost(shape, call.dtype(), features.data, mask.data, output, call.threads()));
+}
+
+std::vector<Extent> Carafe::inferSize(std::vector<Extent> const& features, Ort::ShapeInferContext& node)
+{
+    return inferReassembledSize(features, node);
+}
+
+AdaptiveFilter::AdaptiveFilter(Attributes const& attributes)
+    : mAttributes{reassemblyAttributes(attributes), static_cast<FilterMode>(attributes.integer("mode"))},
+      mWindow{attributes.floats("window")}
+{
+    refuse(whyNotRunnable(mAttributes));
+    CarafeShape const& shape = mAttributes.reassembly;
+    int64_t const logits[4]{1, int64_t{shape.groups} * shape.kernelSize * shape.kernelSize, shape.scale, shape.scale};
+    refuse(whyNotRunnable(mAttributes, logits, static_cast<int64_t>(mWindow.size())));
+}
+
+void AdaptiveFilter::run(Call const& call) const
+{
+    Input const features = call.input(0, "features");
+    Input const logits = call.input(1, "logits");
+    AdaptiveFilterShape const shape{withSize(mAttributes.reassembly, features.size), mAttributes.mode};
+    refuse(whyNotRunnable(shape, logits.size.data(), static_cast<int64_t>(mWindow.size())));
+    void* const output = call.output(reassembledSize(shape.reassembly));
+#if FREQFUSION_CUDA
+    if (call.onCuda()) {
+        return refuse(launchAdaptiveFilter(
+            shape, call.dtype(), Layout::kNCHW, features.data, logits.data, mWindow.data(), output, call.stream()));
+    }
+#endif
+    refuse(runAdaptiveFilterOnHost(
+        shape, call.dtype(), features.data, logits.data, mWindow.data(), output, call.threads()));
+}
+
+std::vector<Extent> AdaptiveFilter::inferSize(std::vector<Extent> const& features, Ort::ShapeInferContext& node)
+{
+    return inferReassembledSize(features, node);
+}
+
+LocalSimilarity::LocalSimilarity(Attributes const& attributes)
+    : mKernelSize{attributes.integer("kernel_size", 3)}, mDilation{attributes.integer("dilation", 2)}
+{
+    refuse(whyNotRunnable(LocalSimilarityShape{1, 1, 1, 1, mKernelSize, mDilation}));
+}
+
+void LocalSimilarity::run(Call const& call) const
+{
+    Input const features = call.input(0, "features");
+    LocalSimilarityShape const shape{static_cast<int32_t>(features.size[0]), static_cast<int32_t>(features.size[1]),
+        static_cast<int32_t>(features.size[2]), static_cast<int32_t>(features.size[3]), mKernelSize, mDilation};
+    refuse(whyNotRunnable(shape));
+    int64_t const taps = int64_t{mKernelSize} * mKernelSize - 1;
+    void* const output = call.output({features.size[0], taps, features.size[2], features.size[3]});
+#if FREQFUSION_CUDA
+    if (call.onCuda()) {
+        return refuse(launchLocalSimilarity(shape, call.dtype(), Layout::kNCHW, features.data, output, call.stream()));
+    }
+#endif
+    refuse(runLocalSimilarityOnHost(shape, call.dtype(), features.data, output, call.threads()));
+}
+
+std::vector<Extent> LocalSimilarity::inferSize(std::vector<Extent> const& features, Ort::ShapeInferContext& node)
+{
+    int64_t const kernelSize = node.GetAttrInt("kernel_size");
+    return {features[0], {kernelSize * kernelSize - 1, ""}, features[2], features[3]};
+}
+
+OffsetResample::OffsetResample(Attributes const& attributes) : mGroups{attributes.integer("groups")}
+{
+    refuse(whyNotRunnable(OffsetResampleShape{1, mGroups, 1, 1, mGroups}));
+}
+
+void OffsetResample::run(Call const& call) const
+{
+    Input const features = call.input(0, "features");
+    Input const offsets = call.input(1, "offsets");
+    OffsetResampleShape const shape{static_cast<int32_t>(features.size[0]), static_cast<int32_t>(features.size[1]),
+        static_cast<int32_t>(offsets.size[2]), static_cast<int32_t>(offsets.size[3]), mGroups};
+    refuse(whyNotRunnable(shape, features.size.data(), offsets.size.data()));
+    void* const output = call.output({features.size.begin(), features.size.end()});
+#if FREQFUSION_CUDA
+    if (call.onCuda()) {
+        return refuse(launchOffsetResample(
+            shape, call.dtype(), Layout::kNCHW, features.data, offsets.data, output, call.stream()));
+    }
+#endif
+    refuse(runOffsetResampleOnHost(shape, call.dtype(), features.data, offsets.data, output, call.threads()));
+}
+
+std::vector<Extent> OffsetResample::inferSize(std::vector<Extent> const& features, Ort::ShapeInferContext&)
+{
+    return features;
+}
+
+ResizeArgmax::ResizeArgmax(Attributes const& attributes) : mAlignCorners{attributes.integer("align_corners", 0) != 0} {}
+
+void ResizeArgmax::run(Call const& call) const
+{
+    Input const scores = call.input(0, "scores");
+    auto const [stepHeight, stepWidth, height, width] = call.sizes(1, "sizes");
+    ResizeArgmaxShape const shape{static_cast<int32_t>(scores.size[0]), static_cast<int32_t>(scores.size[1]),
+        static_cast<int32_t>(scores.size[2]), static_cast<int32_t>(scores.size[3]), stepHeight, stepWidth, height,
+        width, mAlignCorners};
+    refuse(whyNotRunnable(shape));
+    auto* const labels = static_cast<int32_t*>(call.output({scores.size[0], height, width}));
+#if FREQFUSION_CUDA
+    if (call.onCuda()) {
+        return refuse(launchResizeArgmax(shape, call.dtype(), Layout::kNCHW, scores.data, labels, call.stream()));
+    }
+#endif
+    refuse(runResizeArgmaxOnHost(shape, call.dtype(), scores.data, labels, call.threads()));
+}
+
+std::vector<Extent> ResizeArgmax::inferSize(std::vector<Extent> const&, Ort::ShapeInferContext&)
+{
+    return {}; // the sizes are a tensor's values
+}
+
+} // namespace freqfusion::ort

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The five operators as `CustomOperator` wants them: attributes, sizes, call. What they compute is in kernels/*.h.
+#pragma once
+
+#include "custom_operator.h"
+
+#include "kernels/adaptive_filter.h"
+
+#include <vector>
+
+namespace freqfusion::ort {
+
+class Carafe {
+  public:
+    static constexpr char const* kName = "Carafe";
+    static constexpr size_t kInputs = 2;
+    static constexpr bool kLabels = false;
+
+    explicit Carafe(Attributes const& attributes);
+    void run(Call const& call) const;
+    static std::vector<Extent> inferSize(std::vector<Extent> const& features, Ort::ShapeInferContext& node);
+
+  private:
+    CarafeShape mAttributes; //!< sizes unset
+};
+
+class AdaptiveFilter {
+  public:
+    static constexpr char const* kName = "AdaptiveFilter";
+    static constexpr size_t kInputs = 2;
+    static constexpr bool kLabels = false;
+
+    explicit AdaptiveFilter(Attributes const& attributes);
+    void run(Call const& call) const;
+    static std::vector<Extent> inferSize(std::vector<Extent> const& features, Ort::ShapeInferContext& node);
+
+  private:
+    AdaptiveFilterShape mAttributes; //!< sizes unset
+    std::vector<float> mWindow;
+};
+
+class LocalSimilarity {
+  public:
+    static constexpr char const* kName = "LocalSimilarity";
+    static constexpr size_t kInputs = 1;
+    static constexpr bool kLabels = false;
+
+    explicit LocalSimilarity(Attributes const& attributes);
+    void run(Call const& call) const;
+    static std::vector<Extent> inferSize(std::vector<Extent> const& features, Ort::ShapeInferContext& node);
+
+  private:
+    int32_t mKernelSize;
+    int32_t mDilation;
+};
+
+class OffsetResample {
+  public:
+    static constexpr char const* kName = "OffsetResample";
+    static constexpr size_t kInputs = 2;
+    static constexpr bool kLabels = false;
+
+    explicit OffsetResample(Attributes const& attributes);
+    void run(Call const& call) const;
+    static std::vector<Extent> inferSize(std::vector<Extent> const& features, Ort::ShapeInferContext& node);
+
+  private:
+    int32_t mGroups;
+};
+
+class ResizeArgmax {
+  public:
+    static constexpr char const* kName = "ResizeArgmax";
+    static constexpr size_t kInputs = 2;
+    static constexpr bool kLabels = true;
+
+    explicit ResizeArgmax(Attributes const& attributes);
+    void run(Call const& call) const;
+    static std::vector<Extent> inferSize(std::vector<Extent> const& scores, Ort::ShapeInferContext& node);
+
+  private:
+    bool mAlignCorners;
+};
+
+} // namespace freqfusion::ort

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Runs the CPU kernels on random shapes, each tensor in memory of exactly its size, for a build with
+//! -DFREQFUSION_SANITIZE=address,undefined to watch. Without sanitizers it checks, too, that every element is written,
+//! none beside them, and that three threads give the result of one.
+//!   random_shapes [SECONDS [SEED]]
+#include "kernels/host_kernels.h"
+#include "spinning_pool.h"
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <random>
+#include <string>
+#include <vector>
+
+using namespace freqfusion;
+
+namespace {
+
+//! Random sizes and values, and what went wrong with them.
+struct Trial {
+    std::mt19937 random;
+    DType dtype;
+    std::string name;
+
+    int32_t between(int32_t low, int32_t high) { return std::uniform_int_distribution<int32_t>(low, high)(random); }
+
+    //! Mostly small, sometimes beyond a tile.
+    int32_t side() { return between(0, 9) == 0 ? between(60, 150) : between(1, 40); }
+
+    size_t elementBytes() const { return dtype == DType::kFloat32 ? 4 : 2; }
+
+    //! Values in [-2, 2) as bytes of `dtype`.
+    std::vector<char> tensor(int64_t count)
+    {
+        std::vector<char> bytes(static_cast<size_t>(count) * elementBytes());
+        for (size_t i = 0; i < static_cast<size_t>(count); ++i) {
+            uint32_t const value = random();
+            if (dtype == DType::kFloat32) {
+                float const number = static_cast<float>(value) * 0x1p-30F - 2.0F;
+                std::memcpy(&bytes[i * 4], &number, 4);
+            } else {
+                // Any sign and fraction, with an exponent of 2^-7 to 2^0.
+                uint32_t const fraction = dtype == DType::kFloat16 ? 10 : 7;
+                uint32_t const bias = dtype == DType::kFloat16 ? 15 : 127;
+                uint32_t const exponent = bias - (value >> 16 & 7U);
+                uint16_t const half =
+                    static_cast<uint16_t>((value & 0x8000U) | exponent << fraction | (value & ((1U << fraction) - 1U)));
+                std::memcpy(&bytes[i * 2], &half, 2);
+            }
+        }
+        return bytes;
+    }
+
+    //! Runs `kernel` with one thread and with three and compares the outputs; false with a line on stderr if they
+    //! differ.
+    bool check(size_t outputBytes, ThreadPool const& three,
+        std::function<char const*(void* output, ThreadPool const& pool)> const& kernel)
+    {
+        // Elements left at 0xff are NaN or the label -1, which no kernel writes for these inputs.
+        std::vector<char> alone(outputBytes, '\xff');
+        std::vector<char> together(outputBytes, '\xff');
+        ThreadPool const one{nullptr, nullptr, 1};
+        if (char const* const reason = kernel(alone.data(), one)) {
+            return fail(reason);
+        }
+        if (char const* const reason = kernel(together.data(), three)) {
+            return fail(reason);
+        }
+        if (alone != together) {
+            return fail("three threads give another result than one");
+        }
+        size_t const step = dtype == DType::kFloat32 || name == "ResizeArgmax" ? 4 : 2;
+        for (size_t i = 0; i < outputBytes; i += step) {
+            if (std::memcmp(&alone[i], "\xff\xff\xff\xff", step) == 0) {
+                return fail("an element was not written");
+            }
+        }
+        return true;
+    }
+
+    bool fail(char const* reason) const
+    {
+        std::fprintf(stderr, "random_shapes: %s: %s\n", name.c_str(), reason);
+        return false;
+    }
+};
+
+CarafeShape randomReassembly(Trial& trial)
+{
+    int32_t const groups = trial.between(1, 3);
+    return {trial.between(1, 2), groups * trial.between(1, 9), trial.side(), trial.side(), 2 * trial.between(0, 3) + 1,
+        groups, trial.between(1, 3)};
+}
+
+bool tryAdaptiveFilter(Trial& trial, ThreadPool const& pool)
+{
+    CarafeShape const shape = randomReassembly(trial);
+    trial.name = "AdaptiveFilter";
+    int32_t const mode = shape.scale == 1 ? trial.between(0, 2) : 0;
+    AdaptiveFilterShape const filter{shape, static_cast<FilterMode>(mode)};
+    int64_t const pixels = int64_t{shape.batch} * shape.height * shape.width;
+    int64_t const outPixels = pixels * shape.scale * shape.scale;
+    int64_t const taps = int64_t{shape.kernelSize} * shape.kernelSize;
+    std::vector<char> const features = trial.tensor(pixels * shape.channels);
+    std::vector<char> const logits = trial.tensor(outPixels * shape.groups * taps);
+    std::vector<float> const window(static_cast<size_t>(taps), 0.5F);
+    size_t const bytes = static_cast<size_t>(outPixels * shape.channels) * trial.elementBytes();
+    bool const isPlain = trial.between(0, 1) == 0 && mode == 0;
+    return trial.check(bytes, pool, [&](void* output, ThreadPool const& chosen) {
+        return isPlain ? runCarafeOnHost(shape, trial.dtype, features.data(), logits.data(), output, chosen)
+                       : runAdaptiveFilterOnHost(
+                             filter, trial.dtype, features.data(), logits.data(), window.data(), output, chosen);
+    });
+}
+
+bool tryLocalSimilarity(Trial& trial, ThreadPool const& pool)
+{
+    LocalSimilarityShape const shape{trial.between(1, 2), trial.between(1, 12), trial.side(), trial.side(),
+        2 * trial.between(1, 3) + 1, trial.between(1, 10)};
+    trial.name = "LocalSimilarity";
+    int64_t const pixels = int64_t{shape.batch} * shape.height * shape.width;
+    int64_t const taps = int64_t{shape.kernelSize} * shape.kernelSize - 1;
+    std::vector<char> const features = trial.tensor(pixels * shape.channels);
+    return trial.check(
+        static_cast<size_t>(pixels * taps) * trial.elementBytes(), pool, [&](void* output, ThreadPool const& chosen) {
+            return runLocalSimilarityOnHost(shape, trial.dtype, features.data(), output, chosen);
+        });
+}
+
+bool tryOffsetResample(Trial& trial, ThreadPool const& pool)
+{
+    int32_t const groups = trial.between(1, 4);
+    OffsetResampleShape const shape{
+        trial.between(1, 2), groups * trial.between(1, 5), trial.side(), trial.side(), groups};
+    trial.name = "OffsetResample";
+    int64_t const cells = int64_t{shape.batch} * shape.height * shape.width;
+    std::vector<char> const features = trial.tensor(cells * 4 * shape.channels);
+    std::vector<char> const offsets = trial.tensor(cells * 8 * groups);
+    return trial.check(features.size(), pool, [&](void* output, ThreadPool const& chosen) {
+        return runOffsetResampleOnHost(shape, trial.dtype, features.data(), offsets.data(), output, chosen);
+    });
+}
+
+bool tryResizeArgmax(Trial& trial, ThreadPool const& pool)
+{
+    ResizeArgmaxShape const shape{trial.between(1, 2), trial.between(1, 70), trial.between(1, 20), trial.between(1, 50),
+        trial.side(), trial.side(), trial.side(), trial.side(), trial.between(0, 1) == 1};
+    trial.name = "ResizeArgmax";
+    std::vector<char> const scores = trial.tensor(int64_t{shape.batch} * shape.classes * shape.height * shape.width);
+    size_t const labels =
+        static_cast<size_t>(shape.batch) * static_cast<size_t>(shape.outHeight) * static_cast<size_t>(shape.outWidth);
+    return trial.check(labels * sizeof(int32_t), pool, [&](void* output, ThreadPool const& chosen) {
+        return runResizeArgmaxOnHost(shape, trial.dtype, scores.data(), static_cast<int32_t*>(output), chosen);
+    });
+}
+
+} // namespace
+
+int main(int argc, char** argv)
+{
+    double const seconds = argc > 1 ? std::atof(argv[1]) : 5.0;
+    uint32_t const seed = argc > 2 ? static_cast<uint32_t>(std::atoi(argv[2])) : 1;
+    SpinningPool threads(3);
+    bool (*const tries[])(Trial&, ThreadPool const&) = {
+        tryAdaptiveFilter, tryLocalSimilarity, tryOffsetResample, tryResizeArgmax};
+    auto const start = std::chrono::steady_clock::now();
+    int64_t count = 0;
+    while (std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() < seconds) {
+        Trial trial{std::mt19937(seed + static_cast<uint32_t>(count)), static_cast<DType>(count / 4 % 3), {}};
+        if (!tries[count % 4](trial, threads.pool())) {
+            std::fprintf(stderr, "random_shapes: seed %u\n", seed + static_cast<uint32_t>(count));
+            return 1;
+        }
+        ++count;
+    }
+    std::printf("%lld random shapes at level %s\n", static_cast<long long>(count), hostKernels().name);
+    return 0;
+}

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ``freqfusion`` command: a table of subcommands, each imported only when it is asked for.
+
+A command is a module with ``add_arguments(parser)`` and ``run(args) -> int``; its docstring is its help. It imports
+nothing heavy at its top, so that help is instant and a machine without torch can run what needs none.
+Exit status: 0 done and right, 1 done and wrong, 2 cannot be done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Any
+
+# Names only: this package imports nothing of the packages above it.
+COMMANDS = {
+    "models": "freqfusion_export.commands.models",
+    "export": "freqfusion_export.commands.export",
+    "run": "freqfusion_runtime.commands.run",
+    "parity": "freqfusion_export.commands.parity",
+    "bench": "freqfusion_export.commands.bench",
+    "serve": "freqfusion_runtime.commands.serve",
+    "client": "freqfusion_runtime.commands.client",
+}
+
+# Top-level module -> extra of the distribution that brings it.
+EXTRAS = {
+    "onnxruntime": "cpu",
+    "torch": "export",
+    "onnx": "export",
+    "onnx_ir": "export",
+    "onnxscript": "export",
+    "safetensors": "export",
+    "openvino": "bench",
+    "tensorrt": "gpu",
+    "cuda": "gpu",
+    "fastapi": "serve",
+    "starlette": "serve",
+    "pydantic": "serve",
+    "uvicorn": "serve",
+    "httptools": "serve",
+    "python_multipart": "serve",
+    "prometheus_client": "serve",
+    "grpc": "serve",
+    "google": "serve",
+    "tritonclient": "serve",
+    "cv2": "dev",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one subcommand.
+
+    Args:
+        argv: The arguments after the program's name; those of the process by default.
+
+    Returns:
+        The exit status.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(overview())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"freqfusion {_release()}")
+        return 0
+    name = arguments[0]
+    if name not in COMMANDS:
+        return _fail("freqfusion", f"there is no command {name!r}. {_suggestion(name)}")
+    try:
+        module = importlib.import_module(COMMANDS[name])
+        args = _parser(name, module).parse_args(arguments[1:])
+        return int(module.run(args))
+    except ModuleNotFoundError as e:
+        package = (e.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        return _fail(f"freqfusion {name}", _install_hint(package))
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return _fail(f"freqfusion {name}", "interrupted; files already written are whole", status=130)
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`); what is still buffered must not raise again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as e:
+        if not _is_user_error(e):
+            raise
+        return _fail(f"freqfusion {name}", str(e))
+
+
+def overview() -> str:
+    """Words ``freqfusion --help``: every command with the first line of its docstring."""
+    width = max(map(len, COMMANDS))
+    lines = [
+        "usage: freqfusion COMMAND [...]",
+        "",
+        "FreqFusion models: from checkpoint to portable ONNX to pictures.",
+        "",
+    ]
+    for name, path in COMMANDS.items():
+        summary = inspect.cleandoc(importlib.import_module(path).__doc__ or "").partition("\n")[0]
+        lines.append(f"  {name:<{width}}  {summary}")
+    lines += ["", "`freqfusion COMMAND --help` explains one command; `freqfusion --version` names the release."]
+    return "\n".join(lines)
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Keeps a docstring's lines, and shows each default that says something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text = action.help
+        if text is None or action.default in (None, False, argparse.SUPPRESS) or "%(default)" in text:
+            return text
+        return text + " (default: %(default)s)"
+
+
+def _parser(name: str, module: Any) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"freqfusion {name}",
+        description=inspect.cleandoc(module.__doc__ or ""),
+        formatter_class=_Help,
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    return parser
+
+
+def _is_user_error(error: Exception) -> bool:
+    # Each package has a tree of its own under this name, and they do not import each other.
+    return any(kind.__name__ == "FreqFusionError" for kind in type(error).__mro__)
+
+
+def _install_hint(package: str) -> str:
+    extra = EXTRAS[package]
+    return f"{package} is not installed. Install it with: pip install 'freqfusion-deploy[{extra}]'."
+
+
+def _release() -> str:
+    try:
+        return metadata.version("freqfusion-deploy")
+    except metadata.PackageNotFoundError:
+        return "(run from its source folder, not installed)"
+
+
+def _suggestion(name: str) -> str:
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    return f"Did you mean {near[0]!r}?" if near else f"Choose one of: {', '.join(COMMANDS)}."
+
+
+def _fail(prefix: str, message: str, status: int = 2) -> int:
+    print(f"{prefix}: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

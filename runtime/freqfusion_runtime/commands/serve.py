@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Serves models over HTTP and gRPC, with a page to try them on.
+
+MODEL is an exported file, or NAME=FILE or NAME:VERSION=FILE. Clients of the Open Inference Protocol v2, tritonclient
+among them, find it on both ports. `curl -F image=@photo.jpg http://127.0.0.1:8000/v1/segment` needs no client at all,
+and the page at `/` no command line. A replaced model file is noticed and served without an interruption. SIGTERM ends
+readiness, then finishes what was accepted. One process serves one device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from freqfusion_runtime.errors import FreqFusionError
+from freqfusion_runtime.serving.settings import Settings
+
+_DEFAULTS = Settings()
+_KEY_VARIABLE = "FREQFUSION_API_KEY"
+
+
+class ServeError(FreqFusionError):
+    """Options that contradict each other or name what cannot be read."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    d = _DEFAULTS
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="FILE, NAME=FILE or NAME:VERSION=FILE")
+    parser.add_argument("--host", default=d.host, help="address to listen on; 0.0.0.0 for all of this machine's")
+    parser.add_argument("--port", type=_port, default=d.port, help="of HTTP, 0 for any free one")
+    parser.add_argument("--grpc-port", type=_port, default=d.grpc_port, help="of gRPC, 0 for any free one")
+    parser.add_argument("--no-grpc", action="store_true", help="serve HTTP only")
+    parser.add_argument("--backend", choices=("cpu", "cuda"), default=d.backend, help="where models run")
+    parser.add_argument("--threads", type=_count, default=d.threads, help="cores for one run, 0 for all")
+    parser.add_argument("--kernels", choices=("auto", "never", "require"), default=d.kernels, help="native kernels")
+    parser.add_argument(
+        "--max-batch",
+        type=_positive,
+        default=d.max_batch,
+        help="requests run together; on a CPU one at a time is as fast, on a GPU try 8",
+    )
+    parser.add_argument(
+        "--max-delay-ms", type=_amount, default=d.max_delay_ms, help="how long the first of a batch waits for others"
+    )
+    parser.add_argument("--queue", type=_positive, default=d.queue, help="requests that may wait for one model")
+    parser.add_argument("--deadline-ms", type=_amount, default=d.deadline_ms, help="time a request may take")
+    parser.add_argument("--max-image-pixels", type=_positive, default=d.max_image_pixels, help="of one picture")
+    parser.add_argument("--max-body-mb", type=_amount, default=d.max_body_mb, help="of one request, in MiB")
+    parser.add_argument("--max-memory-mb", type=_amount, default=d.max_memory_mb, help="of all requests, in MiB")
+    parser.add_argument("--max-connections", type=_positive, default=d.max_connections, help="open at one time")
+    parser.add_argument("--header-timeout-s", type=_amount, default=d.header_timeout_s, help="to send headers")
+    parser.add_argument("--body-timeout-s", type=_amount, default=d.body_timeout_s, help="to send a body")
+    parser.add_argument("--write-timeout-s", type=_amount, default=d.write_timeout_s, help="to take an answer")
+    parser.add_argument(
+        "--drain-delay-s", type=_amount, default=d.drain_delay_s, help="between SIGTERM and the end of listening"
+    )
+    parser.add_argument("--drain-timeout-s", type=_amount, default=d.drain_timeout_s, help="to finish requests then")
+    parser.add_argument(
+        "--reload-interval-s", type=_amount, default=d.reload_interval_s, help="between looks at model files, 0: never"
+    )
+    parser.add_argument(
+        "--api-key-file",
+        type=Path,
+        metavar="FILE",
+        help=f"its first line is the key clients must send; the variable {_KEY_VARIABLE} does the same",
+    )
+    parser.add_argument("--tls-certificate", type=Path, metavar="PEM", help="serve HTTPS and secure gRPC")
+    parser.add_argument("--tls-key", type=Path, metavar="PEM", help="the certificate's key")
+    parser.add_argument("--log-file", type=Path, metavar="FILE", help="append log lines there, not to standard error")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command."""
+    settings = settings_of(args)
+
+    from freqfusion_runtime.serving.registry import parse_source
+    from freqfusion_runtime.serving.server import Addresses, run
+    from freqfusion_runtime.serving.service import Service
+
+    sources = [parse_source(text) for text in args.models]
+
+    def on_listening(at: Addresses) -> None:
+        scheme = "https" if settings.tls_certificate else "http"
+        host = f"[{at.host}]" if ":" in at.host else at.host
+        grpc = f", gRPC on {host}:{at.grpc_port}" if at.grpc_port is not None else ""
+        print(f"freqfusion serve: {scheme}://{host}:{at.port}/{grpc}", flush=True)
+
+    def on_ready(service: Service) -> None:
+        for slot in service.registry.slots:
+            label = f"{slot.source.name}:{slot.source.version}"
+            print(f"freqfusion serve: {label} {slot.problem or 'is ready'}", flush=True)
+
+    run(sources, settings, on_listening=on_listening, on_ready=on_ready)
+    return 0
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    """Reads the settings from parsed arguments.
+
+    Raises:
+        ServeError: If they contradict each other, or a file cannot be read.
+    """
+    if (args.tls_certificate is None) != (args.tls_key is None):
+        raise ServeError("--tls-certificate and --tls-key belong together, got one of them. Name both or neither.")
+    for path in filter(None, (args.tls_certificate, args.tls_key)):
+        if not path.is_file():
+            raise ServeError(f"{path} does not exist. Name a PEM file.")
+    fields = {name: value for name, value in vars(args).items() if name in Settings.__dataclass_fields__}
+    if args.no_grpc:
+        fields["grpc_port"] = None
+    settings = Settings(**fields, api_key=_api_key(args.api_key_file))
+    if settings.host not in ("127.0.0.1", "::1", "localhost") and settings.api_key is None:
+        print(
+            f"freqfusion serve: everyone who reaches {settings.host} can use this server; see --api-key-file",
+            file=sys.stderr,
+        )
+    return settings
+
+
+def _api_key(path: Path | None) -> str | None:
+    if path is None:
+        return os.environ.get(_KEY_VARIABLE) or None
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as e:
+        raise ServeError(f"{path} cannot be read as the API key: {e}. Name a text file.") from e
+    if not lines or not lines[0].strip():
+        raise ServeError(f"{path} holds no API key, its first line is empty. Write the key there.")
+    return lines[0].strip()
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise argparse.ArgumentTypeError(f"must be 0 to 65535, got {value}")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must not be negative, got {value}")
+    return value
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be positive, got {value}")
+    return value
+
+
+def _amount(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number that is not negative, got {text}")
+    return value

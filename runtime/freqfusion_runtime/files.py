@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that appear whole or not at all, and their hashes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from freqfusion_runtime.errors import OutputError
+
+if sys.platform != "win32":
+    import fcntl
+
+_MARK = ".partial"
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields a temporary path beside ``path`` that becomes ``path`` when the block ends well.
+
+    The temporary file has the same suffix, since writers choose a format by it. If the block raises, the temporary
+    file is removed and an existing ``path`` stays as it was. What an earlier, killed process left behind for the same
+    target is removed first; a file that a living process is still writing is locked and is left alone. Missing parent
+    folders are made.
+
+    Raises:
+        OutputError: If the folder or the file cannot be written.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise OutputError(target, "it is a folder")
+    make_folder(target.parent)
+    _remove_leftovers(target)
+    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}{_MARK}{target.suffix}")
+    try:
+        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    except OSError as e:
+        raise OutputError(target, _reason(e)) from e
+    try:
+        _lock(handle)
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, target)
+    except OSError as e:
+        # Only failures of this file are ours to word; another file's error passes as it is.
+        if e.filename is None or Path(os.fsdecode(e.filename)) in (temporary, target):
+            raise OutputError(target, _reason(e)) from e
+        raise
+    finally:
+        os.close(handle)
+        temporary.unlink(missing_ok=True)
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Makes a folder and its parents where they are missing.
+
+    Raises:
+        OutputError: If it cannot be made, or something that is no folder has its name.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as e:
+        raise OutputError(folder, "it is a file, not a folder") from e
+    except OSError as e:
+        raise OutputError(folder, _reason(e)) from e
+    return folder
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """Hashes a file's bytes: 64 lower-case hexadecimal digits."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _remove_leftovers(target: Path) -> None:
+    for leftover in target.parent.iterdir():
+        name = leftover.name
+        if not (name.startswith(f".{target.stem}.") and name.endswith(_MARK + target.suffix)):
+            continue
+        token = name[len(target.stem) + 2 : -len(_MARK + target.suffix)]
+        if len(token) == 8 and not _is_locked(leftover):
+            with contextlib.suppress(OSError):
+                leftover.unlink(missing_ok=True)
+
+
+def _lock(handle: int) -> None:
+    if sys.platform != "win32":
+        with contextlib.suppress(OSError):  # a file system without locks: leftovers are then removed at once
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _is_locked(path: Path) -> bool:
+    if sys.platform == "win32":
+        return True  # no flock: leave the file to its owner
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()

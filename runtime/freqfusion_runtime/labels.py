@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a network's class scores to a label map of the picture's size."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from freqfusion_runtime.errors import NetworkOutputError
+
+# Output pixels per side of a tile. A tile keeps only the classes that can win in it; larger tiles keep more of them,
+# smaller ones cost more calls.
+_TILE = 32
+
+
+def labels_from_scores(
+    scores: NDArray[np.floating], network_size: tuple[int, int], picture_size: tuple[int, int]
+) -> NDArray[np.uint8] | NDArray[np.int32]:
+    """Resizes all class maps to the network's input size, then to the picture's, and takes the largest.
+
+    Both resizes are bilinear with half-pixel centres and no antialiasing, as in the official pipeline; one direct
+    resize gives other labels. Each axis' two steps are multiplied into one small matrix, so that no class map is
+    stored at either size. An interpolated value never leaves the range of its sources, so in each tile of the output
+    only classes whose highest source reaches the best lowest source are interpolated at all.
+
+    Args:
+        scores: ``(C, h, w)``, any float dtype.
+        network_size: ``(height, width)`` of the network's input.
+        picture_size: ``(height, width)`` of the result.
+
+    Returns:
+        ``(height, width)``, uint8 for up to 256 classes, else int32; the lowest class wins a tie.
+
+    Raises:
+        NetworkOutputError: If a score is infinite or not a number.
+    """
+    classes, height, width = scores.shape
+    if not np.isfinite(scores).all():
+        raise NetworkOutputError(
+            f"{np.count_nonzero(~np.isfinite(scores))} of {scores.size} class scores are infinite or not a number. "
+            "The network overflowed: check its weights, or export it with --precision fp32."
+        )
+    vertical = resize_matrix(height, network_size[0], picture_size[0])
+    horizontal = resize_matrix(width, network_size[1], picture_size[1])
+    channels_last = np.ascontiguousarray(scores.transpose(1, 2, 0), dtype=np.float32)  # (h, w, C)
+    labels = np.empty(picture_size, np.uint8 if classes <= 256 else np.int32)
+    columns = list(_bands(horizontal))
+    for y, rows, down in _bands(vertical):
+        strip = channels_last[rows]
+        low, high = strip.min(axis=0), strip.max(axis=0)  # (w, C)
+        for x, within, across in columns:
+            floor, ceiling = low[within].min(axis=0).max(), high[within].max(axis=0)
+            # The bound is exact in real numbers; the slack covers the rounding of the weights and sums below.
+            slack = 1e-5 * max(abs(floor), abs(ceiling.max()))
+            candidates = np.flatnonzero(ceiling >= floor - slack)
+            if len(candidates) == 1:
+                labels[y, x] = candidates[0]
+                continue
+            patch = strip[:, within][:, :, candidates]  # (p, q, K)
+            p, q, k = patch.shape
+            stretched = (down @ patch.reshape(p, q * k)).reshape(-1, q, k)  # (rows, q, K)
+            winners = np.matmul(across, stretched).argmax(axis=-1)  # (rows, columns)
+            labels[y, x] = candidates[winners]
+    return labels
+
+
+def resize_matrix(source: int, between: int, target: int) -> NDArray[np.float32]:
+    """Writes two bilinear resizes of one axis, ``source`` to ``between`` to ``target``, as a matrix.
+
+    Returns:
+        ``(target, source)``, rows that sum to one.
+    """
+    return (_step_matrix(between, target) @ _step_matrix(source, between)).astype(np.float32)
+
+
+def _step_matrix(source: int, target: int) -> NDArray[np.float64]:
+    """One resize of ``torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`` along one axis."""
+    position = np.maximum((np.arange(target) + 0.5) * (source / target) - 0.5, 0.0)
+    first = np.minimum(position.astype(np.int64), source - 1)
+    second = np.minimum(first + 1, source - 1)
+    fraction = position - first
+    matrix = np.zeros((target, source))
+    rows = np.arange(target)
+    matrix[rows, first] += 1.0 - fraction
+    matrix[rows, second] += fraction
+    return matrix
+
+
+def _bands(matrix: NDArray[np.float32]) -> list[tuple[slice, slice, NDArray[np.float32]]]:
+    """Cuts a banded matrix into tiles of rows: the rows, the columns they use, and that block."""
+    bands = []
+    for start in range(0, len(matrix), _TILE):
+        rows = slice(start, min(start + _TILE, len(matrix)))
+        used = np.flatnonzero(matrix[rows].any(axis=0))
+        columns = slice(int(used[0]), int(used[-1]) + 1)
+        bands.append((rows, columns, np.ascontiguousarray(matrix[rows, columns])))
+    return bands

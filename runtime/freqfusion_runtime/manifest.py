@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a model file says about itself: interface, classes, preprocessing, origin."""
+
+from __future__ import annotations
+
+import json
+import os
+import typing
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from freqfusion_runtime.errors import ManifestError
+from freqfusion_runtime.files import atomic_path, sha256_of
+
+FORMAT_VERSION = 1
+METADATA_KEY = "freqfusion_manifest"  # in the ONNX model's metadata_props
+
+Task = Literal["semantic_segmentation"]
+Interface = Literal["tensor", "image"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+Weights = Literal["random", "checkpoint"]
+ColorOrder = Literal["RGB", "BGR"]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a model.
+
+    Args:
+        name: Its name in the graph.
+        dtype: numpy's name of the dtype, such as ``float32`` or ``uint8``.
+        shape: A number for a fixed size, a name for a free one, such as ``("batch", 3, "height", "width")``.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From a decoded picture to a network's input; the defaults are those of the official SegNeXt test pipeline.
+
+    Args:
+        long_side: The picture is scaled, ratio kept, until its long side or its short side meets the limit first.
+        short_side: See ``long_side``.
+        size_divisor: Both sides are then stretched up to multiples of this.
+        mean: Per channel in the order of ``color_order``, on the scale 0 to 255.
+        std: As ``mean``.
+        color_order: Order of the network's three input channels.
+    """
+
+    long_side: int = 2048
+    short_side: int = 512
+    size_divisor: int = 32
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    color_order: ColorOrder = "RGB"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Everything the runtime must know about a model file and cannot read from its graph.
+
+    Args:
+        model: Name under which ``freqfusion.create_model`` knows it.
+        task: What the model does.
+        interface: ``tensor``: normalised NCHW float in, logits out; ``image``: uint8 NHWC RGB in, label map out.
+        precision: Of the weights and activations.
+        opset: ONNX opset of the standard domain.
+        num_classes: Number of classes.
+        classes: Their names in the order of the logits, or empty where the checkpoint names none.
+        palette: Their colours as RGB in 0 to 255, or empty.
+        preprocessing: Which pictures the network was trained on.
+        inputs, outputs: In the graph's order.
+        nmf_bases_seed: Seed of the frozen NMF bases, None for a model without them.
+        weights: ``random`` for generated weights, which show the plumbing only.
+        weights_file: File name of the checkpoint, without folders.
+        weights_sha256: Hash of that file.
+        operators: How many nodes of each FreqFusion operator the graph has.
+        plugin_namespace, plugin_version: What these nodes carry for TensorRT's registry.
+        versions: Of the packages that wrote the file.
+        format_version: Of this record.
+
+    Raises:
+        ManifestError: If the parts contradict each other.
+    """
+
+    model: str
+    task: Task
+    interface: Interface
+    precision: Precision
+    opset: int
+    num_classes: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    weights: Weights
+    classes: tuple[str, ...] = ()
+    palette: tuple[tuple[int, int, int], ...] = ()
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    nmf_bases_seed: int | None = None
+    weights_file: str | None = None
+    weights_sha256: str | None = None
+    operators: dict[str, int] = field(default_factory=dict)
+    plugin_namespace: str = "freqfusion"
+    plugin_version: str = "1"
+    versions: dict[str, str] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        if self.num_classes < 1:
+            raise ManifestError(f"manifest: num_classes must be at least 1, got {self.num_classes}. {_REEXPORT}")
+        for name, values in (("classes", self.classes), ("palette", self.palette)):
+            if values and len(values) != self.num_classes:
+                raise ManifestError(
+                    f"manifest: {name} must have {self.num_classes} entries (num_classes) or none, "
+                    f"got {len(values)}. {_REEXPORT}"
+                )
+        if any(not 0 <= level <= 255 for color in self.palette for level in color):
+            raise ManifestError(f"manifest: palette must hold levels from 0 to 255. {_REEXPORT}")
+        if any(deviation <= 0 for deviation in self.preprocessing.std):
+            raise ManifestError(f"manifest: std must be positive, got {self.preprocessing.std}. {_REEXPORT}")
+        sizes = (self.preprocessing.long_side, self.preprocessing.short_side, self.preprocessing.size_divisor)
+        if min(sizes) < 1:
+            raise ManifestError(
+                f"manifest: long_side, short_side, size_divisor must be positive, got {sizes}. {_REEXPORT}"
+            )
+        if not self.inputs or not self.outputs:
+            raise ManifestError(f"manifest: inputs and outputs must name at least one tensor each. {_REEXPORT}")
+
+    def to_json(self) -> str:
+        """Writes the record as JSON with sorted keys, so that equal manifests are equal texts."""
+        return json.dumps(asdict(self), indent=1, sort_keys=True, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "manifest") -> Manifest:
+        """Reads what :meth:`to_json` wrote.
+
+        Args:
+            text: The JSON text.
+            source: What to call it in an error.
+
+        Raises:
+            ManifestError: If it is no JSON, of another format version, or a key is missing, unknown or of a wrong type.
+        """
+        try:
+            values = json.loads(text)
+        except ValueError as e:
+            raise ManifestError(f"{source}: is no JSON ({e}). {_REEXPORT}") from e
+        if not isinstance(values, dict):
+            raise ManifestError(f"{source}: must be a JSON object, got {type(values).__name__}. {_REEXPORT}")
+        version = values.get("format_version")
+        if version != FORMAT_VERSION:
+            raise ManifestError(
+                f"{source}: has manifest format {version!r}, this runtime reads {FORMAT_VERSION}. "
+                "Install the freqfusion-deploy version that wrote it, or export the model again with this one."
+            )
+        return typing.cast(Manifest, _read(cls, values, source))
+
+
+def sidecar_path(model: str | os.PathLike[str]) -> Path:
+    """Names the manifest file that lies beside a model: ``net.onnx`` has ``net.json``."""
+    return Path(model).with_suffix(".json")
+
+
+def write_sidecar(model: str | os.PathLike[str], manifest: Manifest) -> Path:
+    """Writes the manifest beside a finished model file, with the file's own hash under ``sha256``."""
+    record = {**json.loads(manifest.to_json()), "sha256": sha256_of(model)}
+    path = sidecar_path(model)
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+_REEXPORT = "Write the model again with `freqfusion export`."
+
+
+def _read(kind: Any, value: Any, where: str) -> Any:
+    """Turns parsed JSON into ``kind``: a dataclass, a tuple, dict, union or Literal of such, or a plain type."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if is_dataclass(kind) and isinstance(kind, type):
+        return _read_record(kind, value, where)
+    if origin is tuple and isinstance(value, list):
+        kinds = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
+        if len(kinds) == len(value):
+            return tuple(_read(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
+    elif origin is dict and isinstance(value, dict):
+        return {str(key): _read(arguments[1], v, f"{where}.{key}") for key, v in value.items()}
+    elif origin is Literal:
+        if value in arguments:
+            return value
+        raise ManifestError(f"{where}: must be one of {', '.join(arguments)}, got {value!r}. {_REEXPORT}")
+    elif arguments and type(value) in arguments:  # a union of plain types
+        return value
+    elif kind is float and type(value) in (int, float):
+        return float(value)
+    elif type(value) is kind:
+        return value
+    wanted = getattr(kind, "__name__", str(kind)) if not arguments else str(kind).replace("typing.", "")
+    raise ManifestError(f"{where}: must be {wanted}, got {value!r:.60}. {_REEXPORT}")
+
+
+def _read_record(kind: type, value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise ManifestError(f"{where}: must be an object, got {value!r:.60}. {_REEXPORT}")
+    hints = typing.get_type_hints(kind)
+    # Every key is written always, so a missing one means a damaged record, not a default.
+    names = [f.name for f in fields(kind)]
+    missing = sorted(set(names) - set(value))
+    unknown = sorted(set(value) - set(names))
+    if missing or unknown:
+        raise ManifestError(
+            f"{where}: missing keys: {', '.join(missing) or 'none'}; "
+            f"unknown keys: {', '.join(unknown) or 'none'}. {_REEXPORT}"
+        )
+    return kind(**{name: _read(hints[name], value[name], f"{where}.{name}") for name in names})

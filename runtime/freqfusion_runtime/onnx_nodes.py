@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lists the nodes of an ONNX file without the onnx package, which a machine that only runs models does not need."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+# Field numbers of onnx.proto.
+_MODEL_GRAPH = 7
+_GRAPH_NODE = 1
+_NODE_OUTPUT, _NODE_NAME, _NODE_OP_TYPE, _NODE_DOMAIN = 2, 3, 4, 7
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # protobuf wire types
+
+
+@dataclass(frozen=True)
+class NodeEntry:
+    """One node of the main graph; ``output`` is the name of its first output, which is unique in the graph."""
+
+    name: str
+    operator: str
+    domain: str
+    output: str
+
+
+def list_nodes(path: str | os.PathLike[str]) -> list[NodeEntry]:
+    """Reads the nodes of a model's main graph in their order, skipping over weights.
+
+    Raises:
+        ValueError: If the file is not a protobuf message.
+    """
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        whole = memoryview(data)
+        try:
+            return [
+                _node(node)
+                for field, graph in _fields(whole)
+                if field == _MODEL_GRAPH
+                for number, node in _fields(graph)
+                if number == _GRAPH_NODE
+            ]
+        except IndexError as e:
+            raise ValueError(f"{os.fspath(path)!r} is not a protobuf message: it ends inside a field") from e
+        finally:
+            whole.release()
+
+
+def _node(message: memoryview) -> NodeEntry:
+    texts: dict[int, str] = {}
+    for field, value in _fields(message):
+        if field in (_NODE_OUTPUT, _NODE_NAME, _NODE_OP_TYPE, _NODE_DOMAIN):
+            texts.setdefault(field, bytes(value).decode("utf-8", "replace"))
+    return NodeEntry(*(texts.get(f, "") for f in (_NODE_NAME, _NODE_OP_TYPE, _NODE_DOMAIN, _NODE_OUTPUT)))
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Yields the number and content of each length-delimited field, and steps over all others."""
+    at = 0
+    while at < len(message):
+        key, at = _varint(message, at)
+        wire = key & 7
+        if wire == _VARINT:
+            _, at = _varint(message, at)
+        elif wire == _FIXED64:
+            at += 8
+        elif wire == _FIXED32:
+            at += 4
+        elif wire == _BYTES:
+            length, at = _varint(message, at)
+            if at + length > len(message):
+                raise IndexError
+            with message[at : at + length] as content:
+                yield key >> 3, content
+            at += length
+        else:
+            raise ValueError(f"is not a protobuf message: wire type {wire} at byte {at}")
+
+
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = message[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a decoded picture to the network's input, as the official test pipeline does it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from freqfusion_runtime.manifest import Preprocessing
+from freqfusion_runtime.resize import resize_like_opencv
+
+
+def keep_ratio_size(height: int, width: int, plan: Preprocessing) -> tuple[int, int]:
+    """Scales a size, ratio kept, until its long or its short side meets the plan's limit.
+
+    Returns:
+        ``(height, width)``, each rounded half up and at least 1.
+
+    Source: ``rescale_size`` of mmcv, which would return 0 for a picture over 4096 times as long as wide.
+    """
+    factor = min(plan.long_side / max(height, width), plan.short_side / min(height, width))
+    return max(1, math.floor(height * factor + 0.5)), max(1, math.floor(width * factor + 0.5))
+
+
+def network_size(height: int, width: int, plan: Preprocessing) -> tuple[int, int]:
+    """Gives the network's input size for a picture: the kept-ratio size, each side rounded up to the divisor."""
+    height, width = keep_ratio_size(height, width, plan)
+    step = plan.size_divisor
+    return -(-height // step) * step, -(-width // step) * step
+
+
+def fit(picture: NDArray[np.uint8], plan: Preprocessing) -> NDArray[np.uint8]:
+    """Resizes a picture to the network's size in the official two steps, rounding to 8 bits after each.
+
+    The second step stretches by up to a divisor's width; nothing is padded.
+
+    Args:
+        picture: ``(H, W, 3)``, uint8.
+        plan: Limits and divisor.
+
+    Returns:
+        ``(h, w, 3)``, uint8, both sides multiples of ``plan.size_divisor``.
+    """
+    height, width = picture.shape[:2]
+    scaled = resize_like_opencv(picture, *keep_ratio_size(height, width, plan))
+    return resize_like_opencv(scaled, *network_size(height, width, plan))
+
+
+def normalise(picture: NDArray[np.uint8], plan: Preprocessing) -> NDArray[np.float32]:
+    """Turns an RGB picture into a batch of one: ``(value - mean) / std`` in the network's channel order.
+
+    Args:
+        picture: ``(H, W, 3)``, uint8, RGB.
+        plan: Mean, deviation and channel order.
+
+    Returns:
+        ``(1, 3, H, W)``, float32.
+    """
+    height, width = picture.shape[:2]
+    channels = picture if plan.color_order == "RGB" else picture[:, :, ::-1]
+    result = np.empty((1, 3, height, width), np.float32)
+    for channel, levels in enumerate(_level_table(plan)):
+        np.take(levels, channels[:, :, channel], out=result[0, channel], mode="clip")
+    return result
+
+
+def prepare(picture: NDArray[np.uint8], plan: Preprocessing) -> NDArray[np.float32]:
+    """Does the whole of it: :func:`fit`, then :func:`normalise`."""
+    return normalise(fit(picture, plan), plan)
+
+
+def _level_table(plan: Preprocessing) -> NDArray[np.float32]:
+    """What each of the 256 levels becomes, ``(3, 256)``: 256 divisions a channel instead of one a pixel.
+
+    Source: ``imnormalize`` of mmcv on OpenCV, bit for bit: a float32 difference, then a double product with 1 / std
+    that is rounded to float32.
+    """
+    centred = np.arange(256, dtype=np.float32) - np.array(plan.mean, np.float32)[:, None]
+    return (centred * (1.0 / np.array(plan.std))[:, None]).astype(np.float32)

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The runtime's front door: a model file in, a label map of each picture out."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from freqfusion_runtime import ade20k
+from freqfusion_runtime.errors import ModelFileError, NetworkOutputError
+from freqfusion_runtime.labels import labels_from_scores
+from freqfusion_runtime.manifest import Manifest
+from freqfusion_runtime.pictures import MAX_PIXELS, Picture, PictureLike, read_picture
+from freqfusion_runtime.preprocess import fit, normalise
+from freqfusion_runtime.segmentation import Color, Segmentation
+from freqfusion_runtime.session import Kernels, Provider, Session, open_session
+
+__all__ = ["Segmentation", "Segmenter", "load"]
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    provider: Provider = "cpu",
+    threads: int = 0,
+    kernels: Kernels = "auto",
+    max_pixels: int = MAX_PIXELS,
+) -> Segmenter:
+    """Opens an exported model.
+
+    Args:
+        path: An ``.onnx`` file written by ``freqfusion export``, of either interface.
+        provider: Where to run; there is no fallback to another place.
+        threads: Cores to use for one picture, 0 for all.
+        kernels: ``auto`` uses the custom-operator library where it is found, ``never`` does not, ``require`` insists.
+        max_pixels: Pictures with more are refused before they are decoded.
+
+    Raises:
+        FreqFusionError: If the file or the device cannot be used; the subclass says why.
+    """
+    return Segmenter(open_session(path, provider=provider, threads=threads, kernels=kernels), max_pixels)
+
+
+class Segmenter:
+    """Labels every pixel of pictures. Safe to call from several threads."""
+
+    def __init__(self, session: Session, max_pixels: int = MAX_PIXELS) -> None:
+        task = session.manifest.task
+        if task != "semantic_segmentation":
+            raise ModelFileError(
+                f"{session.path} is made for {task}, not for semantic segmentation. Use another model."
+            )
+        self.session = session
+        self.max_pixels = max_pixels
+        self.classes = class_names(session.manifest)
+        self.palette = class_colors(session.manifest)
+
+    def predict(self, image: PictureLike) -> Segmentation:
+        """Labels one picture.
+
+        Args:
+            image: A path, a Pillow image, or ``(H, W, 3)`` uint8 in RGB order.
+
+        Returns:
+            The label map at the picture's size, with names, colours and the time each stage took.
+
+        Raises:
+            PictureError, InputError: If the picture cannot be read.
+            NetworkOutputError: If the model's answer makes no label map.
+        """
+        timings: dict[str, float] = {}
+        with _timed(timings, "decode"):
+            photo = read_picture(image, self.max_pixels)
+        if self.session.manifest.interface == "image":
+            labels = self._by_image_interface(photo, timings)
+        else:
+            labels = self._by_tensor_interface(photo, timings)
+        return Segmentation(labels, self.classes, self.palette, photo, timings)
+
+    def _by_tensor_interface(self, photo: Picture, timings: dict[str, float]) -> NDArray[Any]:
+        manifest = self.session.manifest
+        with _timed(timings, "preprocess"):
+            fitted = fit(photo, manifest.preprocessing)
+            tensor = normalise(fitted, manifest.preprocessing).astype(manifest.inputs[0].dtype, copy=False)
+        with _timed(timings, "network"):
+            scores = self.session.run({manifest.inputs[0].name: tensor})[manifest.outputs[0].name]
+        if scores.ndim != 4 or scores.shape[:2] != (1, manifest.num_classes):
+            raise NetworkOutputError(
+                f"{self.session.path}: scores must have shape (1, {manifest.num_classes}, h, w), got {scores.shape}. "
+                "Write the model again with `freqfusion export`."
+            )
+        with _timed(timings, "postprocess"):
+            height, width = fitted.shape[:2]
+            return labels_from_scores(scores[0], (height, width), (photo.shape[0], photo.shape[1]))
+
+    def _by_image_interface(self, photo: Picture, timings: dict[str, float]) -> NDArray[Any]:
+        manifest = self.session.manifest
+        timings["preprocess"] = 0.0  # the graph takes the picture as it is
+        with _timed(timings, "network"):
+            labels = self.session.run({manifest.inputs[0].name: photo[None]})[manifest.outputs[0].name]
+        if labels.shape != (1, *photo.shape[:2]):
+            raise NetworkOutputError(
+                f"{self.session.path}: the label map must have shape {(1, *photo.shape[:2])}, got {labels.shape}. "
+                "Write the model again with `freqfusion export`."
+            )
+        with _timed(timings, "postprocess"):
+            smallest = np.uint8 if manifest.num_classes <= 256 else np.int32
+            result: NDArray[Any] = labels[0].astype(smallest, copy=False)
+            return result
+
+
+def class_names(manifest: Manifest) -> tuple[str, ...]:
+    """Names the classes: the checkpoint's own names, else ADE20K's for 150 classes, else their numbers."""
+    if manifest.classes:
+        return tuple(name.strip() for name in manifest.classes)
+    if manifest.num_classes == len(ade20k.CLASSES):
+        return ade20k.CLASSES
+    return tuple(f"class {label}" for label in range(manifest.num_classes))
+
+
+def class_colors(manifest: Manifest) -> tuple[Color, ...]:
+    """Gives every class a colour: the checkpoint's own, else ADE20K's for 150 classes, else well-spread ones."""
+    if manifest.palette:
+        return manifest.palette
+    if manifest.num_classes == len(ade20k.PALETTE):
+        return ade20k.PALETTE
+    return tuple(_spread_color(label) for label in range(manifest.num_classes))
+
+
+def _spread_color(label: int) -> Color:
+    """Pascal VOC's rule: the bits of ``label + 1`` are dealt to red, green and blue, the lowest to the highest bit."""
+    levels = [0, 0, 0]
+    for bit in range(24):
+        levels[bit % 3] |= ((label + 1) >> bit & 1) << (7 - bit // 3)
+    return levels[0], levels[1], levels[2]
+
+
+@contextmanager
+def _timed(timings: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    timings[stage] = timings.get(stage, 0.0) + (time.perf_counter() - start) * 1e3

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Log lines as JSON, one a line, written by a thread of their own so that a slow or full disk delays no request."""
+
+from __future__ import annotations
+
+import json
+import queue
+import sys
+import threading
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, TextIO
+
+from freqfusion_runtime.errors import OutputError
+
+_WAITING_LINES = 10_000  # a few MB; more means that nobody takes them
+
+
+class EventLog:
+    """Takes events from any thread; never blocks and never raises.
+
+    Args:
+        path: File to append to, None for standard error.
+        on_loss: Called with a number of lines that could not be written.
+
+    Raises:
+        OutputError: If the file cannot be opened.
+    """
+
+    def __init__(self, path: Path | None = None, on_loss: Callable[[int], None] = lambda _: None) -> None:
+        self._on_loss = on_loss
+        self._lines: queue.Queue[str | None] = queue.Queue(_WAITING_LINES)
+        self._file = _open(path)
+        self._thread = threading.Thread(target=self._write, name="log", daemon=True)
+        self._thread.start()
+
+    def event(self, event: str, level: str = "info", **facts: Any) -> None:
+        """Adds a line: the time in UTC, the level, the event's name, and its facts."""
+        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        line = json.dumps({"time": now, "level": level, "event": event, **facts}, default=str)
+        try:
+            self._lines.put_nowait(line)
+        except queue.Full:
+            self._on_loss(1)
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Writes what is waiting and stops; later events are lost."""
+        try:
+            self._lines.put(None, timeout=timeout_s)
+        except queue.Full:
+            return
+        self._thread.join(timeout_s)
+
+    def _write(self) -> None:
+        while (line := self._lines.get()) is not None:
+            lines = [line]
+            while not self._lines.empty() and len(lines) < 1000:
+                following = self._lines.get()
+                if following is None:
+                    self._emit(lines)
+                    return
+                lines.append(following)
+            self._emit(lines)
+
+    def _emit(self, lines: list[str]) -> None:
+        try:
+            self._file.write("\n".join(lines) + "\n")
+            self._file.flush()
+        except (OSError, ValueError):  # disk full, pipe closed, file closed
+            self._on_loss(len(lines))
+
+
+def _open(path: Path | None) -> TextIO:
+    if path is None:
+        return sys.stderr
+    try:
+        return path.open("a", encoding="utf-8")
+    except OSError as e:
+        raise OutputError(path, (e.strerror or str(e)).lower()) from e

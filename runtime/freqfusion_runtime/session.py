@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every engine offers, and how one is opened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from numpy.typing import NDArray
+
+from freqfusion_runtime.manifest import Manifest
+
+Provider = Literal["cpu", "cuda"]
+Kernels = Literal["auto", "never", "require"]
+
+
+@dataclass(frozen=True)
+class OperatorPath:
+    """How one FreqFusion node is computed: ``kernel`` by our library, ``function body`` by standard operators."""
+
+    node: str
+    operator: str
+    path: Literal["kernel", "function body"]
+
+
+class Session(Protocol):
+    """A model ready to run. Safe to call from several threads."""
+
+    @property
+    def path(self) -> Path:
+        """The model file."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the file says about itself."""
+
+    @property
+    def provider(self) -> str:
+        """Where it runs, in the engine's own words."""
+
+    @property
+    def operator_paths(self) -> tuple[OperatorPath, ...]:
+        """How each FreqFusion node runs, as found in the network the engine made of the file."""
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Computes all outputs.
+
+        Args:
+            inputs: Every input of the model by name, with the dtype and a shape that the manifest names.
+
+        Raises:
+            InputError: If a name, dtype or shape is not what the model takes.
+        """
+
+
+def open_session(
+    path: str | os.PathLike[str],
+    *,
+    provider: Provider = "cpu",
+    threads: int = 0,
+    kernels: Kernels = "auto",
+) -> Session:
+    """Opens a model file with the engine that its suffix names.
+
+    Args:
+        path: An ``.onnx`` file written by ``freqfusion export``.
+        provider: Where to run. Nothing else is tried when it cannot be had.
+        threads: Cores to use for one call, 0 for all.
+        kernels: ``auto`` uses our custom-operator library where it is found, ``never`` runs on standard operators
+            only, ``require`` refuses to run any FreqFusion node otherwise than by a kernel.
+
+    Raises:
+        ModelFileError, ManifestError, ProviderError, KernelLibraryError: See there.
+    """
+    # ONNX Runtime takes 0.1 s to import, and another engine's file needs none of it.
+    from freqfusion_runtime.onnxruntime_session import OnnxRuntimeSession
+
+    return OnnxRuntimeSession(path, provider=provider, threads=threads, kernels=kernels)

@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs every kernel on every size, type, layout and alignment and compares it with the float64 definitions."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import cases
+import fast_references as references
+import torch
+from kernels import (
+    AUTOMATIC,
+    DIRECT,
+    DTYPES,
+    LAYOUT_NAMES,
+    NCHW,
+    NHWC,
+    TACTIC_NAMES,
+    AdaptiveFilterShape,
+    CarafeShape,
+    KernelError,
+    Library,
+    LocalSimilarityShape,
+    OffsetResampleShape,
+    ResizeArgmaxShape,
+    Stored,
+    window_array,
+)
+from torch import Tensor
+
+# Half a unit in the last place of each type, relative: what storing an exact result costs.
+ROUNDING = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
+SMALLEST = {torch.float32: 2.0**-140, torch.float16: 2.0**-25, torch.bfloat16: 2.0**-130}  # half a subnormal step
+# What is lost where two elements stand for an fp32 weight: 2^-16 of it in bfloat16; in float16 the second one may be so
+# small that it is a multiple of 2^-24, which is 2^-19 of a weight of 1/25.
+SPLIT_ERROR = {torch.float32: 0.0, torch.float16: 2.0**-19, torch.bfloat16: 2.0**-16}
+
+
+def sum_error(dtype: torch.dtype, kernel_size: int) -> float:
+    """Share of sum |w x| by which a reassembly may be off: K*K fp32 additions, and exp2 of a rounded argument below 32."""
+    return (kernel_size**2 + 64) * 2.0**-24 + SPLIT_ERROR[dtype]
+
+
+class WrongResultError(AssertionError):
+    """A kernel wrote something else than the definition says."""
+
+
+@dataclass
+class Tally:
+    """Cases run, and the largest share of its allowance that any error took."""
+
+    count: int = 0
+    worst: dict[str, float] = field(default_factory=dict)
+
+    def add(self, operator: str, share: float) -> None:
+        self.count += 1
+        self.worst[operator] = max(self.worst.get(operator, 0.0), share)
+
+
+def random_tensor(size: Sequence[int], dtype: torch.dtype, seed: int, device: str) -> Tensor:
+    """Normal numbers, rounded to ``dtype``."""
+    generator = torch.Generator(device).manual_seed(seed)
+    return torch.randn(tuple(size), generator=generator, device=device, dtype=torch.float32).to(dtype)
+
+
+def stored(library: Library, values: Tensor, layout: int, shift: int) -> Stored:
+    result = Stored(library, values.shape, values.dtype, layout, shift)
+    result.view.copy_(values)
+    return result
+
+
+def run(
+    library: Library,
+    call: Callable[..., None],
+    tensors: Sequence[Stored],
+    at_page_end: bool,
+) -> None:
+    """Calls a launcher with the tensors' addresses, waits, and checks the memory around them.
+
+    ``at_page_end`` (emulation only): with copies that end where memory ends.
+    """
+    if library.device == "cuda" or not at_page_end:
+        call(*(tensor.address for tensor in tensors))
+        if library.device == "cuda":
+            torch.cuda.synchronize()
+    else:
+        addresses = [library.at_page_end(tensor.flat) for tensor in tensors]
+        call(*addresses)
+        for address, tensor in zip(addresses, tensors, strict=True):
+            library.copy_back(address, tensor.flat)
+    for tensor in tensors:
+        if not tensor.is_surrounded():
+            raise WrongResultError("memory beside a tensor was written")
+
+
+def share_of_allowance(actual: Tensor, expected: Tensor, allowance: Tensor) -> float:
+    """Largest |error| / allowance; infinity where the result is NaN and the definition is not."""
+    if actual.numel() == 0:
+        return 0.0
+    share = (actual.double() - expected).abs() / allowance
+    return float(share.nan_to_num(nan=float("inf")).max())
+
+
+def check_output(output: Stored, expected: Tensor, allowance: Tensor) -> float:
+    if output.padding.numel() and not bool((output.padding == 0).all()):
+        raise WrongResultError("the padding of channels-last pixels is not zero")
+    share = share_of_allowance(output.view, expected, allowance)
+    if share > 1:
+        raise WrongResultError(f"the largest error is {share:.3g} times its allowance")
+    return share
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way of storing a call's tensors."""
+
+    dtype: torch.dtype
+    layout: int
+    shift: int
+    at_page_end: bool
+    tactic: int = AUTOMATIC
+
+    def __str__(self) -> str:
+        parts = [str(self.dtype).removeprefix("torch."), LAYOUT_NAMES[self.layout], TACTIC_NAMES[self.tactic]]
+        return " ".join(parts + ["unaligned"] * bool(self.shift) + ["at the end of memory"] * self.at_page_end)
+
+
+def variants(library: Library, has_tactics: bool) -> Iterator[Variant]:
+    """All types and layouts, aligned and not; the emulation also with tensors at the end of mapped memory."""
+    places = [(0, False), (1, False)] + ([(0, True)] if library.device == "cpu" else [])
+    for dtype, layout, (shift, at_end) in itertools.product(DTYPES, (NCHW, NHWC), places):
+        for tactic in range(len(TACTIC_NAMES)) if has_tactics else (AUTOMATIC,):
+            yield Variant(dtype, layout, shift, at_end, tactic)
+
+
+def check_reassembly(library: Library, sizes: tuple[int, ...], variant: Variant, mode: int | None) -> float | None:
+    """``Carafe``, or for a ``mode`` ``AdaptiveFilter``; None if the variant's kernel is not for these sizes."""
+    n, c, h, w, kernel_size, groups, scale = sizes
+    shape = CarafeShape(*sizes)
+    form = library.form(variant.dtype, variant.layout, variant.tactic)
+    if variant.tactic > DIRECT and not (library.has_tactic(shape, form) and n * c * h * w):
+        return None
+    x = random_tensor((n, c, h, w), variant.dtype, 1, library.device)
+    taps = random_tensor((n, groups * kernel_size**2, scale * h, scale * w), variant.dtype, 2, library.device)
+    taps = taps if mode is None else 2 * taps
+    window = cases.window_of(kernel_size, is_plain=mode == 1)
+    output = Stored(library, (n, c, scale * h, scale * w), variant.dtype, variant.layout, variant.shift)
+    tensors = [stored(library, t, variant.layout, variant.shift) for t in (x, taps)] + [output]
+    try:
+        if mode is None:
+            run(library, lambda *p: library.call("carafe", shape, form, *p), tensors, variant.at_page_end)
+        else:
+            filter_shape = AdaptiveFilterShape(shape, mode)
+            run(
+                library,
+                lambda a, b, o: library.call("adaptive_filter", filter_shape, form, a, b, window_array(window), o),
+                tensors,
+                variant.at_page_end,
+            )
+    except KernelError:
+        if variant.shift and variant.layout == NHWC and variant.tactic > DIRECT:
+            return None  # these kernels move 16 bytes at a time and refuse what is not aligned
+        raise
+    x64, taps64 = x.double(), taps.double()
+    weights = taps64 if mode is None else references.normalize_taps(taps64, window, kernel_size)
+    filtered = references.carafe(x64, weights, kernel_size, groups, scale)
+    size = references.carafe(x64.abs(), weights.abs(), kernel_size, groups, scale)
+    if mode:
+        filtered, size = mode * x64 - filtered, size + mode * x64.abs()
+    allowance = 1.001 * ROUNDING[variant.dtype] * filtered.abs() + sum_error(variant.dtype, kernel_size) * size
+    return check_output(output, filtered, allowance + SMALLEST[variant.dtype])
+
+
+def check_similarity(library: Library, sizes: tuple[int, ...], variant: Variant) -> float:
+    n, c, h, w, kernel_size, dilation = sizes
+    x = random_tensor((n, c, h, w), variant.dtype, 3, library.device)
+    if h > 1:
+        x[:, :, 1, 0] = 0  # a vector without direction
+    output = Stored(library, (n, kernel_size**2 - 1, h, w), variant.dtype, variant.layout, variant.shift)
+    tensors = [stored(library, x, variant.layout, variant.shift), output]
+    form = library.form(variant.dtype, variant.layout)
+    shape = LocalSimilarityShape(*sizes)
+    run(library, lambda *p: library.call("local_similarity", shape, form, *p), tensors, variant.at_page_end)
+    expected = references.local_similarity(x.double(), kernel_size, dilation)
+    # A cosine is at most 1; its three fp32 sums of c products are each off by at most c * 2^-24 of that.
+    allowance = 1.001 * ROUNDING[variant.dtype] * expected.abs() + 2 * (c + 8) * 2.0**-24
+    return check_output(output, expected, allowance + SMALLEST[variant.dtype])
+
+
+def check_resample(library: Library, sizes: tuple[int, ...], variant: Variant) -> float:
+    n, c, h, w, groups = sizes
+    x = random_tensor((n, c, 2 * h, 2 * w), variant.dtype, 4, library.device)
+    offsets = random_tensor((n, 8 * groups, h, w), variant.dtype, 5, library.device)
+    output = Stored(library, x.shape, variant.dtype, variant.layout, variant.shift)
+    tensors = [stored(library, t, variant.layout, variant.shift) for t in (x, offsets)] + [output]
+    form = library.form(variant.dtype, variant.layout)
+    shape = OffsetResampleShape(*sizes)
+    run(library, lambda *p: library.call("offset_resample", shape, form, *p), tensors, variant.at_page_end)
+    expected = references.offset_resample(x.double(), offsets.double(), groups)
+    # fp32 coordinates are off by up to 2^-23 of themselves, and values change by at most 2 max |x| from pixel to pixel.
+    largest = float(x.abs().max()) if x.numel() else 0.0
+    position = (2 * max(h, w) + 8) * 2.0**-22
+    allowance = 1.001 * ROUNDING[variant.dtype] * expected.abs() + 2 * largest * position
+    return check_output(output, expected, allowance + SMALLEST[variant.dtype])
+
+
+def check_resize(library: Library, sizes: tuple[int, ...], variant: Variant) -> float:
+    n, classes, h, w = sizes[:4]
+    steps, align_corners = sizes[4:8], bool(sizes[8])
+    scores = random_tensor((n, classes, h, w), variant.dtype, 6, library.device)
+    if classes > 2:
+        scores[:, 2] = scores[:, 1]  # a tie everywhere, which the lower class must win
+    labels = Stored(library, (n, 1, steps[2], steps[3]), torch.int32, NCHW)
+    tensors = [stored(library, scores, variant.layout, variant.shift), labels]
+    form = library.form(variant.dtype, variant.layout)
+    shape = ResizeArgmaxShape(*sizes[:8], align_corners)
+    run(library, lambda *p: library.call("resize_argmax", shape, form, *p), tensors, variant.at_page_end)
+    expected = references.resized_scores(scores.double(), steps, align_corners)
+    label = labels.view.long()
+    if label.numel() == 0:
+        return 0.0
+    if int(label.min()) < 0 or int(label.max()) >= classes or bool((label == 2).any()):
+        raise WrongResultError("a label is none of the classes, or a tie was won by the higher class")
+    lost = expected.amax(dim=1, keepdim=True) - expected.gather(1, label)
+    # Two nearly equal scores may change places: coordinates are fp32, scores change by 2 max |score| per pixel.
+    allowance = 2 * float(scores.abs().max()) * (max(h, w, *steps) + 8) * 2.0**-22
+    share = float(lost.max()) / allowance
+    if share > 1:
+        raise WrongResultError(f"a label's score is {share:.3g} times the allowance below the largest")
+    return share
+
+
+def check_refusals(library: Library) -> None:
+    """Nonsense gives cudaErrorInvalidValue (1) and empty tensors give success, without a launch in either case."""
+    form = library.form(torch.float32, NCHW)
+    refused = [
+        ("carafe", CarafeShape(1, 4, 3, 3, 4, 1, 2), 3),
+        ("carafe", CarafeShape(1, 4, 3, 3, 5, 3, 2), 3),
+        ("local_similarity", LocalSimilarityShape(1, 4, 3, 3, 2, 1), 2),
+        ("offset_resample", OffsetResampleShape(1, 4, 3, 3, 0), 3),
+        ("resize_argmax", ResizeArgmaxShape(1, 0, 3, 3, 3, 3, 3, 3, False), 2),
+    ]
+    for operator, shape, pointers in refused:
+        if (status := library.status(operator, shape, form, *[0] * pointers)) != 1:
+            raise WrongResultError(f"{operator} returned {status} for a shape that cannot be run, expected 1")
+    nonsense = form.__class__(9, NCHW, AUTOMATIC, 0, None)
+    if (status := library.status("carafe", CarafeShape(1, 4, 3, 3, 5, 1, 2), nonsense, 0, 0, 0)) != 1:
+        raise WrongResultError(f"carafe returned {status} for an unknown element type, expected 1")
+
+
+def all_checks(
+    library: Library, is_small: bool
+) -> Iterator[tuple[str, tuple[int, ...], Variant, Callable[[], float | None]]]:
+    """Every case: operator, sizes, variant, and what runs it."""
+
+    def both(small: list[tuple[int, ...]], large: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        return small if is_small else small + large
+
+    for sizes in both(cases.REASSEMBLY_SMALL, cases.REASSEMBLY_LARGE):
+        for variant in variants(library, has_tactics=True):
+            yield "carafe", sizes, variant, lambda s=sizes, v=variant: check_reassembly(library, s, v, None)
+            for mode in (0, 1, 2) if sizes[6] == 1 else (0,):
+                yield (
+                    f"adaptive_filter mode {mode}",
+                    sizes,
+                    variant,
+                    lambda s=sizes, v=variant, m=mode: check_reassembly(library, s, v, m),
+                )
+    for operator, small, large, check in (
+        ("local_similarity", cases.SIMILARITY_SMALL, cases.SIMILARITY_LARGE, check_similarity),
+        ("offset_resample", cases.RESAMPLE_SMALL, cases.RESAMPLE_LARGE, check_resample),
+        ("resize_argmax", cases.RESIZE_SMALL, cases.RESIZE_LARGE, check_resize),
+    ):
+        for sizes in both(small, large):
+            for variant in variants(library, has_tactics=False):
+                yield operator, sizes, variant, lambda c=check, s=sizes, v=variant: c(library, s, v)
+
+
+def check_all(library: Library, is_small: bool, deadline: float, every: int = 1) -> tuple[Tally, list[str]]:
+    """Runs the checks, of each operator's every ``every``-th, and returns the tally and a sentence per failure."""
+    tally, failures = Tally(), []
+    check_refusals(library)
+    for number, (operator, sizes, variant, check) in enumerate(all_checks(library, is_small)):
+        if number % every:
+            continue
+        if time.monotonic() > deadline:
+            failures.append(f"time ran out before {operator} {sizes}: the cases from there on were not checked")
+            break
+        try:
+            share = check()
+        except (WrongResultError, KernelError) as error:
+            failures.append(f"{operator} {sizes} {variant}: {error}")
+            continue
+        if share is not None:
+            tally.add(operator.split(" ")[0], share)
+    return tally, failures

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The definitions of tests/references.py in float64 without loops over pixels, for sizes where those take hours.
+
+Every function takes and gives float64 tensors of any device; ``--self-test`` compares them with the loops.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def carafe(x: Tensor, m: Tensor, kernel_size: int, groups: int, scale: int) -> Tensor:
+    n, c, h, w = x.shape
+    radius = kernel_size // 2
+    padded = F.pad(x, [radius] * 4)
+    taps = m.view(n, groups, kernel_size**2, scale * h, scale * w)
+    out = x.new_zeros(n, groups, c // groups, scale * h, scale * w)
+    for ky, kx in itertools.product(range(kernel_size), repeat=2):
+        window = padded[:, :, ky : ky + h, kx : kx + w].repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+        out += window.view(out.shape) * taps[:, :, ky * kernel_size + kx].unsqueeze(2)
+    return out.view(n, c, scale * h, scale * w)
+
+
+def normalize_taps(logits: Tensor, window: Sequence[float], kernel_size: int) -> Tensor:
+    factors = torch.tensor(window, dtype=torch.float64, device=logits.device).view(-1, 1, 1)
+    taps = logits.unflatten(1, (-1, kernel_size**2)).softmax(dim=2) * factors
+    return (taps / taps.sum(dim=2, keepdim=True)).flatten(1, 2)
+
+
+def adaptive_filter(
+    x: Tensor, logits: Tensor, window: Sequence[float], kernel_size: int, groups: int, scale: int, mode: int
+) -> Tensor:
+    lowpass = carafe(x, normalize_taps(logits, window, kernel_size), kernel_size, groups, scale)
+    return (lowpass, x - lowpass, 2 * x - lowpass)[mode] if mode else lowpass
+
+
+def local_similarity(x: Tensor, kernel_size: int, dilation: int) -> Tensor:
+    _, _, h, w = x.shape
+    reach = kernel_size // 2 * dilation
+    norms = x.square().sum(dim=1).sqrt()
+    padded, padded_norms = F.pad(x, [reach] * 4), F.pad(norms, [reach] * 4)
+    out = []
+    for ky, kx in itertools.product(range(kernel_size), repeat=2):
+        if ky == kx == kernel_size // 2:
+            continue
+        rows, columns = slice(ky * dilation, ky * dilation + h), slice(kx * dilation, kx * dilation + w)
+        dots = (x * padded[:, :, rows, columns]).sum(dim=1)
+        out.append(dots / (norms.clamp(min=1e-8) * padded_norms[:, rows, columns].clamp(min=1e-8)))
+    return torch.stack(out, dim=1)
+
+
+def offset_resample(x: Tensor, offsets: Tensor, groups: int) -> Tensor:
+    n, c, height, width = x.shape
+    h, w = height // 2, width // 2
+    cells = offsets.view(n, 2, groups, 2, 2, h, w).permute(1, 0, 2, 5, 3, 6, 4).reshape(2, n, groups, height, width)
+    rows = torch.arange(height, device=x.device, dtype=torch.float64).view(-1, 1).div(2, rounding_mode="floor")
+    columns = torch.arange(width, device=x.device, dtype=torch.float64).div(2, rounding_mode="floor")
+    px = (2 * (columns + 0.5 + cells[0]) - 0.5).clamp(0, width - 1)
+    py = (2 * (rows + 0.5 + cells[1]) - 0.5).clamp(0, height - 1)
+    x0, y0 = px.long(), py.long()
+    x1, y1 = (x0 + 1).clamp(max=width - 1), (y0 + 1).clamp(max=height - 1)
+    flat = x.view(n, groups, c // groups, height * width)
+
+    def corner(row: Tensor, column: Tensor) -> Tensor:
+        index = (row * width + column).view(n, groups, 1, height * width).expand(flat.shape)
+        return flat.gather(3, index).view(n, groups, c // groups, height, width)
+
+    fx, fy = (px - x0).unsqueeze(2), (py - y0).unsqueeze(2)
+    top = corner(y0, x0) * (1 - fx) + corner(y0, x1) * fx
+    bottom = corner(y1, x0) * (1 - fx) + corner(y1, x1) * fx
+    return (top * (1 - fy) + bottom * fy).view(x.shape)
+
+
+def resize_matrix(source: int, target: int, align_corners: bool) -> Tensor:
+    index = torch.arange(target, dtype=torch.float64)
+    if align_corners:
+        position = index * (source - 1) / (target - 1) if target > 1 else torch.zeros(1, dtype=torch.float64)
+    else:
+        position = ((index + 0.5) * source / target - 0.5).clamp(min=0)
+    low = position.long().clamp(max=source - 1)
+    matrix = torch.zeros(target, source, dtype=torch.float64)
+    row = torch.arange(target)
+    matrix.index_put_((row, low), 1 - (position - low), accumulate=True)
+    matrix.index_put_((row, (low + 1).clamp(max=source - 1)), position - low, accumulate=True)
+    return matrix
+
+
+def resized_scores(scores: Tensor, sizes: Sequence[int], align_corners: bool) -> Tensor:
+    for height, width in (sizes[:2], sizes[2:]):
+        rows = resize_matrix(scores.shape[2], height, align_corners).to(scores.device)
+        columns = resize_matrix(scores.shape[3], width, align_corners).to(scores.device)
+        scores = torch.matmul(torch.matmul(rows, scores), columns.T)
+    return scores

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading checkpoints: every kind, what they say of themselves, and everything that can be wrong with them."""
+
+from __future__ import annotations
+
+import collections
+import os
+import pickle
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+from freqfusion import create_model, load_checkpoint, load_model, read_checkpoint
+from freqfusion.errors import CheckpointError, UnknownModelError
+from safetensors.torch import save_file
+
+CONFIG = """
+crop_size = (512, 512)
+train_pipeline = [dict(type='Resize', img_scale=(2048, 512), ratio_range=(0.5, 2.0))]
+test_pipeline = [dict(type='MultiScaleFlipAug', img_scale=(1024, 256), flip=False)]
+danger = __import__('os').system('touch /tmp/executed')
+"""
+
+
+@pytest.fixture(scope="module")
+def state():
+    torch.manual_seed(0)
+    return dict(create_model("segnext_t", num_classes=4).state_dict())
+
+
+def weights_of(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_loaded(model, state):
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+
+
+def test_mm_checkpoint_with_meta(state, tmp_path):
+    meta = {"CLASSES": ("a", "b", "c", "d"), "PALETTE": [[0, 1, 2]] * 4, "config": CONFIG, "mmseg_version": "0.24.1"}
+    path = tmp_path / "mm.pth"
+    torch.save({"meta": meta, "state_dict": collections.OrderedDict(state), "optimizer": {"lr": 0.1}}, path)
+    model, name, checkpoint = load_model(path)
+    assert name == "segnext_t"
+    assert_loaded(model, state)
+    assert not model.training
+    assert checkpoint.classes == ("a", "b", "c", "d")
+    assert checkpoint.palette == ((0, 1, 2),) * 4
+    assert checkpoint.image_size == (1024, 256)
+    assert checkpoint.weights == "trained"
+
+
+def test_mmengine_meta(state, tmp_path):
+    path = tmp_path / "mmengine.pth"
+    config = "test_pipeline = [{'type': 'Resize', 'scale': (2048, 1024)}]"
+    meta = {"dataset_meta": {"classes": ["x", "y", "z", "w"], "palette": [[1, 2, 3]] * 4}, "cfg": config}
+    torch.save({"meta": meta, "state_dict": state}, path)
+    checkpoint = read_checkpoint(path)
+    assert checkpoint.classes == ("x", "y", "z", "w")
+    assert checkpoint.image_size == (2048, 1024)
+
+
+@pytest.mark.parametrize(("kind", "legacy"), [("plain", False), ("plain", True), ("model", False), ("parallel", False)])
+def test_torch_checkpoints(state, tmp_path, kind, legacy):
+    content = {
+        "plain": state,
+        "model": {"model": state, "epoch": 3},
+        "parallel": {f"module.{name}": tensor for name, tensor in state.items()},
+    }[kind]
+    path = tmp_path / "weights.pt"
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    model = create_model("segnext_t", num_classes=4)
+    load_checkpoint(model, path)
+    assert_loaded(model, state)
+
+
+def test_detectron2_pickle(state, tmp_path):
+    path = tmp_path / "model.pkl"
+    arrays = {name: tensor.numpy() for name, tensor in state.items()}
+    path.write_bytes(pickle.dumps({"model": arrays, "__author__": "somebody", "matching_heuristics": True}))
+    assert_loaded(load_model(path)[0], state)
+
+
+def test_safetensors_in_half_precision(state, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    halves = {name: t.half() if t.is_floating_point() else t for name, t in state.items()}
+    save_file(halves, path, metadata={"classes": '["a", "b", "c", "d"]'})
+    model, _, checkpoint = load_model(path)
+    assert checkpoint.classes == ("a", "b", "c", "d")
+    assert model.backbone.norm1.weight.dtype == torch.float32
+    assert_loaded(model, {name: t.float() if t.is_floating_point() else t for name, t in halves.items()})
+
+
+def test_all_differences_are_named_and_the_model_is_left_alone(state, tmp_path):
+    path = tmp_path / "other.pth"
+    changed = dict(state)
+    del changed["backbone.norm1.weight"]
+    changed["backbone.extra"] = torch.zeros(3)
+    changed["decode_head.squeeze.gn.weight"] = torch.zeros(7)
+    torch.save({"state_dict": changed}, path)
+    model = create_model("segnext_t", num_classes=4)
+    before = weights_of(model)
+    with pytest.raises(CheckpointError) as raised:
+        load_checkpoint(model, path)
+    text = str(raised.value)
+    assert "3 of 596 entries differ" in text
+    assert "missing: backbone.norm1.weight (32,)" in text
+    assert "unexpected: backbone.extra (3,)" in text
+    assert "wrong shape: decode_head.squeeze.gn.weight is (7,), expected (256,)" in text
+    assert_loaded(model, before)
+
+
+def test_another_class_count_is_named(state, tmp_path):
+    path = tmp_path / "four.pth"
+    torch.save(state, path)
+    with pytest.raises(CheckpointError, match="Its entries are those of 'segnext_t' with 4 classes"):
+        load_checkpoint(create_model("segnext_t"), path)
+
+
+def test_an_unknown_model_is_named_with_its_nearest(state, tmp_path):
+    path = tmp_path / "unknown.pth"
+    torch.save({name: tensor for name, tensor in state.items() if "freqfusions.1" not in name}, path)
+    with pytest.raises(UnknownModelError, match=r"no known model; the nearest is 'segnext_t', \d+ of whose entries are missing"):
+        load_model(path)
+
+
+class Runs:
+    """A pickle that runs a command when it is read by the ordinary unpickler."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl", ".pt"])
+def test_a_hostile_pickle_runs_nothing(state, tmp_path, suffix):
+    marker = tmp_path / "executed"
+    path = tmp_path / f"hostile{suffix}"
+    content = {"state_dict": state, "meta": {"payload": Runs(marker)}}
+    if suffix == ".pkl":
+        path.write_bytes(pickle.dumps({"model": {"w": np.zeros(3)}, "payload": Runs(marker)}))
+    else:
+        torch.save(content, path)
+    with pytest.raises(CheckpointError, match=r"asks for (posix|nt).system, which is not plain data. Nothing was run"):
+        read_checkpoint(path)
+    assert not marker.exists()
+
+
+def test_objects_of_training_frameworks_are_not_rebuilt(state, tmp_path, monkeypatch):
+    package, module = types.ModuleType("mmengine"), types.ModuleType("mmengine.logging")
+    built = []
+
+    class HistoryBuffer:
+        def __reduce__(self):
+            return HistoryBuffer, (), {"values": [1.0]}
+
+        def __setstate__(self, state):
+            built.append(state)
+
+    HistoryBuffer.__module__, HistoryBuffer.__qualname__ = "mmengine.logging", "HistoryBuffer"
+    module.HistoryBuffer = HistoryBuffer
+    monkeypatch.setitem(sys.modules, "mmengine", package)
+    monkeypatch.setitem(sys.modules, "mmengine.logging", module)
+    path = tmp_path / "trained.pth"
+    torch.save({"state_dict": state, "message_hub": {"loss": HistoryBuffer()}}, path)
+    assert len(read_checkpoint(path).state_dict) == 596
+    assert not built
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl", ".safetensors"])
+def test_truncated_files(state, tmp_path, suffix):
+    path = tmp_path / f"cut{suffix}"
+    if suffix == ".pkl":
+        path.write_bytes(pickle.dumps({"model": {name: tensor.numpy() for name, tensor in state.items()}}))
+    elif suffix == ".safetensors":
+        save_file(state, path)
+    else:
+        torch.save({"state_dict": state}, path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(CheckpointError, match=r"cannot be read as (a checkpoint|safetensors).*[Ff]etch it again"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"is empty \(0 bytes\)"),
+        (b"<html>Not found</html>", "cannot be read as a checkpoint"),
+        (b"PK\x03\x04garbage", "cannot be read as a checkpoint"),
+    ],
+)
+def test_files_that_are_no_checkpoints(tmp_path, content, message):
+    path = tmp_path / "page.pth"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        read_checkpoint(path)
+
+
+def test_files_without_weights(tmp_path):
+    torch.save({"meta": {}, "state_dict": {}}, tmp_path / "none.pth")
+    with pytest.raises(CheckpointError, match="holds no weights"):
+        read_checkpoint(tmp_path / "none.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(CheckpointError, match="holds a list, not a dictionary"):
+        read_checkpoint(tmp_path / "list.pth")
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        read_checkpoint(tmp_path / "absent.pth")

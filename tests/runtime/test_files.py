@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+import hashlib
+import os
+import subprocess
+import sys
+
+import pytest
+from freqfusion_runtime.errors import OutputError
+from freqfusion_runtime.files import atomic_path, make_folder, sha256_of
+
+
+def test_file_appears_under_its_name_only_when_done(tmp_path):
+    target = tmp_path / "new" / "labels.png"
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(b"half")
+        assert temporary.parent == target.parent
+        assert temporary.suffix == ".png"
+        assert not target.exists()
+    assert target.read_bytes() == b"half"
+    assert os.listdir(target.parent) == ["labels.png"]
+
+
+def test_failure_keeps_the_old_file_and_leaves_nothing_else(tmp_path):
+    target = tmp_path / "a.json"
+    target.write_text("old")
+
+    def write():
+        with atomic_path(target) as temporary:
+            temporary.write_text("ne")
+            raise RuntimeError("midway")
+
+    with pytest.raises(RuntimeError, match="midway"):
+        write()
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_what_a_killed_process_left_is_replaced(tmp_path):
+    target = tmp_path / "net.onnx"
+    target.write_bytes(b"half a mod")
+    script = (
+        "import os, sys; from freqfusion_runtime.files import atomic_path\n"
+        "with atomic_path(sys.argv[1]) as t:\n    t.write_bytes(b'half'); os._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", script, target], env=_environment(), check=False).returncode == 9
+    assert len(os.listdir(tmp_path)) == 2
+    other = tmp_path / ".other.01234567.partial.onnx"
+    other.touch()
+
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(b"whole")
+
+    assert target.read_bytes() == b"whole"
+    assert sorted(os.listdir(tmp_path)) == [other.name, "net.onnx"]
+
+
+def test_two_writers_of_one_file_do_not_disturb_each_other(tmp_path):
+    target = tmp_path / "a.txt"
+    with atomic_path(target) as first:
+        first.write_text("first")
+        with atomic_path(target) as second:
+            second.write_text("second")
+        assert target.read_text() == "second"
+    assert target.read_text() == "first"
+
+
+def test_new_files_get_ordinary_permissions(tmp_path):
+    with atomic_path(tmp_path / "a") as temporary:
+        temporary.touch()
+    (tmp_path / "b").touch()
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def test_says_why_a_place_cannot_be_written(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.touch()
+    with pytest.raises(OutputError, match=r"file cannot be written: it is a file, not a folder\. Name another place"):
+        make_folder(blocked)
+    with (
+        pytest.raises(OutputError, match=r"deep cannot be written: not a directory\."),
+        atomic_path(blocked / "deep" / "x"),
+    ):
+        pass
+    with pytest.raises(OutputError, match=r"cannot be written: it is a folder\."), atomic_path(tmp_path):
+        pass
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a folder that refuses files even for root")
+def test_says_when_the_folder_refuses_new_files():
+    with pytest.raises(OutputError, match=r"/proc/self/x\.png cannot be written: "), atomic_path("/proc/self/x.png"):
+        pass
+
+
+def test_an_error_about_another_file_is_not_reworded(tmp_path):
+    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "a"):
+        (tmp_path / "missing").read_bytes()
+
+
+def test_hash_is_that_of_the_bytes(tmp_path):
+    content = bytes(range(256)) * 10_000
+    (tmp_path / "a").write_bytes(content)
+    assert sha256_of(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+
+
+def _environment():
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
