@@ -4,7 +4,9 @@
 import sys
 
 if sys.version_info < (3, 10):
-    sys.exit("freqfusion-deploy needs Python 3.10 or later, this is %d.%d. Try make PYTHON=python3.11" % sys.version_info[:2])
+    sys.exit(
+        "freqfusion-deploy needs Python 3.10 or later, this is %d.%d. Try make PYTHON=python3.11" % sys.version_info[:2]
+    )
 try:
     import ensurepip  # noqa: F401
     import venv  # noqa: F401

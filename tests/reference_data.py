@@ -46,10 +46,9 @@ def assert_matches_golden(actual: Any, expected: np.ndarray, tolerance: float = 
 
 def filled_model(name: str, seed: int) -> Any:
     """A model with the public generator's weights, and its factorisation bases set to the goldens'."""
+    import freqfusion
     import torch
     from weights_spec import fill_state_dict, nmf_bases
-
-    import freqfusion
 
     model = freqfusion.create_model(name)
     model.load_state_dict(fill_state_dict(model.state_dict(), seed), strict=True)

@@ -73,7 +73,8 @@ def label_agreement(actual: NDArray[Any], expected: NDArray[Any]) -> float:
 def mean_iou(actual: NDArray[Any], expected: NDArray[Any]) -> float:
     """Mean over the classes in either map of intersection over union."""
     ious = [
-        np.logical_and(actual == label, expected == label).sum() / np.logical_or(actual == label, expected == label).sum()
+        np.logical_and(actual == label, expected == label).sum()
+        / np.logical_or(actual == label, expected == label).sum()
         for label in np.union1d(actual, expected)
     ]
     return float(np.mean(ious))

@@ -82,7 +82,14 @@ def export(
     settings = preprocessing or _preprocessing(checkpoint)
     graph_model = _graph_model(model, interface, settings, num_classes)
     manifest = _manifest(
-        graph_model, model, name, interface, settings, num_classes, checkpoint, checkpoint_path and Path(checkpoint_path)
+        graph_model,
+        model,
+        name,
+        interface,
+        settings,
+        num_classes,
+        checkpoint,
+        Path(checkpoint_path) if checkpoint_path else None,
     )
     graph_model.metadata_props[METADATA_KEY] = manifest.to_json()
     with atomic_path(path) as temporary:
@@ -105,7 +112,12 @@ def _graph_model(model: nn.Module, interface: Interface, settings: Preprocessing
     ]
     if interface == "image":
         passes.append(WrapInImageInterfacePass(settings, num_classes))
-    passes += [NameTensorRTPluginsPass(), AddFunctionBodiesPass(), RemoveUnusedNodesPass(), ForbidMisreadOperatorsPass()]
+    passes += [
+        NameTensorRTPluginsPass(),
+        AddFunctionBodiesPass(),
+        RemoveUnusedNodesPass(),
+        ForbidMisreadOperatorsPass(),
+    ]
     return ir.passes.Sequential(*passes)(traced).model
 
 
@@ -174,6 +186,8 @@ def _manifest(
 
 
 def _spec(value: ir.Value) -> TensorSpec:
-    assert value.name and value.shape is not None and value.dtype is not None
+    assert value.name is not None
+    assert value.shape is not None
+    assert value.dtype is not None
     shape = tuple(size if isinstance(size, int) else str(size.value) for size in value.shape)
     return TensorSpec(value.name, value.dtype.numpy().name, shape)

@@ -11,7 +11,7 @@ onnxscript compiles these functions from their source and never runs them: param
 with one are attributes, and each name below is a tensor.
 """
 # mypy: ignore-errors
-# ruff: noqa: ANN001
+# ruff: noqa: ANN001, ANN201
 
 from __future__ import annotations
 
@@ -84,9 +84,7 @@ def Carafe(X, M, kernel_size: int, group_size: int, scale_factor: int):
 
 
 @script(freqfusion, default_opset=op)
-def AdaptiveFilter(
-    X, L, window: Sequence[float], kernel_size: int, group_size: int, scale_factor: int, mode: int
-):
+def AdaptiveFilter(X, L, window: Sequence[float], kernel_size: int, group_size: int, scale_factor: int, mode: int):
     """Filters X by kernels from logits L. Attributes and shapes as ``torch.ops.freqfusion.adaptive_filter``."""
     logits = TapsByPixel(L, kernel_size=kernel_size, group_size=group_size, scale_factor=scale_factor)
     lowpass = op.Softmax(logits + op.Log(op.Constant(value_floats=window)), axis=-1)

@@ -9,7 +9,7 @@ arithmetic too; TensorRT has no double, and Python's floats give the same (tests
 Compiled by onnxscript; see ``functions`` for how to read them.
 """
 # mypy: ignore-errors
-# ruff: noqa: ANN001
+# ruff: noqa: ANN001, ANN201
 
 from __future__ import annotations
 

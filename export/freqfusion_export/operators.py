@@ -7,15 +7,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import freqfusion.ops  # noqa: F401  (defines torch.ops.freqfusion)
 import onnx
 import torch
 from onnx.defs import OpSchema
 from onnxscript import opset18 as op
 from onnxscript.values import OnnxFunction
 
-import freqfusion.ops  # noqa: F401  (defines torch.ops.freqfusion)
 from freqfusion_export import functions
 
+Function = OnnxFunction[Any, Any]
 FLOATS = ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"]
 _FLOAT_LISTS = {"window"}
 
@@ -24,11 +25,11 @@ _FLOAT_LISTS = {"window"}
 def translation_table() -> Iterator[dict[Callable[..., Any], Callable[..., Any]]]:
     """Yields the table that ``torch.onnx.export(custom_translation_table=...)`` takes.
 
-    The operators' schemas are registered with onnx meanwhile: nodes of an unknown operator cannot be made otherwise, and
-    the exporter inlines functions. They are removed afterwards, so that the file is checked as strangers will check it.
+    The operators' schemas are registered with onnx meanwhile: nodes of an unknown operator cannot be made otherwise,
+    and the exporter inlines functions. They are removed afterwards, so that the file is checked as strangers will check it.
     """
     ops = torch.ops.freqfusion
-    traced = {
+    traced: dict[Any, Function] = {
         ops.carafe.default: functions.Carafe,
         ops.adaptive_filter.default: functions.AdaptiveFilter,
         ops.local_similarity.default: functions.LocalSimilarity,
@@ -43,7 +44,7 @@ def translation_table() -> Iterator[dict[Callable[..., Any], Callable[..., Any]]
             onnx.defs.deregister_schema(function.name, functions.freqfusion.version, functions.freqfusion.domain)
 
 
-def _node_maker(function: OnnxFunction) -> Callable[..., Any]:
+def _node_maker(function: Function) -> Callable[..., Any]:
     """Returns a translation that makes a node: tensors first, then the attributes, in the function's own order."""
     proto = function.to_function_proto()
     make = getattr(functions.freqfusion, function.name)

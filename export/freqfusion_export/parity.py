@@ -177,7 +177,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def _record(network: nn.Module, stage: str, results: dict[str, NDArray[Any]]) -> Any:
-    """Keeps the result of the module ``stage`` names; ``hr_out`` and ``lr_out`` are the second and third of a triple."""
+    """Keeps the result of the module that ``stage`` names; ``hr_out`` and ``lr_out`` are parts of a triple."""
     module, index = stage, None
     for position, suffix in ((1, ".hr_out"), (2, ".lr_out")):
         if stage.endswith(suffix):

@@ -45,7 +45,9 @@ class Probe:
         model = ir.load(self._path)
         values = {str(v.name): v for node in model.graph for v in node.outputs}
         known = {str(value.name) for value in model.graph.outputs}
-        model.graph.outputs.extend(values[name] for name in dict.fromkeys(names) if name in values and name not in known)
+        model.graph.outputs.extend(
+            values[name] for name in dict.fromkeys(names) if name in values and name not in known
+        )
         with tempfile.TemporaryDirectory(prefix="freqfusion-") as folder:
             probed = Path(folder) / self._path.name
             ir.save(model, probed)

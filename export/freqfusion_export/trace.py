@@ -48,7 +48,7 @@ def trace_network(network: nn.Module, size_divisor: int) -> ir.Model:
     return ir.serde.deserialize_model(ir.serde.serialize_model(program.model))
 
 
-class _quiet_logger:  # noqa: N801  (a context manager, read as a phrase)
+class _quiet_logger:
     """Silences the exporter's notes on torchvision, which is not needed."""
 
     def __init__(self, name: str) -> None:

@@ -55,9 +55,7 @@ def verify(path: Path, network: nn.Module, interface: str, preprocessing: Prepro
     }
 
 
-def _logit_error(
-    session: Any, network: nn.Module, size: tuple[int, int, int], generator: np.random.Generator
-) -> float:
+def _logit_error(session: Any, network: nn.Module, size: tuple[int, int, int], generator: np.random.Generator) -> float:
     n, h, w = size
     images = generator.standard_normal((n, 3, h, w)).astype(np.float32)
     expected = _logits(network, images)
@@ -92,8 +90,8 @@ def _label_agreement(
     differs = labels != scores.argmax(dim=1).numpy()
     if (differs & ~undecided).any():
         raise VerificationError(
-            f"the exported graph labels {(differs & ~undecided).mean():.2%} of the pixels of a {h} x {w} picture unlike "
-            "the model, beyond ties; compare both interfaces with `freqfusion parity` to find the stage"
+            f"the exported graph labels {(differs & ~undecided).mean():.2%} of the pixels of a {h} x {w} picture "
+            "unlike the model, beyond ties; compare both interfaces with `freqfusion parity` to find the stage"
         )
     return float(1 - differs.mean())
 
@@ -110,4 +108,5 @@ def _smooth_pictures(generator: np.random.Generator, n: int, h: int, w: int) -> 
     phase = generator.uniform(0, 6, (n, 1, 1, 3))
     waves = np.sin(0.11 * x[None, :, :, None] + 0.07 * y[None, :, :, None] + phase)
     noise = 0.3 * generator.standard_normal((n, h, w, 3))
-    return np.clip(127.5 + 100 * (waves + noise), 0, 255).astype(np.uint8)
+    pictures: NDArray[np.uint8] = np.clip(127.5 + 100 * (waves + noise), 0, 255).astype(np.uint8)
+    return pictures

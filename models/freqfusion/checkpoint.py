@@ -99,8 +99,8 @@ def fit(model: nn.Module, checkpoint: Checkpoint, path: str | Path) -> None:
     ]
     if problems:
         raise CheckpointError(
-            f"{path} does not fit the model: {len(problems)} of {len(expected)} entries differ. {_suggestion(found)}\n  "
-            + "\n  ".join(problems)
+            f"{path} does not fit the model: {len(problems)} of {len(expected)} entries differ. {_suggestion(found)}"
+            + "".join(f"\n  {problem}" for problem in problems)
         )
     model.load_state_dict(dict(found), strict=True)
 
@@ -201,7 +201,11 @@ def _image_size(config: Any) -> tuple[int, int] | None:
             size = ast.literal_eval(value)
         except (ValueError, TypeError, SyntaxError):
             continue
-        if isinstance(size, tuple | list) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size):
+        if (
+            isinstance(size, tuple | list)
+            and len(size) == 2
+            and all(isinstance(side, int) and side > 0 for side in size)
+        ):
             found = (max(size), min(size))  # the last one: mm configs list the test pipeline after the training one
     return found
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freqfusion.ops import FilterMode, adaptive_filter, normalize_taps
+from freqfusion.ops.adaptive_filter import FilterMode, adaptive_filter, normalize_taps
 from freqfusion.sampler import LocalSimGuidedSampler
 
 
@@ -51,8 +51,8 @@ class FreqFusion(nn.Module):
         semi_conv: Whether filters are predicted from HR and LR apart (paths A, B) or from their sum (C).
         hamming_window: Whether the taps are weighed by a Hamming window. The window is a buffer of the checkpoint.
         feature_resample_norm: Whether the resampler normalises its inputs.
-        direction_feat: What the resampler's offsets are predicted from: ``sim_concat`` in the official root, mmdetection
-            and Mask2Former copies, ``sim`` in the SegNeXt copy; the state_dict shapes differ.
+        direction_feat: What the resampler's offsets are predicted from: ``sim_concat`` in the official root,
+            mmdetection and Mask2Former copies, ``sim`` in the SegNeXt copy; the state_dict shapes differ.
 
     Raises:
         ValueError: For arguments that never worked officially, and for unknown ones, which the official code swallows.
@@ -90,7 +90,9 @@ class FreqFusion(nn.Module):
     ) -> None:
         super().__init__()
         if unknown:
-            raise ValueError(f"FreqFusion: unknown arguments {sorted(unknown)}; the official code ignores them silently")
+            raise ValueError(
+                f"FreqFusion: unknown arguments {sorted(unknown)}; the official code ignores them silently"
+            )
         for name, value in (("scale_factor", scale_factor), ("up_group", up_group)):
             if value != 1:
                 raise ValueError(f"FreqFusion: {name} must be 1, got {value}; the official forward crashes otherwise")
@@ -160,12 +162,16 @@ class FreqFusion(nn.Module):
         return values * (kernel_size**2) if len(values) == 1 else values
 
     def _lowpass(self, features: Tensor, logits: Tensor, scale: int) -> Tensor:
-        return adaptive_filter(
+        filtered: Tensor = adaptive_filter(
             features, logits, self._lowpass_window, self.lowpass_kernel, 1, scale, int(FilterMode.LOWPASS)
         )
+        return filtered
 
     def _highpass(self, features: Tensor, logits: Tensor, mode: FilterMode) -> Tensor:
-        return adaptive_filter(features, logits, self._highpass_window, self.highpass_kernel, 1, 1, int(mode))
+        filtered: Tensor = adaptive_filter(
+            features, logits, self._highpass_window, self.highpass_kernel, 1, 1, int(mode)
+        )
+        return filtered
 
     def forward(self, hr_feat: Tensor, lr_feat: Tensor, use_checkpoint: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Fuses the two maps.

@@ -21,9 +21,9 @@ class NMF2D(nn.Module):
         steps: Multiplicative updates; 7 in evaluation.
         bases_seed: Seed of the initial bases.
 
-    Source: ``NMF2D`` of the official ``ham_head.py``, which draws random bases at every forward, so that two runs of the
-    official model differ by 12-15 % rms of the logits. Here they are a non-persistent buffer ``bases`` ``(D, R)`` of raw
-    values in ``[0, 1)``, drawn once, so that the model is a function and an exported file can hold it.
+    Source: ``NMF2D`` of the official ``ham_head.py``, which draws random bases at every forward, so that two runs of
+    the official model differ by 12-15 % rms of the logits. Here they are a non-persistent buffer ``bases`` ``(D, R)``
+    of raw values in ``[0, 1)``, drawn once, so that the model is a function and an exported file can hold it.
     """
 
     bases: Tensor

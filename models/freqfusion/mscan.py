@@ -79,7 +79,8 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.layer_scale_1.reshape(-1, 1, 1) * self.attn(self.norm1(x))
-        return x + self.layer_scale_2.reshape(-1, 1, 1) * self.mlp(self.norm2(x))
+        y: Tensor = x + self.layer_scale_2.reshape(-1, 1, 1) * self.mlp(self.norm2(x))
+        return y
 
 
 class _Stem(nn.Module):

@@ -18,7 +18,19 @@ _DATA = {
     "collections": {"OrderedDict", "defaultdict"},
     "_codecs": {"encode"},
     "builtins": {"set", "frozenset", "bytearray", "complex", "slice"},
-    "torch": {"Size", "device", "Tensor", "float32", "float16", "bfloat16", "float64", "int64", "int32", "uint8", "bool"},
+    "torch": {
+        "Size",
+        "device",
+        "Tensor",
+        "float32",
+        "float16",
+        "bfloat16",
+        "float64",
+        "int64",
+        "int32",
+        "uint8",
+        "bool",
+    },
     "torch._utils": {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter"},
     "numpy": {"ndarray", "dtype"},
     "numpy.core.multiarray": {"_reconstruct", "scalar"},
@@ -55,7 +67,9 @@ class _DataUnpickler(pickle.Unpickler):
 
 
 _RESTRICTED = SimpleNamespace(
-    __name__="freqfusion.pickles", Unpickler=_DataUnpickler, load=lambda file, **options: _DataUnpickler(file, **options).load()
+    __name__="freqfusion.pickles",
+    Unpickler=_DataUnpickler,
+    load=lambda file, **options: _DataUnpickler(file, **options).load(),
 )
 
 

@@ -35,7 +35,9 @@ def _bilinear_twin(**arguments: Any) -> nn.Module:
 
 
 _MODELS = {
-    "segnext_t": Entry(SegNeXt, "SegNeXt-T + FreqFusion, ADE20K, 43.5 mIoU in the paper", "decode_head.conv_seg.weight"),
+    "segnext_t": Entry(
+        SegNeXt, "SegNeXt-T + FreqFusion, ADE20K, 43.5 mIoU in the paper", "decode_head.conv_seg.weight"
+    ),
     "segnext_t_bilinear": Entry(
         _bilinear_twin,
         "SegNeXt-T with bilinear fusion, to show what FreqFusion costs",
@@ -94,7 +96,7 @@ def recognize_model(state_dict: Mapping[str, Tensor]) -> tuple[str, int]:
     raise UnknownModelError(
         f"these {len(state_dict)} entries are those of no known model; the nearest is {nearest!r}, "
         f"{len(missing)} of whose entries are missing (e.g. {_example(missing)}) and to which {len(unexpected)} are "
-        f"unknown (e.g. {_example(unexpected)}). Known models: {', '.join(differences)}; name one to see every difference."
+        f"unknown (e.g. {_example(unexpected)}). Known models: {', '.join(differences)}; name one to see all differences."
     )
 
 

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freqfusion.ops import local_similarity, offset_resample
+from freqfusion.ops.local_similarity import local_similarity
+from freqfusion.ops.offset_resample import offset_resample
 
 DIRECTION_FEATURES = ("sim", "sim_concat")
 
@@ -68,8 +69,8 @@ class LocalSimGuidedSampler(nn.Module):
         self.hr_offset = convolution(offset_inputs, 2 * groups)
         if use_direct_scale:
             self.hr_direct_scale = convolution(scale_inputs, 2 * groups)
-        self.norm_hr = nn.GroupNorm(in_channels // 8, in_channels) if norm else nn.Identity()
-        self.norm_lr = nn.GroupNorm(in_channels // 8, in_channels) if norm else nn.Identity()
+        self.norm_hr: nn.Module = nn.GroupNorm(in_channels // 8, in_channels) if norm else nn.Identity()
+        self.norm_lr: nn.Module = nn.GroupNorm(in_channels // 8, in_channels) if norm else nn.Identity()
         self.register_buffer("init_pos", self._identity_offsets())
         self._initialize()
 
@@ -106,12 +107,14 @@ class LocalSimGuidedSampler(nn.Module):
             hr_sim = hr = torch.cat((hr, hr_sim), dim=1)
             lr_sim = lr = torch.cat((lr, lr_sim), dim=1)
         if not self.use_direct_scale:
-            offset = self.offset(lr) + F.pixel_unshuffle(self.hr_offset(hr), 2)
-            return 0.25 * offset + self.init_pos
-        offset = self.offset(lr_sim) + F.pixel_unshuffle(self.hr_offset(hr_sim), 2)
+            unscaled: Tensor = self.offset(lr) + F.pixel_unshuffle(self.hr_offset(hr), 2)
+            return 0.25 * unscaled + self.init_pos
+        offset: Tensor = self.offset(lr_sim) + F.pixel_unshuffle(self.hr_offset(hr_sim), 2)
         scale = self.direct_scale(lr) + F.pixel_unshuffle(self.hr_direct_scale(hr), 2)
-        return offset * scale.sigmoid() + self.init_pos
+        scaled: Tensor = offset * scale.sigmoid() + self.init_pos
+        return scaled
 
     def forward(self, hr_x: Tensor, lr_x: Tensor, feat2sample: Tensor) -> Tensor:
         """Resamples ``feat2sample`` ``(N, F, 2h, 2w)`` by the predicted offsets; G divides F."""
-        return offset_resample(feat2sample, self.get_offset(hr_x, lr_x), self.groups)
+        resampled: Tensor = offset_resample(feat2sample, self.get_offset(hr_x, lr_x), self.groups)
+        return resampled

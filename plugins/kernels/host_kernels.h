@@ -5,11 +5,12 @@
 #include "adaptive_filter.h"
 #include "local_similarity.h"
 #include "offset_resample.h"
+#include "prepare_image.h"
 #include "resize_argmax.h"
 
 namespace freqfusion {
 
-//! The five operators compiled for one instruction set. They run shapes that `whyNotRunnable` has passed.
+//! The operators compiled for one instruction set. They run shapes that `whyNotRunnable` has passed.
 struct HostKernels {
     char const* name;
     void (*carafe)(CarafeShape const& shape, DType dtype, void const* features, void const* mask, void* output,
@@ -22,6 +23,8 @@ struct HostKernels {
         void* output, ThreadPool const& pool) noexcept;
     void (*resizeArgmax)(ResizeArgmaxShape const& shape, DType dtype, void const* scores, int32_t* labels,
         ThreadPool const& pool) noexcept;
+    void (*prepareImage)(PrepareImageShape const& shape, PrepareImageSizes const& sizes, LevelScale const& scale,
+        uint8_t const* pictures, float* images, ThreadPool const& pool) noexcept;
 };
 
 //! The kernels of the best instruction set that this processor has, chosen at the first call. The environment variable

@@ -12,9 +12,11 @@ void adaptiveFilter(
 void localSimilarity(LocalSimilarityShape const&, DType, void const*, void*, ThreadPool const&) noexcept;
 void offsetResample(OffsetResampleShape const&, DType, void const*, void const*, void*, ThreadPool const&) noexcept;
 void resizeArgmax(ResizeArgmaxShape const&, DType, void const*, int32_t*, ThreadPool const&) noexcept;
+void prepareImage(PrepareImageShape const&, PrepareImageSizes const&, LevelScale const&, uint8_t const*, float*,
+    ThreadPool const&) noexcept;
 
 extern HostKernels const kHostKernels;
 HostKernels const kHostKernels{FREQFUSION_QUOTE_VALUE(FREQFUSION_SIMD_LEVEL), carafe, adaptiveFilter, localSimilarity,
-    offsetResample, resizeArgmax};
+    offsetResample, resizeArgmax, prepareImage};
 
 } // namespace freqfusion::FREQFUSION_SIMD_LEVEL

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "host_kernels.h"
-#include "prepare_image_core.h"
 #include "sizes.h"
 
 #include <algorithm>
@@ -51,9 +50,7 @@ PrepareImageSizes sizesOf(PrepareImageShape const& shape) noexcept
     int64_t const limit = byLong ? shape.longSide : shape.shortSide;
     int64_t const side = byLong ? longer : shorter;
     // Rounds half up, as mmcv does, but never to nothing.
-    auto const scaled = [&](int64_t extent) {
-        return std::max<int64_t>(1, (2 * extent * limit + side) / (2 * side));
-    };
+    auto const scaled = [&](int64_t extent) { return std::max<int64_t>(1, (2 * extent * limit + side) / (2 * side)); };
     int64_t const height = scaled(shape.height);
     int64_t const width = scaled(shape.width);
     int64_t const divisor = shape.sizeDivisor;

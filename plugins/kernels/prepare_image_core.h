@@ -5,6 +5,8 @@
 #include "prepare_image.h"
 
 namespace freqfusion {
+// Unnamed because the *_cpu.cpp files are compiled for several instruction sets: see simd.h.
+namespace {
 
 constexpr int32_t kFixedOne = 2048; //!< OpenCV's INTER_RESIZE_COEF_SCALE: weights have 11 bits
 
@@ -68,7 +70,7 @@ struct RowPair {
     int32_t belowWeight;
 };
 
-[[maybe_unused]] static inline RowPair rowPair(int64_t index, int64_t rows, int64_t target)
+[[maybe_unused]] inline RowPair rowPair(int64_t index, int64_t rows, int64_t target)
 {
     FixedPair const pair = AxisSteps{index, rows, target}.pair();
     int64_t const below = pair.low + 1 < rows ? pair.low + 1 : rows - 1;
@@ -78,7 +80,7 @@ struct RowPair {
 
 //! The pair that a resize along x mixes, moved into the row: `low` and `low` + 1 both exist unless the row is a single
 //! pixel, which `low` then is, with all the weight.
-[[maybe_unused]] static inline FixedPair columnPair(AxisSteps const& at, int64_t columns)
+[[maybe_unused]] inline FixedPair columnPair(AxisSteps const& at, int64_t columns)
 {
     FixedPair const pair = at.pair();
     if (pair.low < 0 || columns == 1) {
@@ -90,4 +92,5 @@ struct RowPair {
     return pair;
 }
 
+} // namespace
 } // namespace freqfusion

@@ -17,7 +17,7 @@
 namespace freqfusion::FREQFUSION_SIMD_LEVEL {
 namespace {
 
-constexpr int32_t kColumns = 256; // a tile's scratch, 25 KB, stays in the first-level cache
+constexpr int32_t kColumns = 256; // a tile's scratch, 22 KB, stays in the first-level cache
 constexpr int32_t kRows = 64;
 constexpr int32_t kMinRows = 16;
 // A tile reads at most one scaled column more than it makes; vectors read and write up to two of them beyond.
@@ -52,10 +52,10 @@ FREQFUSION_INLINE void storeBits(void* to, UintVec value)
 
 //! The pixels that a stretch of columns mixes along x.
 struct ColumnPairs {
-    int32_t count;                                   //!< columns
-    int32_t vectors;                                 //!< that hold them
-    uint32_t low[kScratchColumns];                   //!< left pixel, counted from the stretch's first source pixel
-    alignas(64) uint32_t weights[kScratchColumns];   //!< of the left pixel in the lower half, of the right in the upper
+    int32_t count;                                 //!< columns
+    int32_t vectors;                               //!< that hold them
+    uint32_t low[kScratchColumns];                 //!< left pixel, counted from the stretch's first source pixel
+    alignas(64) uint32_t weights[kScratchColumns]; //!< of the left pixel in the lower half, of the right in the upper
 };
 
 //! One row resized along x, by channel.
@@ -92,8 +92,8 @@ struct ImageTile {
     PrepareImageSizes const& sizes;
     LevelScale const& scale;
     uint8_t const* picture;
-    bool scales;    //!< whether the first resize changes anything
-    bool stretches; //!< whether the second does
+    bool scales;         //!< whether the first resize changes anything
+    bool stretches;      //!< whether the second does
     int64_t scaledFirst; //!< first scaled column read
     int64_t sourceFirst; //!< first source column read
     ColumnPairs scalePairs;
@@ -219,10 +219,8 @@ struct ImageTile {
     {
         UintVec const aboveWeight = (UintVec)broadcastInt(pair.aboveWeight);
         UintVec const belowWeight = (UintVec)broadcastInt(pair.belowWeight);
-        UintVec const upper =
-            (UintVec)addProducts(loadBits<UintVec>(above.levels[c] + v * kLanes), aboveWeight) >> 16;
-        UintVec const lower =
-            (UintVec)addProducts(loadBits<UintVec>(below.levels[c] + v * kLanes), belowWeight) >> 16;
+        UintVec const upper = (UintVec)addProducts(loadBits<UintVec>(above.levels[c] + v * kLanes), aboveWeight) >> 16;
+        UintVec const lower = (UintVec)addProducts(loadBits<UintVec>(below.levels[c] + v * kLanes), belowWeight) >> 16;
         return (upper + lower + 2U) >> 2;
     }
 
@@ -237,9 +235,8 @@ struct ImageTile {
         AcrossRow const& above = scaleRows.row(pair.above, pair.below, fill);
         AcrossRow const& below = scaleRows.row(pair.below, pair.above, fill);
         for (int32_t v = 0; v < scalePairs.vectors; ++v) {
-            storeBits(pixels + v * kLanes,
-                mixRows(above, below, pair, 0, v) | mixRows(above, below, pair, 1, v) << 8
-                    | mixRows(above, below, pair, 2, v) << 16);
+            storeBits(pixels + v * kLanes, mixRows(above, below, pair, 0, v) | mixRows(above, below, pair, 1, v) << 8
+                                               | mixRows(above, below, pair, 2, v) << 16);
         }
     }
 
@@ -250,7 +247,7 @@ struct ImageTile {
         for (int32_t x = 0; x < last; ++x) {
             pixels[x] = loadBits<uint32_t>(row + 3 * x); // the fourth byte, of the next pixel, is never looked at
         }
-        pixels[last] = 0;
+        pixels[last] = pixels[last + 1] = 0;
         __builtin_memcpy(pixels + last, row + 3 * last, 3);
     }
 

@@ -74,15 +74,27 @@ __device__ __forceinline__ uint32_t bitsOf(T value)
     return static_cast<uint32_t>(*reinterpret_cast<uint16_t const*>(&value));
 }
 
+//! What a weight is multiplied by before it is split: fp16 has few bits below 2^-14, where half of a small weight lies.
+template <typename T, bool kIsSplit>
+constexpr float kWeightFactor = kIsSplit && std::is_same_v<T, __half> ? 16384.0F : 1.0F;
+
 //! A weight as two elements: high in the lower half, low (zero for a mask) in the upper.
 template <typename T, bool kIsSplit>
 __device__ __forceinline__ uint32_t splitWeight(float weight)
 {
-    T const high = fromFloat<T>(weight);
+    float const scaled = weight * kWeightFactor<T, kIsSplit>;
+    T const high = fromFloat<T>(scaled);
     if constexpr (kIsSplit) {
-        return bitsOf(high) | bitsOf(fromFloat<T>(weight - toFloat(high))) << 16;
+        return bitsOf(high) | bitsOf(fromFloat<T>(scaled - toFloat(high))) << 16;
     }
     return bitsOf(high);
+}
+
+//! An output from its sum of products.
+template <typename T, bool kIsSplit>
+__device__ __forceinline__ T unscaled(float sum)
+{
+    return fromFloat<T>(sum * (1.0F / kWeightFactor<T, kIsSplit>));
 }
 
 //! Position of an output in a strip: its input pixel (0 to 7) and its place in that pixel's 2 x 2 cell.
@@ -316,8 +328,8 @@ struct PlanarStrip {
                 Pack<T, 8> result;
 #pragma unroll
                 for (int j = 0; j < 4; ++j) {
-                    result.value[2 * j] = fromFloat<T>(sums[j][2 * half]);
-                    result.value[2 * j + 1] = fromFloat<T>(sums[j][2 * half + 1]);
+                    result.value[2 * j] = unscaled<T, kIsSplit>(sums[j][2 * half]);
+                    result.value[2 * j + 1] = unscaled<T, kIsSplit>(sums[j][2 * half + 1]);
                 }
                 if (c >= tile.channels || y >= call.height) {
                     continue;
@@ -420,7 +432,7 @@ struct PixelStrip {
                 for (int i = 0; i < kVector; ++i) {
                     // Padding of the pixel is written as zeros, whatever its features held.
                     float const sum = sums[row][i / 2][2 * half + i % 2];
-                    result.value[i] = fromFloat<T>(inTile + i < tile.channels ? sum : 0.0F);
+                    result.value[i] = unscaled<T, kIsSplit>(inTile + i < tile.channels ? sum : 0.0F);
                 }
                 storePack(call.output + tile.n * call.outputStrides.batch + (2 * y + row) * call.outputStrides.row
                               + outX * call.outputStrides.column + c,

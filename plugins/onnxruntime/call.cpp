@@ -100,12 +100,12 @@ std::optional<std::string> Attributes::text(char const* name) const
     return value;
 }
 
-Input Call::input(size_t index, char const* name) const
+Input Call::input(size_t index, char const* name, char const* dimensions) const
 {
     Ort::ConstValue const value = Ort::KernelContext{mContext}.GetInput(index);
     std::vector<int64_t> const size = value.GetTensorTypeAndShapeInfo().GetShape();
     if (size.size() != 4) {
-        throw Refusal{std::string{name} + " must have four dimensions (N, C, H, W), got " + listed(size)};
+        throw Refusal{std::string{name} + " must have four dimensions (" + dimensions + "), got " + listed(size)};
     }
     if (*std::max_element(size.begin(), size.end()) > kMaxExtent) {
         throw Refusal{std::string{name} + " must have extents below 2^31, got " + listed(size)};

@@ -59,7 +59,7 @@ class Attributes {
     OrtKernelInfo const* mInfo;
 };
 
-using Size = std::array<int64_t, 4>; //!< N, C, H, W
+using Size = std::array<int64_t, 4>; //!< N, C, H, W; of pictures N, H, W, C
 
 struct Input {
     void const* data;
@@ -72,7 +72,7 @@ class Call {
     Call(OrtKernelContext* context, Placement placement) : mContext{context}, mPlacement{placement} {}
 
     //! Throws Refusal unless input `index`, called `name` in the message, has four dimensions of at most 31 bits.
-    [[nodiscard]] Input input(size_t index, char const* name) const;
+    [[nodiscard]] Input input(size_t index, char const* name, char const* dimensions = "N, C, H, W") const;
 
     //! Throws Refusal unless input `index` is four int64 numbers in host memory, each positive and of at most 31 bits.
     [[nodiscard]] std::array<int32_t, 4> sizes(size_t index, char const* name) const;

@@ -3,7 +3,7 @@
 //!
 //! `Op` has `kName`, `kInputs` (their number), a constructor from `Attributes` that throws Refusal for attributes it
 //! cannot run with, `run(Call const&)`, and `inferSize`, which returns the output's size, or nothing where that depends
-//! on values. `kLabels` says that the output is int32 and the last input int64 in host memory.
+//! on values. `kElements` says what its tensors hold.
 #pragma once
 
 #include "call.h"
@@ -31,6 +31,10 @@ struct Extent {
         return name.empty() ? Extent{value * factor, ""} : Extent{-1, std::to_string(factor) + "*" + name};
     }
 };
+
+//! What an operator's tensors hold: all the placement's type; or that, with int64 sizes in host memory as the last
+//! input and an int32 output; or uint8 in and fp32 out.
+enum class Elements { kSame, kLabels, kPictures };
 
 //! Counts one more kernel made by this thread, for `freqfusion_onnxruntime_kernel_counts`.
 void countKernel(char const* name, bool onCuda);
@@ -99,6 +103,9 @@ class CustomOperator final : public Ort::CustomOpBase<CustomOperator<Op>, Kernel
 
     [[nodiscard]] ONNXTensorElementDataType GetInputType(size_t index) const
     {
+        if (Op::kElements == Elements::kPictures) {
+            return ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
+        }
         return isSizes(index) ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 : elementType();
     }
 
@@ -111,11 +118,14 @@ class CustomOperator final : public Ort::CustomOpBase<CustomOperator<Op>, Kernel
 
     [[nodiscard]] ONNXTensorElementDataType GetOutputType(size_t) const
     {
-        return Op::kLabels ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32 : elementType();
+        return Op::kElements == Elements::kLabels ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32 : elementType();
     }
 
   private:
-    [[nodiscard]] static bool isSizes(size_t index) { return Op::kLabels && index + 1 == Op::kInputs; }
+    [[nodiscard]] static bool isSizes(size_t index)
+    {
+        return Op::kElements == Elements::kLabels && index + 1 == Op::kInputs;
+    }
 
     [[nodiscard]] ONNXTensorElementDataType elementType() const
     {
@@ -138,6 +148,9 @@ class CustomOperator final : public Ort::CustomOpBase<CustomOperator<Op>, Kernel
             Ort::ThrowOnError(Ort::GetApi().ShapeInferContext_GetInputTypeShape(raw, 0, &info)); // stays ONNX Runtime's
             ONNXTensorElementDataType type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
             Ort::ThrowOnError(Ort::GetApi().GetTensorElementType(info, &type));
+            if (Op::kElements == Elements::kPictures) {
+                type = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+            }
             Ort::ShapeInferContext context{&Ort::GetApi(), raw};
             std::vector<Extent> first;
             for (auto const& extent : context.GetInputShape(0)) {

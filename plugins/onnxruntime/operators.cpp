@@ -5,6 +5,10 @@
 #include "kernels/offset_resample.h"
 #include "kernels/resize_argmax.h"
 
+#include <algorithm>
+#include <limits>
+#include <utility>
+
 namespace freqfusion::ort {
 namespace {
 
@@ -33,6 +37,20 @@ std::vector<Extent> inferReassembledSize(std::vector<Extent> const& features, Or
 {
     int64_t const scale = node.GetAttrInt("scale_factor");
     return {features[0], features[1], features[2].times(scale), features[3].times(scale)};
+}
+
+LevelScale levelScale(Attributes const& attributes)
+{
+    LevelScale scale{};
+    for (auto [name, to] : {std::pair{"mean", scale.mean}, std::pair{"inverse_std", scale.inverseStd}}) {
+        std::vector<float> const values = attributes.floats(name);
+        if (values.size() != 3) {
+            throw Refusal{
+                std::string{"attribute "} + name + " must hold three numbers, got " + std::to_string(values.size())};
+        }
+        std::copy(values.begin(), values.end(), to);
+    }
+    return scale;
 }
 
 } // namespace
@@ -174,6 +192,49 @@ void ResizeArgmax::run(Call const& call) const
 std::vector<Extent> ResizeArgmax::inferSize(std::vector<Extent> const&, Ort::ShapeInferContext&)
 {
     return {}; // the sizes are a tensor's values
+}
+
+PrepareImage::PrepareImage(Attributes const& attributes)
+    : mAttributes{1, 1, 1, attributes.integer("long_side"), attributes.integer("short_side"),
+          attributes.integer("size_divisor")},
+      mScale{levelScale(attributes)}
+{
+    refuse(whyNotRunnable(mAttributes));
+    refuse(whyNotRunnable(mScale));
+}
+
+void PrepareImage::run(Call const& call) const
+{
+    Input const pictures = call.input(0, "pictures", "N, H, W, 3");
+    if (pictures.size[3] != 3) {
+        throw Refusal{"pictures must have three channels, the last dimension of (N, H, W, 3), got "
+                      + std::to_string(pictures.size[3])};
+    }
+    PrepareImageShape shape = mAttributes;
+    shape.batch = static_cast<int32_t>(pictures.size[0]);
+    shape.height = static_cast<int32_t>(pictures.size[1]);
+    shape.width = static_cast<int32_t>(pictures.size[2]);
+    refuse(whyNotRunnable(shape));
+    PrepareImageSizes const sizes = sizesOf(shape);
+    void* const images = call.output({pictures.size[0], 3, sizes.outHeight, sizes.outWidth});
+    refuse(runPrepareImageOnHost(
+        shape, mScale, static_cast<uint8_t const*>(pictures.data), static_cast<float*>(images), call.threads()));
+}
+
+std::vector<Extent> PrepareImage::inferSize(std::vector<Extent> const& pictures, Ort::ShapeInferContext& node)
+{
+    constexpr int64_t kMaxExtent = std::numeric_limits<int32_t>::max();
+    auto const narrowed = [](int64_t value) {
+        return value < 0 || value > kMaxExtent ? 0 : static_cast<int32_t>(value);
+    };
+    PrepareImageShape const shape{1, narrowed(pictures[1].value), narrowed(pictures[2].value),
+        narrowed(node.GetAttrInt("long_side")), narrowed(node.GetAttrInt("short_side")),
+        narrowed(node.GetAttrInt("size_divisor"))};
+    if (whyNotRunnable(shape) != nullptr) {
+        return {}; // unknown, or refused when the node runs
+    }
+    PrepareImageSizes const sizes = sizesOf(shape);
+    return {pictures[0], {3, ""}, {sizes.outHeight, ""}, {sizes.outWidth, ""}};
 }
 
 } // namespace freqfusion::ort

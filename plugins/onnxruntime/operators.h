@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The five operators as `CustomOperator` wants them: attributes, sizes, call. What they compute is in kernels/*.h.
+//! The operators as `CustomOperator` wants them: attributes, sizes, call. What they compute is in kernels/*.h.
 #pragma once
 
 #include "custom_operator.h"
 
 #include "kernels/adaptive_filter.h"
+#include "kernels/prepare_image.h"
 
 #include <vector>
 
@@ -14,7 +15,7 @@ class Carafe {
   public:
     static constexpr char const* kName = "Carafe";
     static constexpr size_t kInputs = 2;
-    static constexpr bool kLabels = false;
+    static constexpr Elements kElements = Elements::kSame;
 
     explicit Carafe(Attributes const& attributes);
     void run(Call const& call) const;
@@ -28,7 +29,7 @@ class AdaptiveFilter {
   public:
     static constexpr char const* kName = "AdaptiveFilter";
     static constexpr size_t kInputs = 2;
-    static constexpr bool kLabels = false;
+    static constexpr Elements kElements = Elements::kSame;
 
     explicit AdaptiveFilter(Attributes const& attributes);
     void run(Call const& call) const;
@@ -43,7 +44,7 @@ class LocalSimilarity {
   public:
     static constexpr char const* kName = "LocalSimilarity";
     static constexpr size_t kInputs = 1;
-    static constexpr bool kLabels = false;
+    static constexpr Elements kElements = Elements::kSame;
 
     explicit LocalSimilarity(Attributes const& attributes);
     void run(Call const& call) const;
@@ -58,7 +59,7 @@ class OffsetResample {
   public:
     static constexpr char const* kName = "OffsetResample";
     static constexpr size_t kInputs = 2;
-    static constexpr bool kLabels = false;
+    static constexpr Elements kElements = Elements::kSame;
 
     explicit OffsetResample(Attributes const& attributes);
     void run(Call const& call) const;
@@ -72,7 +73,7 @@ class ResizeArgmax {
   public:
     static constexpr char const* kName = "ResizeArgmax";
     static constexpr size_t kInputs = 2;
-    static constexpr bool kLabels = true;
+    static constexpr Elements kElements = Elements::kLabels;
 
     explicit ResizeArgmax(Attributes const& attributes);
     void run(Call const& call) const;
@@ -80,6 +81,21 @@ class ResizeArgmax {
 
   private:
     bool mAlignCorners;
+};
+
+class PrepareImage {
+  public:
+    static constexpr char const* kName = "PrepareImage";
+    static constexpr size_t kInputs = 1;
+    static constexpr Elements kElements = Elements::kPictures;
+
+    explicit PrepareImage(Attributes const& attributes);
+    void run(Call const& call) const;
+    static std::vector<Extent> inferSize(std::vector<Extent> const& pictures, Ort::ShapeInferContext& node);
+
+  private:
+    PrepareImageShape mAttributes; //!< sizes unset
+    LevelScale mScale;
 };
 
 } // namespace freqfusion::ort

@@ -22,12 +22,13 @@ struct Counter {
     char const* name; //!< as reported
 };
 
-constexpr std::array<Counter, 10> kCounters{{
+constexpr std::array<Counter, 11> kCounters{{
     {Carafe::kName, false, "Carafe/cpu"},
     {AdaptiveFilter::kName, false, "AdaptiveFilter/cpu"},
     {LocalSimilarity::kName, false, "LocalSimilarity/cpu"},
     {OffsetResample::kName, false, "OffsetResample/cpu"},
     {ResizeArgmax::kName, false, "ResizeArgmax/cpu"},
+    {PrepareImage::kName, false, "PrepareImage/cpu"},
     {Carafe::kName, true, "Carafe/cuda"},
     {AdaptiveFilter::kName, true, "AdaptiveFilter/cuda"},
     {LocalSimilarity::kName, true, "LocalSimilarity/cuda"},
@@ -49,6 +50,7 @@ class Domain {
         add<LocalSimilarity>();
         add<OffsetResample>();
         add<ResizeArgmax>();
+        add<PrepareImage>({DType::kFloat32, false}); // under other providers, too: pictures come from the host
     }
 
     void joinTo(OrtSessionOptions* options) { Ort::UnownedSessionOptions{options}.Add(mDomain); }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Times the CPU kernels on the shapes of SegNeXt-T + FreqFusion at 512 x 512 and compares each with the machine's
 //! roof: the longer of (bytes that must move / measured copy bandwidth) and (operations / measured multiply-add peak).
+//! GFLOP/s, GB/s and the share of the roof are those of the median; "at best" is the fastest run's share, which other
+//! work on the machine disturbs less.
 //!   bench_kernels [--threads N] [--dtype fp32|fp16|bf16] [--seconds PER_CASE] [--json]
 #include "kernels/host_kernels.h"
 #include "machine_roof.h"
@@ -143,6 +145,7 @@ std::vector<char> randomTensor(int64_t count, DType dtype, uint32_t seed)
 }
 
 struct Timing {
+    double best;
     double p50;
     double p99;
     size_t runs;
@@ -175,7 +178,7 @@ bool timeCase(Case const& timed, Options const& options, ThreadPool const& pool,
         }
     }
     std::sort(times.begin(), times.end());
-    timing = {times[times.size() / 2], times[times.size() * 99 / 100], times.size()};
+    timing = {times.front(), times[times.size() / 2], times[times.size() * 99 / 100], times.size()};
     return true;
 }
 
@@ -189,13 +192,17 @@ void print(Case const& timed, Timing const& timing, Options const& options, Roof
     double const bandwidth = bytes / timing.p50 * 1e-9;
     if (options.isJson) {
         std::printf("{\"operator\": \"%s\", \"shape\": \"%s\", \"level\": \"%s\", \"threads\": %d, \"p50_ms\": %.4f, "
-                    "\"p99_ms\": %.4f, \"runs\": %zu, \"gflop_s\": %.1f, \"gb_s\": %.2f, \"roof_share\": %.3f, "
+                    "\"p99_ms\": %.4f, \"best_ms\": %.4f, \"runs\": %zu, \"gflop_s\": %.1f, \"gb_s\": %.2f, "
+                    "\"roof_share\": %.3f, "
+                    "\"best_roof_share\": %.3f, "
                     "\"peak_gflop_s\": %.1f, \"copy_gb_s\": %.2f}\n",
             timed.name.c_str(), timed.shape.c_str(), hostKernels().name, options.threads, timing.p50 * 1e3,
-            timing.p99 * 1e3, timing.runs, gflops, bandwidth, bound / timing.p50, roof.gflops, roof.bandwidth);
+            timing.p99 * 1e3, timing.best * 1e3, timing.runs, gflops, bandwidth, bound / timing.p50,
+            bound / timing.best, roof.gflops, roof.bandwidth);
     } else {
-        std::printf("%-32s %-12s %8.3f ms %8.3f ms %8.1f %8.2f %7.0f %%\n", timed.name.c_str(), timed.shape.c_str(),
-            timing.p50 * 1e3, timing.p99 * 1e3, gflops, bandwidth, 100 * bound / timing.p50);
+        std::printf("%-32s %-12s %8.3f ms %8.3f ms %8.3f ms %8.1f %8.2f %6.0f %% %6.0f %%\n", timed.name.c_str(),
+            timed.shape.c_str(), timing.best * 1e3, timing.p50 * 1e3, timing.p99 * 1e3, gflops, bandwidth,
+            100 * bound / timing.p50, 100 * bound / timing.best);
     }
 }
 
@@ -244,20 +251,24 @@ int main(int argc, char** argv)
     cases.push_back(resizeCase(150, 64, 512, 512, 512, options.dtype));
     cases.push_back(resizeCase(150, 64, 512, 480, 640, options.dtype));
     if (!options.isJson) {
-        std::printf("%s, %d threads: %.0f GFLOP/s, copy %.1f GB/s\n%-45s %11s %11s %8s %8s %9s\n", hostKernels().name,
-            options.threads, roof.gflops, roof.bandwidth, "", "p50", "p99", "GFLOP/s", "GB/s", "of roof");
+        std::printf("%s, %d threads: %.0f GFLOP/s, copy %.1f GB/s\n%-45s %11s %11s %11s %8s %8s %8s %8s\n",
+            hostKernels().name, options.threads, roof.gflops, roof.bandwidth, "", "best", "p50", "p99", "GFLOP/s",
+            "GB/s", "of roof", "at best");
     }
     double total = 0;
+    double best = 0;
     for (size_t i = 0; i < cases.size(); ++i) {
         Timing timing{};
         if (!timeCase(cases[i], options, pool, timing)) {
             return 1;
         }
         total += i < networkCases ? timing.p50 : 0;
+        best += i < networkCases ? timing.best : 0;
         print(cases[i], timing, options, roof);
     }
     if (!options.isJson) {
-        std::printf("one image of SegNeXt-T + FreqFusion at 512 x 512: %.2f ms\n", total * 1e3);
+        std::printf(
+            "one image of SegNeXt-T + FreqFusion at 512 x 512: %.2f ms, at best %.2f ms\n", total * 1e3, best * 1e3);
     }
     return 0;
 }

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort  # type: ignore[import-untyped]
+import onnxruntime as ort
 from numpy.typing import NDArray
 
 from freqfusion_runtime.errors import InputError, KernelLibraryError, ModelFileError, NetworkOutputError, ProviderError

@@ -34,13 +34,12 @@ from torch import Tensor
 # Half a unit in the last place of each type, relative: what storing an exact result costs.
 ROUNDING = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 SMALLEST = {torch.float32: 2.0**-140, torch.float16: 2.0**-25, torch.bfloat16: 2.0**-130}  # half a subnormal step
-# What is lost where two elements stand for an fp32 weight: 2^-16 of it in bfloat16; in float16 the second one may be so
-# small that it is a multiple of 2^-24, which is 2^-19 of a weight of 1/25.
-SPLIT_ERROR = {torch.float32: 0.0, torch.float16: 2.0**-19, torch.bfloat16: 2.0**-16}
+# What is lost where two elements stand for an fp32 weight, relative to it.
+SPLIT_ERROR = {torch.float32: 0.0, torch.float16: 2.0**-21, torch.bfloat16: 2.0**-16}
 
 
 def sum_error(dtype: torch.dtype, kernel_size: int) -> float:
-    """Share of sum |w x| by which a reassembly may be off: K*K fp32 additions, and exp2 of a rounded argument below 32."""
+    """Share of sum |w x| that a reassembly may be off by: K*K fp32 additions, exp2 of a rounded argument below 32."""
     return (kernel_size**2 + 64) * 2.0**-24 + SPLIT_ERROR[dtype]
 
 

@@ -46,17 +46,30 @@ def test_export_writes_what_it_says(checkpoint):
     assert manifest["weights_file"] == "segnext.pth"
     assert manifest["weights_sha256"] == sha256_of(checkpoint / "segnext.pth")
     assert manifest["nmf_bases_seed"] == 3
-    assert sorted(p.name for p in checkpoint.iterdir()) == ["export.json", "segnext.json", "segnext.onnx", "segnext.pth"]
+    assert sorted(p.name for p in checkpoint.iterdir()) == [
+        "export.json",
+        "segnext.json",
+        "segnext.onnx",
+        "segnext.pth",
+    ]
 
 
 @pytest.mark.parametrize("kernels", ["never", "auto"])
 def test_parity_holds_at_every_level(checkpoint, photo, tmp_path, kernels, capsys):
-    arguments = ["parity", str(checkpoint / "segnext.onnx"), str(photo), "--checkpoint", str(checkpoint / "segnext.pth")]
+    arguments = [
+        "parity",
+        str(checkpoint / "segnext.onnx"),
+        str(photo),
+        "--checkpoint",
+        str(checkpoint / "segnext.pth"),
+    ]
     arguments += ["--layers", "--kernels", kernels, "--output", str(tmp_path), "--json", str(tmp_path / "parity.json")]
     assert main(arguments) == 0
     assert "PARITY HOLDS" in capsys.readouterr().out
     (entry,) = json.loads((tmp_path / "parity.json").read_text())["pictures"]
-    levels = {level: sum(c["level"] == level for c in entry["comparisons"]) for level in ("operator", "module", "layer")}
+    levels = {
+        level: sum(c["level"] == level for c in entry["comparisons"]) for level in ("operator", "module", "layer")
+    }
     assert levels["operator"] == 16
     assert levels["module"] >= 4
     assert levels["layer"] > 200
@@ -165,5 +178,7 @@ def test_a_file_without_manifest_is_named(photo, checkpoint, tmp_path, capsys):
     del model.metadata_props[:]
     model.metadata_props.extend(kept)
     onnx.save(model, tmp_path / "bare.onnx")
-    assert main(["parity", str(tmp_path / "bare.onnx"), str(photo), "--checkpoint", str(checkpoint / "segnext.pth")]) == 2
+    assert (
+        main(["parity", str(tmp_path / "bare.onnx"), str(photo), "--checkpoint", str(checkpoint / "segnext.pth")]) == 2
+    )
     assert "manifest" in capsys.readouterr().err

@@ -13,7 +13,6 @@ import onnx.inliner
 import onnxruntime
 import pytest
 import torch
-from reference_data import assert_matches_golden, golden
 from freqfusion import create_model, native
 from freqfusion_export import export, exporter, verify
 from freqfusion_export.errors import ExportError, VerificationError
@@ -23,6 +22,7 @@ from freqfusion_runtime.errors import OutputError
 from freqfusion_runtime.files import sha256_of
 from freqfusion_runtime.kernel_library import library_path
 from freqfusion_runtime.manifest import METADATA_KEY, Manifest
+from reference_data import assert_matches_golden, golden
 from weights_spec import image
 
 COUNTS = {"AdaptiveFilter": 10, "LocalSimilarity": 4, "OffsetResample": 2}

@@ -35,7 +35,9 @@ def draw(*shape: int) -> np.ndarray:
     return np.random.default_rng(sum(shape)).integers(0, 256, shape, dtype=np.uint8)
 
 
-@pytest.mark.parametrize("size", [(75, 100), (120, 81), (64, 64), (1, 1), (1, 300), (400, 3), (33, 257), (200, 150), (64, 96)])
+@pytest.mark.parametrize(
+    "size", [(75, 100), (120, 81), (64, 64), (1, 1), (1, 300), (400, 3), (33, 257), (200, 150), (64, 96)]
+)
 def test_pictures_become_what_the_official_pipeline_makes(size):
     pictures = draw(2, *size, 3)
     expected = np.concatenate([prepare(picture, PLAN) for picture in pictures])
@@ -65,5 +67,3 @@ def test_sizes_are_mmcvs_for_every_common_picture():
     for height, width in sizes:
         a, b = run({"h": np.array([height]), "w": np.array([width])})
         assert (int(a[0]), int(b[0])) == keep_ratio_size(height, width, plan), (height, width)
-
-

@@ -74,13 +74,15 @@ def test_batch_norm_before_padding_stays(k, p):
 
 
 def test_batch_norm_with_another_reader_stays():
-    graph = """g (float[1,4,5,6] x, float[4] s, float[4] b, float[4] m, float[4] v, float[4,4,1,1] w) => (float[1,4,5,6] o) {
-        n = BatchNormalization(x, s, b, m, v)  c = Conv(n, w)  o = Add(c, n) }"""
+    graph = """g (float[1,4,5,6] x, float[4] s, float[4] b, float[4] m, float[4] v, float[4,4,1,1] w)
+        => (float[1,4,5,6] o) { n = BatchNormalization(x, s, b, m, v)  c = Conv(n, w)  o = Add(c, n) }"""
     model = parse(graph, **{**norm_arrays(1), "w": draw(4, 4, 1, 1)})
     assert not FoldBatchNormIntoConvPass()(model).modified
 
 
-SCALED = "g (float[1,4,5,6] x, float[3,4,1,1] w, float[3] b, float[3,1,1] s) => (float[1,3,5,6] o) { c = Conv(x, w, b) %s }"
+SCALED = (
+    "g (float[1,4,5,6] x, float[3,4,1,1] w, float[3] b, float[3,1,1] s) => (float[1,3,5,6] o) { c = Conv(x, w, b) %s }"
+)
 
 
 @pytest.mark.parametrize("mul", ["o = Mul(c, s)", "o = Mul(s, c)"])
@@ -97,7 +99,9 @@ def test_a_scale_of_a_value_with_other_readers_stays():
     assert not FoldScaleIntoConvPass()(model).modified
 
 
-SIMILARITY = "g (float[1,4,5,6] x) => (float[1,8,5,6] o) { o = freqfusion.LocalSimilarity<kernel_size=3, dilation=2>(x) }"
+SIMILARITY = (
+    "g (float[1,4,5,6] x) => (float[1,8,5,6] o) { o = freqfusion.LocalSimilarity<kernel_size=3, dilation=2>(x) }"
+)
 
 
 def test_plugins_are_named():

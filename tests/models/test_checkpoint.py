@@ -122,7 +122,9 @@ def test_another_class_count_is_named(state, tmp_path):
 def test_an_unknown_model_is_named_with_its_nearest(state, tmp_path):
     path = tmp_path / "unknown.pth"
     torch.save({name: tensor for name, tensor in state.items() if "freqfusions.1" not in name}, path)
-    with pytest.raises(UnknownModelError, match=r"no known model; the nearest is 'segnext_t', \d+ of whose entries are missing"):
+    with pytest.raises(
+        UnknownModelError, match=r"no known model; the nearest is 'segnext_t', \d+ of whose entries are missing"
+    ):
         load_model(path)
 
 

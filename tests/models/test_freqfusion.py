@@ -7,9 +7,9 @@ import json
 
 import pytest
 import torch
-from reference_data import SEGNEXT, assert_matches_golden, golden, goldens
 from freqfusion import FreqFusion
 from freqfusion.sampler import LocalSimGuidedSampler
+from reference_data import SEGNEXT, assert_matches_golden, golden, goldens
 from weights_spec import feat, fill_state_dict
 
 MODULES = goldens("freqfusion_")
@@ -87,7 +87,10 @@ def test_state_dict_is_the_official_one(file, module):
         ({"direction_feat": "cos", "feature_resample": True}, "direction_feat must be one of.*got 'cos'"),
         ({"lowpass_kernel": 4}, "lowpass_kernel must be odd and positive, got 4"),
         ({"use_high_pass": False}, "use_high_pass=False needs comp_feat_upsample=False"),
-        ({"feature_resample": True, "feature_resample_group": 3}, "groups must divide the 64 compressed channels, got 3"),
+        (
+            {"feature_resample": True, "feature_resample_group": 3},
+            "groups must divide the 64 compressed channels, got 3",
+        ),
     ],
 )
 def test_arguments_that_never_worked_are_refused(arguments, message):

@@ -8,11 +8,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from reference_data import GOLDEN_TOLERANCE, SEGNEXT, assert_matches_golden, filled_model, golden
 from freqfusion import create_model, describe_model, list_models, native
 from freqfusion.errors import UnknownModelError
 from freqfusion.ham_head import NMF2D, interleave
 from freqfusion.ops.resize_argmax import resize_argmax
+from reference_data import GOLDEN_TOLERANCE, SEGNEXT, assert_matches_golden, filled_model, golden
 from weights_spec import image, nmf_bases
 
 
@@ -77,7 +77,9 @@ def test_every_tap_of_the_network(segnext_t):
 
     def keep(name, output):
         if isinstance(output, tuple):
-            taps.update({f"{name}:{part}": tensor for part, tensor in zip(("mask_lr", "hr", "lr"), output, strict=True)})
+            taps.update(
+                {f"{name}:{part}": tensor for part, tensor in zip(("mask_lr", "hr", "lr"), output, strict=True)}
+            )
         elif isinstance(output, list):
             taps.update({f"{name}.out{stage}": tensor for stage, tensor in enumerate(output)})
         else:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import references
 import torch
-from reference_data import assert_matches_golden, golden, goldens
 from freqfusion import native
 from freqfusion.ops import FilterMode, adaptive_filter, carafe, local_similarity, normalize_taps, offset_resample
 from freqfusion.ops.resize_argmax import resize_argmax
+from reference_data import assert_matches_golden, golden, goldens
 
 # Units in the last place of the dtype at the largest magnitude here (below 8): sums of up to 49 products in fp32, then
 # one rounding to the dtype. bf16 and fp16 inputs are compared with the exact result for those very inputs.
@@ -174,17 +174,32 @@ def test_gradients_are_those_of_the_definition(operator, arguments):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: carafe(draw(1, 4, 8, 8), draw(1, 9, 8, 8), 3, 1, 2), r"mask must have shape \(1, 9, 16, 16\).*\(1, 9, 8, 8\)"),
+        (
+            lambda: carafe(draw(1, 4, 8, 8), draw(1, 9, 8, 8), 3, 1, 2),
+            r"mask must have shape \(1, 9, 16, 16\).*\(1, 9, 8, 8\)",
+        ),
         (lambda: carafe(draw(1, 4, 8, 8), draw(1, 16, 8, 8), 4, 1, 1), "kernel_size must be odd and positive, got 4"),
         (lambda: carafe(draw(1, 4, 8, 8), draw(1, 27, 8, 8), 3, 3, 1), "groups must divide the 4 channels.*got 3"),
-        (lambda: carafe(draw(1, 4, 8, 8), draw(1, 9, 8, 8).half(), 3, 1, 1), "mask must be torch.float32.*got torch.float16"),
+        (
+            lambda: carafe(draw(1, 4, 8, 8), draw(1, 9, 8, 8).half(), 3, 1, 1),
+            "mask must be torch.float32.*got torch.float16",
+        ),
         (lambda: carafe(draw(4, 8, 8), draw(1, 9, 8, 8), 3, 1, 1), "four dimensions.*got 3"),
-        (lambda: adaptive_filter(draw(1, 4, 8, 8), draw(1, 9, 8, 8), [1.0] * 8, 3, 1, 1, 0), "window must have 9 factors, got 8"),
+        (
+            lambda: adaptive_filter(draw(1, 4, 8, 8), draw(1, 9, 8, 8), [1.0] * 8, 3, 1, 1, 0),
+            "window must have 9 factors, got 8",
+        ),
         (lambda: adaptive_filter(draw(1, 4, 8, 8), draw(1, 9, 8, 8), [1.0] * 9, 3, 1, 1, 3), "mode must be 0.*got 3"),
-        (lambda: adaptive_filter(draw(1, 4, 8, 8), draw(1, 9, 16, 16), [1.0] * 9, 3, 1, 2, 2), "sharpen needs scale 1, got 2"),
+        (
+            lambda: adaptive_filter(draw(1, 4, 8, 8), draw(1, 9, 16, 16), [1.0] * 9, 3, 1, 2, 2),
+            "sharpen needs scale 1, got 2",
+        ),
         (lambda: local_similarity(draw(1, 4, 8, 8), 1, 2), "kernel_size must be odd and at least 3, got 1"),
         (lambda: local_similarity(draw(1, 4, 8, 8), 3, 0), "dilation must be at least 1, got 0"),
-        (lambda: offset_resample(draw(1, 4, 8, 8), draw(1, 8, 4, 4), 2), r"offsets must have shape \(1, 16, 8/2, 8/2\)"),
+        (
+            lambda: offset_resample(draw(1, 4, 8, 8), draw(1, 8, 4, 4), 2),
+            r"offsets must have shape \(1, 16, 8/2, 8/2\)",
+        ),
         (lambda: offset_resample(draw(1, 4, 7, 8), draw(1, 8, 3, 4), 1), "offsets must have shape"),
         (lambda: resize_argmax(draw(1, 4, 8, 8), [8, 8, 0, 8], False), "four positive numbers"),
         (lambda: resize_argmax(draw(1, 0, 8, 8), [8, 8, 8, 8], False), "at least one class"),

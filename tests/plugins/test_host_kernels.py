@@ -7,6 +7,7 @@ import ctypes
 import os
 import platform
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -384,6 +385,18 @@ def test_any_number_of_threads_gives_the_same_result(tmp_path: Path) -> None:
     for threads in (2, 3, 64):
         for one, many in zip(alone, results(threads), strict=True):
             assert torch.equal(one, many)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_random_shapes(level: str) -> None:
+    """Under a build with ``-DFREQFUSION_SANITIZE=address,undefined`` this also watches every access."""
+    program = LIBRARY.parent / "random_shapes" if LIBRARY is not None else Path()
+    if not program.is_file() or not has_level(level):
+        pytest.skip("random_shapes is not built beside the library, or this processor lacks the level")
+    environment = {**os.environ, "FREQFUSION_ISA": level}
+    result = subprocess.run([program, "2"], env=environment, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert f"random shapes at level {level}" in result.stdout
 
 
 @pytest.mark.parametrize(

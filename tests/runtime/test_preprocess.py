@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 import numpy as np
 import pytest
-from reference_data import golden
 from freqfusion_runtime.manifest import Preprocessing
 from freqfusion_runtime.preprocess import fit, keep_ratio_size, network_size, normalise, prepare
+from reference_data import golden
 
 PLAN = Preprocessing()
 

@@ -237,7 +237,7 @@ def test_a_body_beyond_the_limit_is_refused_and_the_client_sees_why(server, path
         ("GET", "/v2/models/colors/versions/1e0", 404),
         ("DELETE", "/v2/models/colors", 405),
         ("GET", "/v1/segment", 405),
-        ("POST", "/v2/repository/models/colors/unload", 501),
+        ("POST", "/v2/repository/models/colors/unload", 403),
         ("GET", "/v2/systemsharedmemory/status", 404),
     ],
 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import http.server
 import json
+import shutil
+import subprocess
 import threading
 from contextlib import contextmanager
 
@@ -22,7 +24,7 @@ def scripted(*answers):
     left = list(answers)
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):  # noqa: N802
+        def do_POST(self):
             self.rfile.read(int(self.headers["Content-Length"]))
             answer = left.pop(0)
             if answer is None:
@@ -144,6 +146,29 @@ def test_an_api_key_opens_the_guarded_routes_only_to_those_who_have_it(models, t
         assert http.get_model_metadata("colors", headers={"Authorization": "Bearer s3cret"})["name"] == "colors"
     finally:
         server.terminate()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes no certificate without openssl")
+def test_tls_serves_both_protocols(models, tmp_path):
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate]
+    subprocess.run(command, check=True, capture_output=True)
+    options = ["--tls-key", str(key), "--tls-certificate", str(certificate)]
+    server = ServerProcess([models["colors"]], *options, folder=tmp_path)
+    try:
+        assert server.lines[0].startswith("freqfusion serve: https://")
+        with Client(f"https://127.0.0.1:{server.port}", certificate=certificate) as client:
+            assert client.labels(png(photo())).shape == (60, 80)
+        with pytest.raises(ClientError, match="certificate"):
+            Client(f"https://127.0.0.1:{server.port}", retries=0).labels(png(photo()))
+        import tritonclient.grpc
+
+        address = f"127.0.0.1:{server.grpc_port}"
+        grpc = tritonclient.grpc.InferenceServerClient(address, ssl=True, root_certificates=str(certificate))
+        assert grpc.is_server_ready()
+    finally:
+        assert server.terminate() == 0
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pytest
 import tritonclient.grpc
 import tritonclient.http
 from conftest import photo
-from freqfusion_runtime.preprocess import prepare
 from freqfusion_runtime.manifest import Preprocessing
+from freqfusion_runtime.preprocess import prepare
 from tritonclient.utils import InferenceServerException
 
 PROTOCOLS = ["http", "grpc"]

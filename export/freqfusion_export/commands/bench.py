@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     import json
     import tempfile
 
-    from tqdm import tqdm  # type: ignore[import-untyped]
+    from tqdm import tqdm
 
     from freqfusion_export import bench
 
@@ -50,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
     say(f"\n{'form':<34} {'p50 ms':>8} {'p99 ms':>8} {'to naive':>9} {'peak MB':>8}")
     base = next(r["p50_ms"] for r in records if r["entry"] == bench.BASELINE)
     for r in sorted(records, key=lambda r: r["p50_ms"]):
-        peak = "" if r["peak_mb"] is None else f"{r['peak_mb']:8.0f}"
-        say(f"{r['entry']:<34} {r['p50_ms']:8.1f} {r['p99_ms']:8.1f} {r['p50_ms'] / base:8.2f}x {peak}")
+        memory = "" if r["peak_mb"] is None else f"{r['peak_mb']:8.0f}"
+        say(f"{r['entry']:<34} {r['p50_ms']:8.1f} {r['p99_ms']:8.1f} {r['p50_ms'] / base:8.2f}x {memory}")
     for name, ratio in ratios.items():
         say(f"{name:<34} {ratio:.2f}x")
     if shares:

@@ -12,8 +12,8 @@ from freqfusion_export.passes.constants import constant_array, replace_input
 class FoldBatchNormIntoConvPass(ir.passes.InPlacePass):
     """Absorbs a BatchNormalization into the convolutions that read it.
 
-    Runtimes fold a normalisation into the convolution *before* it; MSCAN has it *before* the convolution, which is exact
-    only without padding, hence for 1 x 1 kernels.
+    Runtimes fold a normalisation into the convolution *before* it; MSCAN has it *before* the convolution, which is
+    exact only without padding, hence for 1 x 1 kernels.
 
         Before: o = Conv1x1(BatchNormalization(x, scale, shift, mean, var), w, b)
         After:  o = Conv1x1(x, w * a, b + w @ (shift - mean * a))      a = scale / sqrt(var + eps)

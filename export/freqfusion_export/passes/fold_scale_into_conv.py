@@ -46,5 +46,3 @@ class FoldScaleIntoConvPass(ir.passes.InPlacePass):
             conv.metadata_props.pop(STAGE_KEY, None)  # no longer what the module returns
             return True
         return False
-
-

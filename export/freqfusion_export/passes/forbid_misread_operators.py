@@ -11,8 +11,8 @@ from freqfusion_export.errors import ExportError
 class ForbidMisreadOperatorsPass(ir.passes.InPlacePass):
     """Raises ``ExportError`` where GridSample meets opset 20 or later.
 
-    From that opset on the mode is spelled ``linear``, which TensorRT's parser (11.1, RTX 1.5) does not know and silently
-    replaces by ``nearest`` (onnx-tensorrt PR 1060).
+    From that opset on the mode is spelled ``linear``, which TensorRT's parser (11.1, RTX 1.5) does not know and
+    silently replaces by ``nearest`` (onnx-tensorrt PR 1060).
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

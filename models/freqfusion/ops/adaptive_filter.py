@@ -36,7 +36,7 @@ def normalize_taps(logits: Tensor, window: Sequence[float], kernel_size: int) ->
     Source: ``FreqFusion.kernel_normalizer`` in the official ``FreqFusion.py``, which only works for ``G = 1``.
     """
     exact = torch.promote_types(logits.dtype, torch.float32)
-    taps = logits.to(exact).unflatten(1, (-1, kernel_size**2)).softmax(dim=2)  # (N, G, K*K, H, W)
+    taps: Tensor = logits.to(exact).unflatten(1, (-1, kernel_size**2)).softmax(dim=2)  # (N, G, K*K, H, W)
     if any(factor != 1.0 for factor in window):
         taps = taps * torch.tensor(window, dtype=exact, device=logits.device).reshape(-1, 1, 1)
         taps = taps / taps.sum(dim=2, keepdim=True)

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 
-def differentiate_through(op: torch.library.CustomOpDef, definition: Callable[..., Tensor], tensors: int) -> None:
+def differentiate_through(op: Any, definition: Callable[..., Tensor], tensors: int) -> None:
     """Registers the gradient of ``op`` as that of ``definition``, which is run again when a gradient is asked for.
 
     Training speed is not this project's concern, correct gradients are; so there is one formula, not a second one
     derived by hand.
 
     Args:
-        op: The custom operator; its first ``tensors`` arguments are tensors, the rest constants.
+        op: The ``torch.library.custom_op``; its first ``tensors`` arguments are tensors, the rest constants.
         definition: Differentiable function with the operator's arguments.
         tensors: How many leading arguments are tensors.
     """

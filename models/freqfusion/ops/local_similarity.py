@@ -25,7 +25,7 @@ def check_arguments(features: Tensor, kernel_size: int, dilation: int) -> None:
 
 def compare_neighbours(features: Tensor, kernel_size: int, dilation: int) -> Tensor:
     """Defines the operator: unit vectors (fp32 for half types), shifted copies, dot products over channels."""
-    n, _, h, w = features.shape
+    h, w = features.shape[2:]
     exact = torch.promote_types(features.dtype, torch.float32)
     wide = features.to(exact)
     unit = wide / wide.norm(dim=1, keepdim=True).clamp_min(EPSILON)

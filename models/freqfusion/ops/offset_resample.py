@@ -15,8 +15,7 @@ def check_shapes(features: Tensor, offsets: Tensor, groups: int) -> None:
     """Raises ``ValueError`` unless ``offset_resample`` can run on these arguments."""
     if features.dim() != 4 or offsets.dim() != 4:
         raise ValueError(
-            "offset_resample: features and offsets must have four dimensions, "
-            f"got {features.dim()} and {offsets.dim()}"
+            f"offset_resample: features and offsets must have four dimensions, got {features.dim()} and {offsets.dim()}"
         )
     n, c, height, width = features.shape
     if groups < 1 or c % groups:

@@ -39,8 +39,8 @@ def resize_argmax(scores: Tensor, sizes: Sequence[int], align_corners: bool) -> 
 
     Args:
         scores: ``(N, C, h, w)``, any floating dtype; all arithmetic is fp32 for half types.
-        sizes: ``(step height, step width, output height, output width)``. The official pipelines resize to the network's
-            input size, then to the picture's; a single resize is two equal pairs.
+        sizes: ``(step height, step width, output height, output width)``. The official pipelines resize to the
+            network's input size, then to the picture's; a single resize is two equal pairs.
         align_corners: As in ``torch.nn.functional.interpolate``.
 
     Returns:
@@ -49,7 +49,7 @@ def resize_argmax(scores: Tensor, sizes: Sequence[int], align_corners: bool) -> 
     Raises:
         ValueError: If ``scores`` or ``sizes`` is malformed.
 
-    Source: ``EncoderDecoder.whole_inference`` of mmsegmentation 0.x. Softmax does not change the argmax and is left out.
+    Source: ``EncoderDecoder.whole_inference`` of mmsegmentation 0.x, less the softmax, which changes no argmax.
     """
     check_arguments(scores, sizes)
     result = native.resize_argmax(scores, sizes, align_corners)

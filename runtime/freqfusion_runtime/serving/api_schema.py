@@ -28,13 +28,13 @@ _RETRY = {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: _error("The request is wrong; the message says where"),
     401: _error("The API key is missing or wrong"),
+    403: _error("Clients may not do this here"),
     404: _error("There is no such model or version"),
     406: _error("None of the accepted formats can be made"),
     408: _error("The body did not arrive in time"),
     413: _error("The body or the picture is too large"),
     415: _error("The body has a type or encoding that is not understood"),
     500: _error("The model failed"),
-    501: _error("This part of the protocol is not offered"),
     503: {**_error("There is no room for the request now"), "headers": _RETRY},
     504: _error("The request was not done in time"),
 }

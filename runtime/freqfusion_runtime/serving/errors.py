@@ -39,6 +39,12 @@ class UnauthorizedError(ServingError):
         )
 
 
+class NotAllowedError(ServingError):
+    """Something clients may not do here, whoever they are."""
+
+    http_status, grpc_status, cause = 403, "PERMISSION_DENIED", "not_allowed"
+
+
 class UnknownModelError(ServingError):
     """No model has this name, or none this version."""
 
@@ -78,7 +84,7 @@ class ModelFailedError(ServingError):
 class NotSupportedError(ServingError):
     """A part of the protocol that this server leaves out."""
 
-    http_status, grpc_status, cause = 501, "UNIMPLEMENTED", "not_supported"
+    http_status, grpc_status, cause = 400, "UNIMPLEMENTED", "not_supported"
 
 
 class OverloadedError(ServingError):

@@ -18,7 +18,7 @@ import grpc
 import numpy as np
 from google.protobuf import json_format
 from numpy.typing import NDArray
-from tritonclient.grpc import service_pb2 as pb  # type: ignore[import-untyped]
+from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
 from freqfusion_runtime.serving import tensors

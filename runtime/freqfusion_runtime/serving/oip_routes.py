@@ -15,7 +15,7 @@ from freqfusion_runtime.serving import oip_schema as schema
 from freqfusion_runtime.serving import tensors
 from freqfusion_runtime.serving.answers import Answer
 from freqfusion_runtime.serving.api_schema import ERRORS
-from freqfusion_runtime.serving.errors import NotSupportedError
+from freqfusion_runtime.serving.errors import NotAllowedError
 from freqfusion_runtime.serving.inference import EXTENSIONS, SERVER_NAME, counted, infer
 from freqfusion_runtime.serving.oip_json import HEADER_LENGTH, parse, parse_index_request, parse_raw, write
 from freqfusion_runtime.serving.pipeline import decode
@@ -83,13 +83,13 @@ def _add_server_routes(routes: APIRouter, service: Service) -> None:
         "/repository/models/{model_name}/{action}",
         operation_id="repository_control",
         tags=["server"],
-        responses={501: ERRORS[501], **{k: ERRORS[k] for k in (400, 401, 404)}},
-        status_code=501,
+        responses={k: ERRORS[k] for k in (400, 401, 403)},
+        status_code=403,
         response_class=JSONResponse,
     )
     async def control(model_name: str, action: str) -> Response:
         """Refuses to load or unload models: a model is loaded again when its file is replaced."""
-        raise NotSupportedError(
+        raise NotAllowedError(
             f"models cannot be loaded or unloaded by clients, asked to {action[:20]} {model_name[:40]!r}. "
             "Replace the model's file, which is noticed, or start the server with other models."
         )
@@ -171,7 +171,7 @@ def _add_infer_routes(routes: APIRouter, service: Service) -> None:
             operation_id="infer" + suffix,
             tags=["models"],
             response_class=Response,
-            responses={200: schema.INFER_ANSWER, 501: ERRORS[501], **{k: ERRORS[k] for k in ERRORS if k != 406}},
+            responses={200: schema.INFER_ANSWER, **{k: ERRORS[k] for k in ERRORS if k not in (403, 406)}},
             openapi_extra={"requestBody": schema.INFER_BODY, "parameters": schema.INFER_PARAMETERS},
         )
         async def infer_route(request: Request, model_name: str, version: str = "") -> Response:

@@ -41,7 +41,7 @@ def router(service: Service) -> APIRouter:
         "/v1/segment",
         operation_id="segment",
         response_class=Response,
-        responses={200: SEGMENT_ANSWER, **{k: ERRORS[k] for k in ERRORS if k != 501}},
+        responses={200: SEGMENT_ANSWER, **{k: ERRORS[k] for k in ERRORS if k != 403}},
         openapi_extra={"requestBody": SEGMENT_BODY},
     )
     async def segment_picture(
