@@ -65,4 +65,7 @@ bench: plugins ## time it beside the naive export, OpenVINO and its bilinear twi
 
 need = $(or $($(1)),$(error this target needs $(1)=...; bare `make` lists every target with its settings))
 
-.PHONY: help setup plugins demo test check export run parity bench
+gpu-check: ## gpu: check every CUDA kernel on this machine's GPU, then time them [TENSORRT_INCLUDE=folder]
+	$(PYTHON) scripts/gpu_check
+
+.PHONY: help setup plugins demo test check export run parity bench gpu-check

@@ -157,6 +157,24 @@ bool tryResizeArgmax(Trial& trial, ThreadPool const& pool)
     });
 }
 
+bool tryPrepareImage(Trial& trial, ThreadPool const& pool)
+{
+    trial.name = "PrepareImage";
+    trial.dtype = DType::kFloat32; // of the images
+    PrepareImageShape const shape{trial.between(0, 2), trial.side(), trial.between(0, 3) == 0 ? 1 : 4 * trial.side(),
+        trial.between(1, 600), trial.between(1, 300), trial.between(0, 2) == 0 ? 1 : trial.side()};
+    LevelScale const scale{{123.675F, 116.28F, 103.53F}, {0.0171F, 0.0175F, 0.0174F}};
+    std::vector<uint8_t> pictures(static_cast<size_t>(int64_t{shape.batch} * shape.height * shape.width * 3));
+    for (uint8_t& level : pictures) {
+        level = static_cast<uint8_t>(trial.random());
+    }
+    PrepareImageSizes const sizes = sizesOf(shape);
+    size_t const numbers = static_cast<size_t>(shape.batch * 3 * sizes.outHeight * sizes.outWidth);
+    return trial.check(numbers * sizeof(float), pool, [&](void* output, ThreadPool const& chosen) {
+        return runPrepareImageOnHost(shape, scale, pictures.data(), static_cast<float*>(output), chosen);
+    });
+}
+
 } // namespace
 
 int main(int argc, char** argv)
@@ -165,12 +183,12 @@ int main(int argc, char** argv)
     uint32_t const seed = argc > 2 ? static_cast<uint32_t>(std::atoi(argv[2])) : 1;
     SpinningPool threads(3);
     bool (*const tries[])(Trial&, ThreadPool const&) = {
-        tryAdaptiveFilter, tryLocalSimilarity, tryOffsetResample, tryResizeArgmax};
+        tryAdaptiveFilter, tryLocalSimilarity, tryOffsetResample, tryResizeArgmax, tryPrepareImage};
     auto const start = std::chrono::steady_clock::now();
     int64_t count = 0;
     while (std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() < seconds) {
-        Trial trial{std::mt19937(seed + static_cast<uint32_t>(count)), static_cast<DType>(count / 4 % 3), {}};
-        if (!tries[count % 4](trial, threads.pool())) {
+        Trial trial{std::mt19937(seed + static_cast<uint32_t>(count)), static_cast<DType>(count / 5 % 3), {}};
+        if (!tries[count % 5](trial, threads.pool())) {
             std::fprintf(stderr, "random_shapes: seed %u\n", seed + static_cast<uint32_t>(count));
             return 1;
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,26 @@ def cpu_libraries() -> Path:
     folder = ROOT / "build" / "test-plugins"
     build("--cuda=off", "--require", "c", "onnxruntime", "--build", str(folder), "--install", str(folder / "lib"))
     return folder / "lib"
+
+
+@functools.cache
+def cuda_libraries() -> Path:
+    """Build folder with libfreqfusion_tensorrt.so and its test programs; compiled for one architecture, to save time."""
+    if shutil.which("nvcc") is None:
+        pytest.skip("nvcc is not installed: the TensorRT plugin holds CUDA kernels")
+    folder = ROOT / "build" / "test-cuda"
+    build(
+        "--cuda=on",
+        "--cuda-architectures=90-real",
+        "--tests",
+        "--require",
+        "tensorrt",
+        "--build",
+        str(folder),
+        "--install",
+        str(folder / "lib"),
+    )
+    return folder
 
 
 @functools.cache

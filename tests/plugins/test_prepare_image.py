@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from freqfusion_export.passes.add_function_bodies import AddFunctionBodiesPass
 from freqfusion_runtime.manifest import Preprocessing
 from freqfusion_runtime.preprocess import fit, network_size
 from numpy.typing import NDArray
+from onnx import helper
 from test_onnxruntime_op import kernel_counts
 from test_sanitizers import LEVELS, RUN_MODELS, run_program
 
@@ -73,16 +75,17 @@ def library() -> Path:
 def model(
     limits: tuple[int, int, int],
     shape: str = "n, h, w, c",
-    mean: str = str(list(MEAN)),
-    inverse_std: str = str(list(INVERSE_STD)),
+    mean: Sequence[float] = MEAN,
+    inverse_std: Sequence[float] = INVERSE_STD,
 ) -> bytes:
-    long_side, short_side, divisor = limits
+    """One PrepareImage node with its function body, for pictures of ``shape``."""
     text = f"""<ir_version: 10, opset_import: ["": 18, "freqfusion": 1]>
-        g (uint8[{shape}] x) => (float[i, j, k, l] o) {{
-            o = freqfusion.PrepareImage<long_side={long_side}, short_side={short_side}, size_divisor={divisor},
-                mean={mean}, inverse_std={inverse_std}>(x)
-        }}"""
-    return ir.to_proto(AddFunctionBodiesPass()(ir.from_onnx_text(text)).model).SerializeToString()
+        g (uint8[{shape}] x) => (float[i, j, k, l] o) {{ o = freqfusion.PrepareImage(x) }}"""
+    proto = ir.to_proto(AddFunctionBodiesPass()(ir.from_onnx_text(text)).model)
+    attributes = dict(zip(("long_side", "short_side", "size_divisor"), limits, strict=True))
+    attributes |= {"mean": [*mean], "inverse_std": [*inverse_std]}
+    proto.graph.node[0].attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
+    return proto.SerializeToString()
 
 
 def open_model(data: bytes, library: Path | None, threads: int = 2) -> onnxruntime.InferenceSession:
@@ -267,12 +270,13 @@ def without_output_shape(data: bytes) -> bytes:
         ((256, 64, 0), {}, "long_side, short_side and size_divisor must be positive"),
         ((256, 64, 2**31 - 1), {}, "every size must be from 0 to 2.30"),
         ((256, 2**31, 32), {}, "attribute short_side must fit 32 bits, got 2147483648"),
-        (SMALL, {"mean": "[1.0, 2.0]"}, "attribute mean must hold three numbers, got 2"),
-        (SMALL, {"inverse_std": "[1.0, 2.0, 3.0, 4.0]"}, "attribute inverse_std must hold three numbers, got 4"),
-        (SMALL, {"inverse_std": "[1.0, 0.0, 3.0]"}, "inverse_std must hold finite positive numbers"),
-        (SMALL, {"inverse_std": "[1.0, -2.0, 3.0]"}, "inverse_std must hold finite positive numbers"),
-        (SMALL, {"inverse_std": "[1.0, 1e39, 3.0]"}, "inverse_std must hold finite positive numbers"),
-        (SMALL, {"mean": "[1.0, -1e39, 3.0]"}, "mean must hold finite numbers"),
+        (SMALL, {"mean": [1.0, 2.0]}, "attribute mean must hold three numbers, got 2"),
+        (SMALL, {"inverse_std": [1.0, 2.0, 3.0, 4.0]}, "attribute inverse_std must hold three numbers, got 4"),
+        (SMALL, {"inverse_std": [1.0, 0.0, 3.0]}, "inverse_std must hold finite positive numbers"),
+        (SMALL, {"inverse_std": [1.0, -2.0, 3.0]}, "inverse_std must hold finite positive numbers"),
+        (SMALL, {"inverse_std": [1.0, float("inf"), 3.0]}, "inverse_std must hold finite positive numbers"),
+        (SMALL, {"inverse_std": [1.0, float("nan"), 3.0]}, "inverse_std must hold finite positive numbers"),
+        (SMALL, {"mean": [1.0, float("-inf"), 3.0]}, "mean must hold finite numbers"),
     ],
 )
 def test_bad_attributes_are_refused_when_the_session_is_made(limits, wrong, reason, library):

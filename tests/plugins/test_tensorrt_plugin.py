@@ -18,6 +18,7 @@ from typing import Any
 
 import onnx
 import pytest
+from compiled_libraries import cuda_libraries
 from freqfusion_export.passes.name_tensorrt_plugins import DOMAIN, PLUGIN_NAMESPACE, PLUGIN_VERSION
 from onnx import AttributeProto, NodeProto, helper
 
@@ -78,11 +79,8 @@ print(json.dumps(answer))
 
 
 def built(name: str) -> Path:
-    """Newest file of that name in a build folder of this checkout; skips the test if there is none."""
-    found = sorted(ROOT.glob(f"build*/**/{name}"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        pytest.skip(f"{name} is not built: give cmake -DFREQFUSION_TENSORRT_HEADERS=DIR -DFREQFUSION_CUDA=ON")
-    return found[-1].resolve()
+    """A file of the CUDA build."""
+    return next(cuda_libraries().rglob(name)).resolve()
 
 
 def installed(*names: str) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from freqfusion_runtime.serving.metrics import Metrics
 from freqfusion_runtime.serving.settings import Settings
@@ -153,6 +153,17 @@ class Connection(HttpToolsProtocol):
         else:
             self._refuse(400, "the request is not valid HTTP/1.1. Check its request line, headers and lengths.")
 
+    def on_response_complete(self) -> None:
+        """Gives a refused request's body its time to end, since the connection is to be used again."""
+        super().on_response_complete()
+        cycle = self.cycle
+        if cycle.response_complete and cycle.more_body and not self._transport.is_closing():
+            self.loop.call_later(self.limits.body_timeout_s, self._close_if_unfinished, cycle)
+
+    def _close_if_unfinished(self, cycle: RequestResponseCycle) -> None:
+        if self.cycle is cycle and not self._is_idle:
+            self._transport.close()
+
     def shutdown(self) -> None:
         """Lets a request that has begun, or is on its way, be answered, and closes."""
         self._is_last = True
@@ -208,9 +219,7 @@ class Connection(HttpToolsProtocol):
 
     def _head_is_late(self) -> None:
         if self._is_in_head:
-            self._refuse(
-                408, f"the headers did not arrive in {self.limits.header_timeout_s:g} s. Send them faster."
-            )
+            self._refuse(408, f"the headers did not arrive in {self.limits.header_timeout_s:g} s. Send them faster.")
         else:
             self._transport.close()
 

@@ -262,9 +262,7 @@ def _parse(request: Any, count: int) -> InferCall:
 
 def _from_contents(tensor: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     if tensor.datatype not in _CONTENTS:
-        raise BadRequestError(
-            f"input {tensor.name[:40]!r}: {tensor.datatype} has no typed contents. Send raw ones."
-        )
+        raise BadRequestError(f"input {tensor.name[:40]!r}: {tensor.datatype} has no typed contents. Send raw ones.")
     name = _CONTENTS[tensor.datatype]
     values = np.array(getattr(tensor.contents, name))
     expected = int(np.prod([1, *shape], dtype=object))

@@ -24,6 +24,7 @@ from freqfusion_runtime.serving.requests import Record, new_record, record_of
 from freqfusion_runtime.serving.service import Service
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SHORT_BODY = 256 * 1024
 _GONE = 499  # nginx's number for a client that left before its answer
 # What monitors and people without a key may see: nothing of it costs, nothing of it holds data of clients.
 _GUARDED = ("/v1/", "/v2/models", "/v2/repository")
@@ -52,7 +53,7 @@ class Guard:
                 status = message["status"]
                 answer = MutableHeaders(scope=message)
                 answer["X-Request-Id"] = record.request_id
-                if self.service.is_draining or (status >= 400 and _has_body(headers)):
+                if self.service.is_draining or (status >= 400 and _may_be_long(status, headers)):
                     # A refused body may never end; and a stopping server wants its clients to go elsewhere.
                     answer["Connection"] = "close"
             await send(message)
@@ -168,5 +169,7 @@ def _json_error(status: int, message: str, headers: Mapping[str, str] | None = N
     return JSONResponse({"error": message}, status, headers)
 
 
-def _has_body(headers: Headers) -> bool:
-    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+def _may_be_long(status: int, headers: Headers) -> bool:
+    """Whether the rest of a refused body is not worth reading; a short one is, since its connection is then kept."""
+    length = headers.get("content-length", "0")
+    return status in (408, 413) or "transfer-encoding" in headers or len(length) > 6 or int(length) > _SHORT_BODY

@@ -21,7 +21,7 @@ from freqfusion_runtime.segmentation import Segmentation
 from freqfusion_runtime.serving.errors import BadPictureError, ModelFailedError, TooLargeError
 from freqfusion_runtime.serving.memory import Holding
 from freqfusion_runtime.serving.registry import LoadedModel
-from freqfusion_runtime.serving.scheduler import Scheduler, Tensors
+from freqfusion_runtime.serving.scheduler import Admission, Scheduler, Tensors
 from freqfusion_runtime.serving.stages import Stages
 
 # What a request holds beside its body, per pixel: the photo, its tensor or label maps, and what is being encoded.
@@ -41,6 +41,7 @@ async def segment(
     *,
     size: int | None,
     scheduler: Scheduler,
+    admission: Admission,
     workers: Executor,
     holding: Holding,
     deadline: float,
@@ -53,6 +54,7 @@ async def segment(
         data: A picture file's content.
         size: The photo's long side is first reduced to this; None to leave it.
         scheduler: Runs the network.
+        admission: The request's place in its queue.
         workers: Threads for everything else.
         holding: Charged with what decoding takes.
         deadline: By ``time.monotonic()``.
@@ -64,7 +66,7 @@ async def segment(
     """
     loop = asyncio.get_running_loop()
     prepared = await loop.run_in_executor(workers, _prepare, model, data, size, holding, stages)
-    outcome = await scheduler.run(model, prepared.inputs, deadline)
+    outcome = await scheduler.run(model, prepared.inputs, deadline, admission)
     stages.add("queue", outcome.queue_ms)
     stages.add("inference", outcome.inference_ms)
     labels = await loop.run_in_executor(workers, _labels, model, prepared, outcome.outputs, stages)

@@ -12,9 +12,10 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,20 @@ class Outcome:
     batch: int
 
 
+class Admission:
+    """A place among the requests that wait for a model; a context manager that gives it up if it was not used."""
+
+    def __init__(self, give_up: Callable[[], None]) -> None:
+        self._give_up = give_up
+        self.is_held = True
+
+    def __enter__(self) -> Admission:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._give_up()
+
+
 @dataclass(eq=False)
 class _Job:
     model: LoadedModel
@@ -57,12 +72,16 @@ class _Job:
     arrived: float
     deadline: float
     number: int
+    admission: Admission
     future: Future[Outcome] = field(default_factory=Future)
 
 
 @dataclass(eq=False)
 class _Queue:
-    """Requests for one model by size; ``used_s`` is its share of the device's time so far."""
+    """Requests for one model by size; ``used_s`` is its share of the device's time so far.
+
+    ``length`` counts those that were admitted and do not run yet; some of them are still being decoded.
+    """
 
     buckets: dict[Any, list[_Job]] = field(default_factory=dict)
     length: int = 0
@@ -70,7 +89,7 @@ class _Queue:
     seconds_per_item: float = 0.0
 
     def items(self) -> int:
-        return sum(job.items for jobs in self.buckets.values() for job in jobs)
+        return max(self.length, sum(job.items for jobs in self.buckets.values() for job in jobs))
 
 
 class Scheduler:
@@ -98,7 +117,6 @@ class Scheduler:
             left = [job for queue in self._queues.values() for jobs in queue.buckets.values() for job in jobs]
             for queue in self._queues.values():
                 queue.buckets.clear()
-                queue.length = 0
             self._condition.notify_all()
         for job in left:
             _fail(job, NotReadyError("the server is stopping. Ask again, it may be back soon."))
@@ -106,7 +124,7 @@ class Scheduler:
             await asyncio.get_running_loop().run_in_executor(None, self._thread.join, 30.0)
 
     def check_room(self, model: LoadedModel, deadline: float) -> None:
-        """Refuses early what would be refused after decoding, or could not be done in time.
+        """Refuses what could not be admitted now, before anything is spent on it.
 
         Args:
             model: The model that will run.
@@ -118,13 +136,38 @@ class Scheduler:
         with self._condition:
             self._check_room(self._queue_of(model), model.source.name, deadline)
 
-    async def run(self, model: LoadedModel, inputs: Tensors, deadline: float) -> Outcome:
+    def admit(self, model: LoadedModel, deadline: float) -> Admission:
+        """Takes a place in a model's queue, to be held while the request is decoded.
+
+        Args:
+            model: The model that will run.
+            deadline: By ``time.monotonic()``.
+
+        Raises:
+            OverloadedError: As :meth:`check_room`.
+        """
+        with self._condition:
+            queue = self._queue_of(model)
+            self._check_room(queue, model.source.name, deadline)
+            self._count(queue, model.source.name, 1)
+
+        def give_up() -> None:
+            with self._condition:
+                self._release(admission, queue, model.source.name)
+
+        admission = Admission(give_up)
+        return admission
+
+    async def run(
+        self, model: LoadedModel, inputs: Tensors, deadline: float, admission: Admission | None = None
+    ) -> Outcome:
         """Waits for the device and runs a model; if the caller is cancelled, so is the request.
 
         Args:
             model: The model.
             inputs: Checked inputs, all with the same first side.
             deadline: By ``time.monotonic()``.
+            admission: The request's place; one is taken here where it has none yet.
 
         Raises:
             OverloadedError: If there is no room.
@@ -132,7 +175,10 @@ class Scheduler:
             BadRequestError: If the model refuses the inputs.
             ModelFailedError: If it fails on them.
         """
-        future = self._submit(model, inputs, deadline)
+        if admission is None:
+            with self.admit(model, deadline) as taken:
+                return await self.run(model, inputs, deadline, taken)
+        future = self._submit(model, inputs, deadline, admission)
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), max(0.0, deadline - time.monotonic()))
         except asyncio.TimeoutError as e:
@@ -143,18 +189,18 @@ class Scheduler:
             if future.cancel():
                 self._forget()
 
-    def _submit(self, model: LoadedModel, inputs: Tensors, deadline: float) -> Future[Outcome]:
+    def _submit(self, model: LoadedModel, inputs: Tensors, deadline: float, admission: Admission) -> Future[Outcome]:
         items = next(iter(inputs.values())).shape[0]
         with self._condition:
             queue = self._queue_of(model)
-            self._check_room(queue, model.source.name, deadline)
-            if not queue.length and queue is not self._running:
+            if self._is_stopping:
+                raise NotReadyError("the server is stopping. Ask again, it may be back soon.")
+            if not queue.buckets and queue is not self._running:
                 # A model that did nothing for a while has saved up no claim on the device.
-                busy = [other.used_s for other in self._queues.values() if other.length or other is self._running]
+                busy = [other.used_s for other in self._queues.values() if other.buckets or other is self._running]
                 queue.used_s = max(queue.used_s, min(busy, default=queue.used_s))
-            job = _Job(model, inputs, items, time.monotonic(), deadline, next(self._numbers))
+            job = _Job(model, inputs, items, time.monotonic(), deadline, next(self._numbers), admission)
             queue.buckets.setdefault(_bucket(job), []).append(job)
-            self._count(queue, model.source.name, 1)
             self._condition.notify()
         return job.future
 
@@ -164,6 +210,11 @@ class Scheduler:
     def _count(self, queue: _Queue, name: str, change: int) -> None:
         queue.length += change
         self._metrics.queue.labels(name).set(queue.length)
+
+    def _release(self, admission: Admission, queue: _Queue, name: str) -> None:
+        if admission.is_held:
+            admission.is_held = False
+            self._count(queue, name, -1)
 
     def _check_room(self, queue: _Queue, name: str, deadline: float) -> None:
         if self._is_stopping:
@@ -188,10 +239,9 @@ class Scheduler:
     def _forget(self) -> None:
         """Drops cancelled requests at once, so that they take no room in the queue."""
         with self._condition:
-            for name, queue in self._queues.items():
+            for queue in self._queues.values():
                 for key, jobs in list(queue.buckets.items()):
                     kept = [job for job in jobs if not job.future.cancelled()]
-                    self._count(queue, name, len(kept) - len(jobs))
                     if kept:
                         queue.buckets[key] = kept
                     else:
@@ -256,7 +306,7 @@ class Scheduler:
         now = time.monotonic()
         while jobs and (not batch or sum(job.items for job in batch) + jobs[0].items <= limit):
             job = jobs.pop(0)
-            self._count(queue, name, -1)
+            self._release(job.admission, queue, name)
             if not job.future.set_running_or_notify_cancel():
                 continue
             (expired if now > job.deadline else batch).append(job)

@@ -84,6 +84,7 @@ def router(service: Service) -> APIRouter:
                 data,
                 size=size,
                 scheduler=service.scheduler,
+                admission=admission,
                 workers=service.workers,
                 holding=record.holding,
                 deadline=deadline,
@@ -96,7 +97,7 @@ def router(service: Service) -> APIRouter:
                 service.workers, lambda: record.stages.timed("encode", lambda: encode(segmentation, wish))
             )
 
-        with counted(service, loaded, record.stages):
+        with service.scheduler.admit(loaded, deadline) as admission, counted(service, loaded, record.stages):
             encoded = await while_connected(request, work())
         headers = {**encoded.headers, "Server-Timing": record.stages.header(), "Vary": "Accept"}
         record.holding.add(len(encoded.body))
