@@ -125,7 +125,7 @@ def test_a_wait_beyond_the_deadline_is_refused_before_it_begins(models):
         await bench.ask()  # from which the pace is known
         patient = [asyncio.ensure_future(bench.ask()) for _ in range(5)]
         await asyncio.sleep(0.01)
-        with pytest.raises(OverloadedError, match="longer than the 0.2 s this request may take"):
+        with pytest.raises(OverloadedError, match=r"longer than the 0\.2 s this request may take"):
             await bench.ask(within_s=0.2)
         return await asyncio.gather(*patient)
 
@@ -194,5 +194,7 @@ def test_time_not_counts_is_shared(models):
             request.cancel()
 
     bench.run(story)
-    slow, quick = (len(bench.sessions[name].shapes) for name in ("slow", "quick"))
-    assert 2 <= quick / slow <= 6  # 4 by their times
+    slow, quick = (bench.service.scheduler._queues[name].used_s for name in ("slow", "quick"))
+    runs = [len(bench.sessions[name].shapes) for name in ("slow", "quick")]
+    assert runs[0] < runs[1]
+    assert abs(slow - quick) < 0.15  # of about 0.3 s each; a turn is 0.04 s, the rest is for a busy machine
