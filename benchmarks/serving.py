@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -72,6 +73,11 @@ class Server:
 
     def events(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    def batches(self) -> dict[str, int]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/v2/models/m/stats") as answer:
+            stats = json.load(answer)["model_stats"][0]["batch_stats"]
+        return {str(entry["batch_size"]): entry["compute_infer"]["count"] for entry in stats}
 
     def resident_mb(self) -> float:
         found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{self.process.pid}/status").read_text())
@@ -137,13 +143,18 @@ def overhead(name: str, model: str, side: int, count: int, threads: int) -> dict
     with Server([f"m={model}"], "--threads", str(threads)) as server:
         connection = http.client.HTTPConnection("127.0.0.1", server.port)
         codec: list[float] = []
+        beside: list[float] = []
 
         def simple() -> None:
             headers = {"Accept": "application/octet-stream"}
+            start = time.perf_counter()
             connection.request("POST", "/v1/segment", jpeg, headers)
             answer = connection.getresponse()
             answer.read()
-            codec.append(stage_ms(answer.headers["Server-Timing"], "decode", "encode"))
+            total = (time.perf_counter() - start) * 1e3
+            timing = answer.headers["Server-Timing"]
+            codec.append(stage_ms(timing, "decode", "encode"))
+            beside.append(total - stage_ms(timing, "decode", "inference", "encode"))
 
         raw_headers = {"Inference-Header-Content-Length": "0", "X-Tensor-Shape": f"1,{side},{side},3"}
         raw_body = tensor.tobytes()
@@ -181,6 +192,8 @@ def overhead(name: str, model: str, side: int, count: int, threads: int) -> dict
         "jpeg_to_labels_p50_ms": middle(simple_ms),
         "jpeg_decode_and_encode_p50_ms": middle(codec),
         "jpeg_overhead_without_codec_ms": round(middle(simple_ms) - base - middle(codec), 3),
+        # Request by request, which a model of half a second needs: its own spread hides a difference of medians.
+        "jpeg_total_less_network_and_codec_p50_ms": middle(beside),
         "jpeg_overhead_limit_ms": 1.5,
         "raw_tensor_overhead_ms": round(middle(raw_ms) - base, 3),
         "tritonclient_http_overhead_ms": round(middle(http_ms) - base, 3),
@@ -189,10 +202,10 @@ def overhead(name: str, model: str, side: int, count: int, threads: int) -> dict
     }
 
 
-def write_batchable_model(path: Path, width: int = 4096, layers: int = 3) -> Path:
-    """Writes a model that reads ``layers`` weight matrices of 64 MB for each run, whatever the batch.
+def write_batchable_model(path: Path, width: int = 4096, layers: int = 20) -> Path:
+    """Writes a model that reads a weight matrix of 64 MB ``layers`` times for each run, whatever the batch.
 
-    That is what makes batching pay on a CPU; the matrices see the picture's mean colour and shift all its scores.
+    That is what makes batching pay on a CPU; the matrix sees the picture's mean colour and shifts all its scores.
     """
     import onnx
     from freqfusion_runtime.manifest import METADATA_KEY
@@ -200,6 +213,7 @@ def write_batchable_model(path: Path, width: int = 4096, layers: int = 3) -> Pat
 
     random = np.random.default_rng(0)
     constants = {
+        "weights": random.standard_normal((width, width), np.float32) / np.float32(64),
         "first": random.standard_normal((3, width), np.float32),
         "last": random.standard_normal((width, len(CLASSES)), np.float32),
         "axes": np.array([1, 2], np.int64),
@@ -212,8 +226,7 @@ def write_batchable_model(path: Path, width: int = 4096, layers: int = 3) -> Pat
         helper.make_node("MatMul", ["mean", "first"], ["x0"]),
     ]
     for layer in range(layers):
-        constants[f"weights{layer}"] = random.standard_normal((width, width), np.float32) / np.float32(64)
-        nodes.append(helper.make_node("MatMul", [f"x{layer}", f"weights{layer}"], [f"y{layer}"]))
+        nodes.append(helper.make_node("MatMul", [f"x{layer}", "weights"], [f"y{layer}"]))
         nodes.append(helper.make_node("Relu", [f"y{layer}"], [f"x{layer + 1}"]))
     nodes += [
         helper.make_node("MatMul", [f"x{layers}", "last"], ["shift"]),
@@ -253,20 +266,22 @@ def batching(folder: Path) -> tuple[dict[str, Any], float, Path]:
 
     headers = {"Inference-Header-Content-Length": "0", "X-Tensor-Shape": "1,64,64,3"}
     before = bare()
-    options = ["--threads", "1", "--max-batch", "8", "--max-delay-ms", "2"]
+    options = ["--threads", "1", "--max-batch", "8", "--max-delay-ms", "5"]
     with Server([f"m={model}"], *options) as server:
         server.load(body, "/v2/models/m/infer", headers, clients=8, seconds=2)
         found = server.load(body, "/v2/models/m/infer", headers, clients=8, seconds=12)
+        batches = server.batches()
     after = bare()
     rates = {size: max(before[size], after[size]) for size in before}
     best = max(rates.values())
     return (
         {
             "part": "batching",
-            "model": "3 x 64 MB matrices, 64 x 64 picture, 1 thread",
+            "model": "a 64 MB matrix twenty times, 64 x 64 picture, 1 thread",
             "options": options,
             "bare_images_per_s_by_batch": rates,
             "clients": 8,
+            "runs_by_batch": batches,
             **found,
             "share_of_best_bare": round(found["answered_per_s"] / best, 3),
             "share_limit": 0.9,
@@ -282,7 +297,7 @@ def overload(model: Path, body: Path, capacity: float, seconds: int) -> dict[str
     """Twice the capacity for a minute, then one client at once."""
     headers = {"Inference-Header-Content-Length": "0", "X-Tensor-Shape": "1,64,64,3"}
     path = "/v2/models/m/infer"
-    options = ["--threads", "1", "--max-batch", "8", "--max-delay-ms", "2", "--deadline-ms", str(DEADLINE_MS)]
+    options = ["--threads", "1", "--max-batch", "8", "--max-delay-ms", "5", "--deadline-ms", str(DEADLINE_MS)]
     with Server([f"m={model}"], *options) as server:
         server.load(body, path, headers, clients=8, seconds=3)
         before = server.resident_mb()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bounded load of HTTP requests on loopback, in a process of its own: ``serving_load.py`` reads a plan, writes results.
+"""A bounded load of HTTP requests on loopback, in a process of its own: reads a plan, writes results.
 
-The plan is JSON on standard input: ``port``, ``path``, ``headers``, ``body`` (a file), and either ``clients`` (each sends
-the next request when it has its answer) or ``rate`` (requests a second, sent whether or not answers come), for
+The plan is JSON on standard input: ``port``, ``path``, ``headers``, ``body`` (a file), and either ``clients`` (each
+sends the next request when it has its answer) or ``rate`` (requests a second, sent whether or not answers come), for
 ``seconds`` or ``count``. The result is JSON on standard output.
 """
 
@@ -45,7 +45,7 @@ class Connection:
         try:
             self._writer.write(self._request)
             head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
-            length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
+            length = int(head.partition(b"\r\ncontent-length: ")[2].partition(b"\r\n")[0])
             await self._reader.readexactly(length)
         except (OSError, EOFError):  # IncompleteReadError is an EOFError
             self.close()

@@ -32,8 +32,9 @@ def KeepRatioSize(height, width, long_side: int, short_side: int):
     by_long = op.Less(long_limit * short, short_limit * long)
     limit = op.Where(by_long, long_limit, short_limit)
     side = op.Where(by_long, long, short)
-    new_height = (two * height * limit + side) / (two * side)
-    new_width = (two * width * limit + side) / (two * side)
+    one = op.Constant(value_ints=[1])  # what is left of a side that rounds to nothing
+    new_height = op.Max((two * height * limit + side) / (two * side), one)
+    new_width = op.Max((two * width * limit + side) / (two * side), one)
     return new_height, new_width
 
 

@@ -18,7 +18,7 @@ struct FixedPair {
 };
 
 //! The positions that a resize of `source` to `target` reads, for one target position after the other. The exact
-//! position is low + remainder / (2 * target); it advances by additions, since a division takes as long as ten of them.
+//! position is low + remainder / (2 * target); it advances by additions, which spares a 64-bit division a column.
 class AxisSteps {
   public:
     AxisSteps(int64_t index, int64_t source, int64_t target)

@@ -2,8 +2,8 @@
 //! A task makes a tile of the result, all three channels. Row by row it mixes the two scaled rows that an output row
 //! lies between; a scaled row is mixed of two source rows in the same way when it is first needed. Rows are resized
 //! along x first, once each, into stores of two rows, in the order of OpenCV's sums. Along x the pixels of one vector
-//! lie anywhere in the row: a scalar loop collects the eight bytes at each pair of pixels (gather instructions are not
-//! faster, and several times slower on processors with the mitigation of Gather Data Sampling), vectors do the rest.
+//! lie anywhere in the row: a scalar loop collects the eight bytes at each pair of pixels, vectors do the rest. (Gather
+//! instructions are slow on processors with the mitigation of Gather Data Sampling.)
 //!
 //! Levels resized along x have 15 bits, so a 32-bit lane holds one, and the multiplication of 16-bit pairs that every
 //! x86 has serves both directions. A resize that changes no size is the identity and is left out.

@@ -27,6 +27,8 @@ COMMANDS = {
     "bench": "freqfusion_export.commands.bench",
     "serve": "freqfusion_runtime.commands.serve",
     "client": "freqfusion_runtime.commands.client",
+    "batch": "freqfusion_runtime.commands.batch",
+    "triton": "freqfusion_runtime.commands.triton",
 }
 
 # Top-level module -> extra of the distribution that brings it.
@@ -50,6 +52,8 @@ EXTRAS = {
     "grpc": "serve",
     "google": "serve",
     "tritonclient": "serve",
+    "ray": "ray",
+    "pyarrow": "ray",
     "cv2": "dev",
 }
 

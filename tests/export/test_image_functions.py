@@ -36,7 +36,7 @@ def draw(*shape: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "size", [(75, 100), (120, 81), (64, 64), (1, 1), (1, 300), (400, 3), (33, 257), (200, 150), (64, 96)]
+    "size", [(75, 100), (120, 81), (64, 64), (1, 1), (1, 300), (400, 3), (33, 257), (3000, 2), (200, 150), (64, 96)]
 )
 def test_pictures_become_what_the_official_pipeline_makes(size):
     pictures = draw(2, *size, 3)

@@ -7,12 +7,15 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ServerProcess, photo, png, wait_until
+from freqfusion_runtime.client import Client
 from freqfusion_runtime.errors import ModelFileError
 from freqfusion_runtime.serving.errors import ModelFailedError, NotReadyError
 from freqfusion_runtime.serving.registry import ModelSource, parse_source
@@ -188,3 +191,32 @@ def test_sources_are_read_as_documented_and_bad_names_refused(tmp_path):
         Service([ModelSource("net", tmp_path), ModelSource("net", tmp_path)], Settings())
     with pytest.raises(ModelFileError, match="there is no model to serve"):
         Service([], Settings())
+
+
+def worker_of(server) -> int:
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    assert len(children) == 1
+    return int(children[0])
+
+
+def test_a_worker_that_dies_is_replaced_and_clients_wait_instead_of_being_refused(models, tmp_path):
+    server = ServerProcess([models["colors"]], "--restarts", "3", folder=tmp_path)
+    try:
+        first = worker_of(server)
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: not Path(f"/proc/{first}").exists())
+        assert Client(server.url, retries=8).labels(png(photo())).shape == (60, 80)
+        assert worker_of(server) != first
+    finally:
+        assert server.terminate() == 0
+
+
+def test_a_worker_that_dies_too_often_is_given_up(models, tmp_path):
+    server = ServerProcess([models["colors"]], "--restarts", "1", folder=tmp_path)
+    for _ in range(2):
+        wait_until(lambda: Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text())
+        os.kill(worker_of(server), signal.SIGKILL)
+        time.sleep(0.3)
+    _, error = server.process.communicate(timeout=10)
+    assert server.process.returncode == 1
+    assert "the worker died 2 times, by SIGKILL" in error

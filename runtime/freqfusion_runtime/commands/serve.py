@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from freqfusion_runtime.errors import FreqFusionError
+from freqfusion_runtime.serving.listening import SOCKET_VARIABLE
 from freqfusion_runtime.serving.settings import Settings
 
 _DEFAULTS = Settings()
@@ -62,6 +63,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--reload-interval-s", type=_amount, default=d.reload_interval_s, help="between looks at model files, 0: never"
     )
     parser.add_argument(
+        "--restarts",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="replace a worker process that crashes, up to N times a minute; 0 serves without a second process",
+    )
+    parser.add_argument(
         "--api-key-file",
         type=Path,
         metavar="FILE",
@@ -75,6 +83,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     settings = settings_of(args)
+    if args.restarts and SOCKET_VARIABLE not in os.environ:
+        from freqfusion_runtime.serving.supervisor import supervise
+
+        return supervise(sys.argv[2:], settings.host, settings.port, args.restarts)
 
     from freqfusion_runtime.serving.registry import parse_source
     from freqfusion_runtime.serving.server import Addresses, run

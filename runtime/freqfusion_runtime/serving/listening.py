@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 from freqfusion_runtime.errors import FreqFusionError
 
+SOCKET_VARIABLE = "FREQFUSION_LISTENING_SOCKET"  # number of an open socket that a parent process listens on
 _BACKLOG = 1024
 
 
@@ -15,6 +17,16 @@ class ListenError(FreqFusionError):
 
     def __init__(self, address: str, reason: str) -> None:
         super().__init__(f"cannot listen on {address}: {reason}. Choose another --host or port, or stop what has it.")
+
+
+def inherited() -> socket.socket | None:
+    """Takes over the socket that a parent process passed on, or None where there is none."""
+    number = os.environ.get(SOCKET_VARIABLE)
+    if number is None:
+        return None
+    opened = socket.socket(fileno=int(number))
+    opened.setblocking(False)
+    return opened
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -103,6 +103,9 @@ class Scheduler:
         self._numbers = itertools.count()
         self._running: _Queue | None = None
         self._thread: threading.Thread | None = None
+        # The delay counts from here where the device was busy before: the clients just answered are about to ask again,
+        # and without them two half batches take turns for ever (8 clients: 58 % of the best throughput, with it 90 %).
+        self._free_since = 0.0
         self._is_stopping = False
 
     def start(self) -> None:
@@ -260,6 +263,7 @@ class Scheduler:
                 known = queue.seconds_per_item
                 queue.seconds_per_item = newest if not known else known + _SMOOTHING * (newest - known)
                 self._running = None
+                self._free_since = time.monotonic()
             self._metrics.batches.labels(name).observe(items)
 
     def _batches(self) -> Iterator[tuple[str, list[_Job]]]:
@@ -286,7 +290,7 @@ class Scheduler:
         wait_s: float | None = None
         for name, queue in self._queues.items():
             for key, jobs in queue.buckets.items():
-                patience = jobs[0].arrived + self._delay_s - now if self._room(jobs) > 0 else 0.0
+                patience = max(jobs[0].arrived, self._free_since) + self._delay_s - now if self._room(jobs) > 0 else 0.0
                 if patience > 0:
                     wait_s = patience if wait_s is None else min(wait_s, patience)
                     continue

@@ -14,7 +14,7 @@ import uvicorn
 
 from freqfusion_runtime.serving.app import create_app
 from freqfusion_runtime.serving.connection import connection_class
-from freqfusion_runtime.serving.listening import listen
+from freqfusion_runtime.serving.listening import inherited, listen
 from freqfusion_runtime.serving.registry import ModelSource
 from freqfusion_runtime.serving.service import Service
 from freqfusion_runtime.serving.settings import Settings
@@ -60,7 +60,7 @@ async def serve(
     """
     app = create_app(models, settings)
     service: Service = app.state.service
-    socket = listen(settings.host, settings.port)
+    socket = inherited() or listen(settings.host, settings.port)
     stopping = stop or asyncio.Event()
     http = _HttpServer(_uvicorn_config(app, service))
     with _stop_on_signals(stopping, http):
