@@ -74,10 +74,15 @@ class Server:
     def events(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.log.read_text().splitlines()]
 
-    def batches(self) -> dict[str, int]:
+    def batches(self) -> dict[str, dict[str, float]]:
+        """How often each batch size ran, and how long the network took in the server."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/v2/models/m/stats") as answer:
             stats = json.load(answer)["model_stats"][0]["batch_stats"]
-        return {str(entry["batch_size"]): entry["compute_infer"]["count"] for entry in stats}
+        runs = {str(entry["batch_size"]): entry["compute_infer"] for entry in stats}
+        return {
+            size: {"runs": run["count"], "mean_ms": round(run["ns"] / run["count"] / 1e6, 2)}
+            for size, run in runs.items()
+        }
 
     def resident_mb(self) -> float:
         found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{self.process.pid}/status").read_text())

@@ -25,6 +25,7 @@ from freqfusion_runtime.kernel_library import library_path
 from numpy.typing import NDArray
 from torch import nn
 
+from freqfusion_export import mmcv_peer
 from freqfusion_export.exporter import export
 from freqfusion_export.naive import naive_operators
 
@@ -38,7 +39,7 @@ class Entry:
 
     Attributes:
         name: In tables and results.
-        kind: ``eager``, ``eager-kernels``, ``onnx``, ``onnx-kernels`` or ``openvino``.
+        kind: ``eager``, ``eager-kernels``, ``eager-mmcv`` (CUDA), ``onnx``, ``onnx-kernels`` or ``openvino``.
         path: Of its ONNX file, if it has one.
         input_shape: Of its one input.
         is_picture: Whether that input is uint8.
@@ -81,6 +82,8 @@ def make_entries(folder: Path, height: int, width: int) -> list[Entry]:
         entries.append(Entry("OpenVINO, naive export", "openvino", paths["naive_dynamo"], shape))
     if native.is_available():
         entries.append(Entry("PyTorch eager, kernels", "eager-kernels", None, shape))
+    if mmcv_peer.is_available():
+        entries.append(Entry("PyTorch eager on CUDA, mmcv", "eager-mmcv", None, shape))
     if library_path().is_file():
         entries.append(Entry("ours, kernels", "onnx-kernels", paths["ours"], shape))
         entries.append(
@@ -147,11 +150,16 @@ def _eager(entry: Entry, example: NDArray[Any], threads: int) -> Run:
     torch.set_num_threads(threads)
     network = create_model("segnext_t")
     images = torch.from_numpy(example)
+    if entry.kind == "eager-mmcv":
+        network, images = network.cuda(), images.cuda()
 
     def run() -> Any:
         with torch.inference_mode():
             if entry.kind == "eager-kernels":
                 return network(images)
+            if entry.kind == "eager-mmcv":
+                with mmcv_peer.mmcv_operators():
+                    return network(images).cpu()
             with naive_operators():
                 return network(images)
 

@@ -20,6 +20,7 @@ from freqfusion_runtime.session import Kernels
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from freqfusion_export import mmcv_peer
 from freqfusion_export.comparison import Comparison, compare, label_agreement, mean_iou
 from freqfusion_export.errors import ExportError
 from freqfusion_export.probe import Probe
@@ -153,6 +154,11 @@ class Parity:
             expected = by_definition(node, tensors).numpy()
             actual = found[str(node.outputs[0].name)]
             comparisons.append(compare("operator", f"{node.op_type} {node.name}", actual, expected, MAX_ERROR_FP32))
+            if node.op_type == "AdaptiveFilter" and mmcv_peer.is_available():
+                on_device = [tensor.float().cuda() for tensor in tensors]
+                values = [node.attributes[name].value for name in OPERATORS[node.op_type][1]]
+                by_mmcv = mmcv_peer.adaptive_filter(*on_device, *values).cpu().numpy()
+                comparisons.append(compare("operator", f"mmcv, {node.name}", actual, by_mmcv, MAX_ERROR_FP32))
         return comparisons
 
 

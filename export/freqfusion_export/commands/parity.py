@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compare an exported file with its PyTorch model: operators, modules, network, label maps.
 
-Exit status 1 if anything is beyond its tolerance; --layers then names the first module that is. Writes
+Where mmcv and a CUDA device are there, mmcv's CARAFE is one more reference. Exit status 1 if anything is beyond its tolerance; --layers then names the first module that is. Writes
 NAME.differences.png for each picture with --output: where the two label maps differ.
 """
 
