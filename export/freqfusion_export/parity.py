@@ -156,8 +156,8 @@ class Parity:
             comparisons.append(compare("operator", f"{node.op_type} {node.name}", actual, expected, MAX_ERROR_FP32))
             if node.op_type == "AdaptiveFilter" and mmcv_peer.is_available():
                 on_device = [tensor.float().cuda() for tensor in tensors]
-                values = [node.attributes[name].value for name in OPERATORS[node.op_type][1]]
-                by_mmcv = mmcv_peer.adaptive_filter(*on_device, *values).cpu().numpy()
+                values: list[Any] = [node.attributes[name].value for name in OPERATORS[node.op_type][1]]
+                by_mmcv = mmcv_peer.adaptive_filter(on_device[0], on_device[1], *values).cpu().numpy()
                 comparisons.append(compare("operator", f"mmcv, {node.name}", actual, by_mmcv, MAX_ERROR_FP32))
         return comparisons
 
