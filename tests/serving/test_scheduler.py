@@ -125,7 +125,7 @@ def test_a_wait_beyond_the_deadline_is_refused_before_it_begins(models):
         await bench.ask()  # from which the pace is known
         patient = [asyncio.ensure_future(bench.ask()) for _ in range(5)]
         await asyncio.sleep(0.01)
-        with pytest.raises(OverloadedError, match=r"longer than the 0\.2 s this request may take"):
+        with pytest.raises(OverloadedError, match=r"too long for the 0\.2 s this request may take"):
             await bench.ask(within_s=0.2)
         return await asyncio.gather(*patient)
 

@@ -4,31 +4,38 @@
 from __future__ import annotations
 
 import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass
 
 from freqfusion_export import functions, image_functions
 from freqfusion_export.passes.name_tensorrt_plugins import DOMAIN
 
+_PARTS = {part.name: part for part in (*functions.PARTS, *image_functions.PARTS)}
+_OPERATORS = {operator.name: operator for operator in (*functions.OPERATORS, image_functions.PrepareImage)}
+
 
 class AddFunctionBodiesPass(ir.passes.InPlacePass):
-    """Adds the model-local functions that the graph's ``freqfusion`` nodes need, and those they call.
+    """Adds the model-local functions that the graph's ``freqfusion`` nodes need.
+
+    Functions that several bodies share are inlined into them: TensorRT-RTX 1.7 loses references to attributes on the
+    way into a function that is called by a function, and then divides by a scale of zero.
 
     Before: o = freqfusion::LocalSimilarity[...](x), an operator nobody knows
     After:  the same node, and model.functions has freqfusion::LocalSimilarity
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        parts = (*functions.PARTS, *image_functions.PARTS)
-        bodies = {f.name: f for f in (*functions.OPERATORS, image_functions.PrepareImage, *parts)}
         wanted = [n.op_type for n in ir.traversal.RecursiveGraphIterator(model.graph) if n.domain == DOMAIN]
         modified = False
         while wanted:
             name = wanted.pop()
             if (DOMAIN, name, "") in model.functions:
                 continue
-            body = ir.serde.deserialize_function(bodies[name].to_function_proto())
+            source = _OPERATORS.get(name) or _PARTS[name]
+            body = ir.serde.deserialize_function(source.to_function_proto())
             model.functions[body.identifier()] = body
             wanted += [node.op_type for node in body if node.domain == DOMAIN]
             modified = True
         if modified:
             model.opset_imports.setdefault(DOMAIN, functions.freqfusion.version)
+            InlinePass(criteria=lambda function: function.domain == DOMAIN and function.name in _PARTS)(model)
         return ir.passes.PassResult(model, modified)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -82,7 +83,7 @@ def find_items(source: Path, column: str | None = None, skip: Path | None = None
         raise NoPicturesError([source], SUFFIXES)
     unique = {item.key: item for item in reversed(found)}
     items = sorted(unique.values(), key=lambda item: item.name)
-    for one, other in zip(items, items[1:], strict=False):
+    for one, other in itertools.pairwise(items):
         if one.name == other.name:
             raise InputError(
                 f"{one.key} and {other.key} would both be written as {one.name}. Run them into different folders."

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -56,6 +57,7 @@ def label_with_ray(work: Work, items: Sequence[Item], workers: int, address: str
     cores = max(1, work.threads)
     try:
         _start(ray, address, workers * cores)
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.execution_options.preserve_order = False

@@ -2,9 +2,9 @@
 """Label very many pictures, and go on after an interruption where it happened.
 
 SOURCE is a folder, with all folders in it; a .txt list with a path in each line; or a .parquet file with a column of
-paths or of pictures. Each picture's label map is written to NAME.labels.png, at the place in DIR that the picture has in
-SOURCE. DIR/done.jsonl remembers what is done: a second run skips a picture whose file, model and results are the same.
-Pictures that cannot be done are listed in DIR/failures.jsonl and do not stop the others; the exit status is then 1.
+paths or of pictures. Each picture's label map is written to NAME.labels.png, at the place in DIR that the picture has
+in SOURCE. DIR/done.jsonl remembers what is done: a second run skips a picture whose file, model and results are the
+same. Pictures that cannot be done are listed in DIR/failures.jsonl and do not stop the others; the exit status is then 1.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         workers = min(_workers(args), max(1, len(todo)))
         say(
             f"{args.source}: {len(found.items)} pictures, {len(done_before)} done before, "
-            f"{found.duplicates} named twice; {workers} {args.engine} workers"
+            f"{found.duplicates} named twice; {args.engine} workers: {workers}"
         )
         if manifest.weights == "random":
             say("  weights are random: the labels show that everything is connected, nothing else")
@@ -153,7 +153,7 @@ def _workers(args: argparse.Namespace) -> int:
         return 1
     if args.ray_address is not None:
         return 4  # a cluster's cores are not counted before it has been joined
-    return max(1, _cores() // args.threads)
+    return max(1, _cores() // int(args.threads))
 
 
 def _cores() -> int:

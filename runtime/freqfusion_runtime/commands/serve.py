@@ -12,11 +12,16 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from freqfusion_runtime.errors import FreqFusionError
 from freqfusion_runtime.serving.listening import SOCKET_VARIABLE
 from freqfusion_runtime.serving.settings import Settings
+
+if TYPE_CHECKING:
+    from freqfusion_runtime.serving.registry import ModelSource
 
 _DEFAULTS = Settings()
 _KEY_VARIABLE = "FREQFUSION_API_KEY"
@@ -50,11 +55,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--deadline-ms", type=_amount, default=d.deadline_ms, help="time a request may take")
     parser.add_argument("--max-image-pixels", type=_positive, default=d.max_image_pixels, help="of one picture")
     parser.add_argument("--max-body-mb", type=_amount, default=d.max_body_mb, help="of one request, in MiB")
+    parser.add_argument("--max-json-mb", type=_amount, default=d.max_json_mb, help="of JSON in one request, in MiB")
+    parser.add_argument(
+        "--max-header-kb", type=_amount, default=d.max_header_kb, help="of request line and headers, in KiB"
+    )
     parser.add_argument("--max-memory-mb", type=_amount, default=d.max_memory_mb, help="of all requests, in MiB")
     parser.add_argument("--max-connections", type=_positive, default=d.max_connections, help="open at one time")
     parser.add_argument("--header-timeout-s", type=_amount, default=d.header_timeout_s, help="to send headers")
     parser.add_argument("--body-timeout-s", type=_amount, default=d.body_timeout_s, help="to send a body")
     parser.add_argument("--write-timeout-s", type=_amount, default=d.write_timeout_s, help="to take an answer")
+    parser.add_argument("--keep-alive-s", type=_amount, default=d.keep_alive_s, help="an idle connection stays open")
     parser.add_argument(
         "--drain-delay-s", type=_amount, default=d.drain_delay_s, help="between SIGTERM and the end of listening"
     )
@@ -78,6 +88,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tls-certificate", type=Path, metavar="PEM", help="serve HTTPS and secure gRPC")
     parser.add_argument("--tls-key", type=Path, metavar="PEM", help="the certificate's key")
     parser.add_argument("--log-file", type=Path, metavar="FILE", help="append log lines there, not to standard error")
+    parser.add_argument("--ray", action="store_true", help="serve replicas on Ray Serve; HTTP only")
+    parser.add_argument("--ray-replicas", default="1", metavar="N", help="processes; MIN:MAX scales with the load")
+    parser.add_argument("--ray-address", metavar="HOST:PORT", help="of a cluster, or auto; else Ray on this machine")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -93,6 +106,8 @@ def run(args: argparse.Namespace) -> int:
     from freqfusion_runtime.serving.service import Service
 
     sources = [parse_source(text) for text in args.models]
+    if args.ray:
+        return _run_on_ray(sources, settings, args)
 
     def on_listening(at: Addresses) -> None:
         scheme = "https" if settings.tls_certificate else "http"
@@ -106,6 +121,22 @@ def run(args: argparse.Namespace) -> int:
             print(f"freqfusion serve: {label} {slot.problem or 'is ready'}", flush=True)
 
     run(sources, settings, on_listening=on_listening, on_ready=on_ready)
+    return 0
+
+
+def _run_on_ray(sources: Sequence[ModelSource], settings: Settings, args: argparse.Namespace) -> int:
+    from freqfusion_runtime.serving.ray_app import RayOptions, parse_replicas, run_on_ray
+
+    try:
+        low, high = parse_replicas(args.ray_replicas)
+    except ValueError as e:
+        raise ServeError(f"--ray-replicas must be N or MIN:MAX, got {args.ray_replicas!r}. Correct it.") from e
+
+    def on_ready(host: str, port: int) -> None:
+        print(f"freqfusion serve: http://{host}:{port}/ on Ray, {args.ray_replicas} replicas", flush=True)
+
+    options = RayOptions(min_replicas=low, max_replicas=high, address=args.ray_address)
+    run_on_ray(sources, settings, options, on_ready=on_ready)
     return 0
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write a model repository for Triton Inference Server.
 
-MODEL is an exported .onnx file of either interface, or a TensorRT .plan with its manifest beside it. The repository gets
-config.pbtxt, the model, the names of its classes, our native library where it is found, and a README with the command
+MODEL is an exported .onnx file of either interface, or a TensorRT .plan with its manifest beside it. The repository
+gets config.pbtxt, the model, the names of its classes, our native library where it is found, and a README with the command
 that starts the server and examples that ask it. A model's folder appears whole or not at all. An existing repository of
 this command gets one model more; any other folder with something in it is refused.
 """
@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-batch",
         type=_positive,
-        help="requests run together (8, but 1 on a CPU, where it does not pay, and for a plan, whose profile must allow "
-        "what is given here)",
+        help="requests run together (8; 1 on a CPU, where more does not pay, and for a plan, whose profile must allow "
+        "what is given)",
     )
     parser.add_argument("--max-delay-us", type=_count, default=0, help="how long the first of a batch waits for others")
     parser.add_argument("--queue", type=_positive, default=64, help="requests that may wait")

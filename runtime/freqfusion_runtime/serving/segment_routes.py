@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from typing import Annotated, Any, Literal
 
@@ -13,6 +12,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import Response
 
+from freqfusion_runtime.segmentation import Segmentation
 from freqfusion_runtime.serving.answers import Answer
 from freqfusion_runtime.serving.api_schema import ERRORS, SEGMENT_ANSWER, SEGMENT_BODY
 from freqfusion_runtime.serving.encoders import Encoded, Wish, choose, encode
@@ -78,8 +78,13 @@ def router(service: Service) -> APIRouter:
         service.scheduler.check_room(loaded, deadline)
         data = await _picture(request, await read_body(request, settings))
 
+        def finish(segmentation: Segmentation) -> Encoded:
+            facts = {"model": loaded.source.name, "version": loaded.source.version, "request_id": record.request_id}
+            wish = Wish(kind, selected, opacity, _GEOMETRY[geometry], facts)
+            return record.stages.timed("encode", lambda: encode(segmentation, wish))
+
         async def work() -> Encoded:
-            segmentation = await segment(
+            return await segment(
                 loaded,
                 data,
                 size=size,
@@ -89,12 +94,7 @@ def router(service: Service) -> APIRouter:
                 holding=record.holding,
                 deadline=deadline,
                 stages=record.stages,
-            )
-            facts = {"model": loaded.source.name, "version": loaded.source.version, "request_id": record.request_id}
-            wish = Wish(kind, selected, opacity, _GEOMETRY[geometry], facts)
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(
-                service.workers, lambda: record.stages.timed("encode", lambda: encode(segmentation, wish))
+                finish=finish,
             )
 
         with service.scheduler.admit(loaded, deadline) as admission, counted(service, loaded, record.stages):

