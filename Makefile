@@ -65,7 +65,10 @@ bench: plugins ## time it beside the naive export, OpenVINO and its bilinear twi
 
 need = $(or $($(1)),$(error this target needs $(1)=...; bare `make` lists every target with its settings))
 
+serve: plugins ## ONNX=path.onnx [PORT=8000]: serve over HTTP and gRPC, with a page to look at
+	$(BIN)/freqfusion serve $(call need,ONNX) --port $(or $(PORT),8000)
+
 gpu-check: ## gpu: check every CUDA kernel on this machine's GPU, then time them [TENSORRT_INCLUDE=folder]
 	$(PYTHON) scripts/gpu_check
 
-.PHONY: help setup plugins demo test check export run parity bench gpu-check
+.PHONY: help setup plugins demo test check export run parity bench serve gpu-check

@@ -94,7 +94,10 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
 
     async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
         """Runs the requests of a stream one after the other; an error is a message, and the stream goes on."""
-        self._check_key(context)
+        try:
+            self._check_key(context)
+        except ServingError as e:
+            await context.abort(grpc.StatusCode[e.grpc_status], str(e))
         async for request in requests:
             record = self._new_record()
             try:

@@ -83,8 +83,8 @@ def router(service: Service) -> APIRouter:
             wish = Wish(kind, selected, opacity, _GEOMETRY[geometry], facts)
             return record.stages.timed("encode", lambda: encode(segmentation, wish))
 
-        async def work() -> Encoded:
-            return await segment(
+        with service.scheduler.admit(loaded, deadline) as admission, counted(service, loaded, record.stages):
+            work = segment(
                 loaded,
                 data,
                 size=size,
@@ -96,9 +96,7 @@ def router(service: Service) -> APIRouter:
                 stages=record.stages,
                 finish=finish,
             )
-
-        with service.scheduler.admit(loaded, deadline) as admission, counted(service, loaded, record.stages):
-            encoded = await while_connected(request, work())
+            encoded = await while_connected(request, work)
         headers = {**encoded.headers, "Server-Timing": record.stages.header(), "Vary": "Accept"}
         record.holding.add(len(encoded.body))
         return Answer(encoded.body, media_type=encoded.media_type, headers=headers)

@@ -129,9 +129,8 @@ def _warmup(source: ModelSource, batch: int) -> Message:
     for spec in source.inputs:
         tensor = _tensor(spec, batch)
         shape = spec.shape[1:] if batch else spec.shape
-        dims = [
-            given if isinstance(given, int) else 1 if i == 0 and not batch else side for i, given in enumerate(shape)
-        ]
+        free = [side if i or batch else 1 for i in range(len(shape))]
+        dims = [given if isinstance(given, int) else chosen for given, chosen in zip(shape, free, strict=True)]
         inputs.append({"key": spec.name, "value": {"data_type": tensor["data_type"], "dims": dims, "zero_data": True}})
     return {"name": "black picture", "batch_size": 1, "inputs": inputs}
 
