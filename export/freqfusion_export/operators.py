@@ -26,7 +26,7 @@ def translation_table() -> Iterator[dict[Callable[..., Any], Callable[..., Any]]
     """Yields the table that ``torch.onnx.export(custom_translation_table=...)`` takes.
 
     The operators' schemas are registered with onnx meanwhile: nodes of an unknown operator cannot be made otherwise,
-    and the exporter inlines functions. They are removed afterwards, so that the file is checked as strangers will check it.
+    and the exporter inlines functions. They are removed afterwards, so that the file is checked as strangers will.
     """
     ops = torch.ops.freqfusion
     traced: dict[Any, Function] = {

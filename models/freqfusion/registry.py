@@ -96,7 +96,7 @@ def recognize_model(state_dict: Mapping[str, Tensor]) -> tuple[str, int]:
     raise UnknownModelError(
         f"these {len(state_dict)} entries are those of no known model; the nearest is {nearest!r}, "
         f"{len(missing)} of whose entries are missing (e.g. {_example(missing)}) and to which {len(unexpected)} are "
-        f"unknown (e.g. {_example(unexpected)}). Known models: {', '.join(differences)}; name one to see all differences."
+        f"unknown (e.g. {_example(unexpected)}). Known models: {', '.join(differences)}; name one to see all."
     )
 
 

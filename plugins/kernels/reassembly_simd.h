@@ -17,13 +17,15 @@ namespace {
 
 constexpr int32_t kMaxPlanes = 4;
 // Scratch of a task, on its stack: a tile's weights and the patches of one channel block.
-constexpr int32_t kWeightFloats = 16384;
+constexpr int32_t kWeightFloats = 25600;
 constexpr int32_t kPatchFloats = 10240;
 constexpr int32_t kMaxRows = 32;
-// Weights of a tile are read again for every channel block. 50 KB, which a second-level cache supplies fast enough,
-// beat 25 KB, which fit the first level, by 1.3 (416 x 32 x 32, K 5, S 2, Xeon of family 6 model 167, 2026-11): wider
-// tiles read and write longer runs of memory.
-constexpr int32_t kCachedWeightFloats = 12800;
+// Weights of a tile are read again for every channel block, and a second-level cache supplies them fast enough: never
+// moving on from the first segment's was faster by only 1.03. 50 KB beat 25 KB, which fit the first level, by 1.3, and
+// 100 KB beat 50 KB by 1.15 (416 x 32 x 32, K 5, S 2, 2 threads, Xeon of family 6 model 167, 2026-11): larger tiles
+// read and write longer runs of memory, and without its stores, as without its input, this shape takes a quarter less.
+// 200 KB gained nothing more.
+constexpr int32_t kCachedWeightFloats = 25600;
 #if defined(__AVX2__) && !defined(__AVX512F__)
 constexpr int32_t kBlockOfPlanes = 3; // 4 planes x 3 channels of sums, 3 inputs and a weight fill 16 registers
 constexpr int32_t kBlockOfOnePlane = 4;
@@ -71,7 +73,7 @@ FREQFUSION_INLINE ReassemblyPlan planReassembly(CarafeShape const& shape, int32_
     auto const patchFits = [&](int32_t rows, int32_t segments) {
         return (rows + shape.kernelSize - 1) * patchPitch(shape, segments) * block <= kPatchFloats;
     };
-    // Four rows of as many segments as fit, then more rows.
+    // Four rows of as many segments as fit, then more rows as long as every thread gets a tile.
     plan.rows = smaller(4, shape.height);
     plan.segments = 1;
     while (plan.rows > 1 && !(weightsFit(plan.rows, 1) && patchFits(plan.rows, 1))) {
@@ -81,15 +83,19 @@ FREQFUSION_INLINE ReassemblyPlan planReassembly(CarafeShape const& shape, int32_
            && patchFits(plan.rows, plan.segments + 1)) {
         ++plan.segments;
     }
-    while (plan.rows < smaller(kMaxRows, shape.height) && weightsFit(plan.rows + 1, plan.segments)
-           && patchFits(plan.rows + 1, plan.segments)) {
+    plan.columnTiles = ceilDivide(segmentsOfRow, plan.segments);
+    int64_t const strips = int64_t{shape.batch} * shape.groups * plan.columnTiles;
+    auto const occupiesThreads = [&](int32_t rows) {
+        return strips * ceilDivide(shape.height, rows) >= int64_t{threads};
+    };
+    while (plan.rows < smaller(kMaxRows, shape.height) && occupiesThreads(plan.rows + 1)
+           && weightsFit(plan.rows + 1, plan.segments) && patchFits(plan.rows + 1, plan.segments)) {
         ++plan.rows;
     }
     plan.rowTiles = ceilDivide(shape.height, plan.rows);
-    plan.columnTiles = ceilDivide(segmentsOfRow, plan.segments);
     // Channels are split only for want of other pieces: each piece normalizes the tile's weights again.
     int32_t const channels = shape.channels / shape.groups;
-    int64_t const pieces = int64_t{shape.batch} * shape.groups * plan.rowTiles * plan.columnTiles;
+    int64_t const pieces = strips * plan.rowTiles;
     int64_t const wanted = threads > 1 ? ceilDivide<int64_t>(int64_t{threads} * 3, pieces) : 1;
     int64_t const most = larger(channels / (4 * block), 1);
     plan.channels = ceilDivide(ceilDivide(channels, static_cast<int32_t>(smaller(wanted, most))), block) * block;

@@ -34,7 +34,7 @@ def cpu_libraries() -> Path:
 
 @functools.cache
 def cuda_libraries() -> Path:
-    """Build folder with libfreqfusion_tensorrt.so and its test programs; compiled for one architecture, to save time."""
+    """Build folder with libfreqfusion_tensorrt.so and its test programs, compiled for one architecture."""
     if shutil.which("nvcc") is None:
         pytest.skip("nvcc is not installed: the TensorRT plugin holds CUDA kernels")
     folder = ROOT / "build" / "test-cuda"

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compare an exported file with its PyTorch model: operators, modules, network, label maps.
 
-Where mmcv and a CUDA device are there, mmcv's CARAFE is one more reference. Exit status 1 if anything is beyond its tolerance; --layers then names the first module that is. Writes
-NAME.differences.png for each picture with --output: where the two label maps differ.
+Exit status 1 if anything is beyond its tolerance; --layers then names the first module that is. With --output writes
+NAME.differences.png for each picture: where the two label maps differ. Where mmcv and a CUDA device are there, mmcv's
+CARAFE is one more reference.
 """
 
 from __future__ import annotations

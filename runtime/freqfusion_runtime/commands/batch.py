@@ -4,7 +4,8 @@
 SOURCE is a folder, with all folders in it; a .txt list with a path in each line; or a .parquet file with a column of
 paths or of pictures. Each picture's label map is written to NAME.labels.png, at the place in DIR that the picture has
 in SOURCE. DIR/done.jsonl remembers what is done: a second run skips a picture whose file, model and results are the
-same. Pictures that cannot be done are listed in DIR/failures.jsonl and do not stop the others; the exit status is then 1.
+same. Pictures that cannot be done are listed in DIR/failures.jsonl and do not stop the others; the exit status is then
+1.
 """
 
 from __future__ import annotations

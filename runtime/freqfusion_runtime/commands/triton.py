@@ -2,9 +2,9 @@
 """Write a model repository for Triton Inference Server.
 
 MODEL is an exported .onnx file of either interface, or a TensorRT .plan with its manifest beside it. The repository
-gets config.pbtxt, the model, the names of its classes, our native library where it is found, and a README with the command
-that starts the server and examples that ask it. A model's folder appears whole or not at all. An existing repository of
-this command gets one model more; any other folder with something in it is refused.
+gets config.pbtxt, the model, the names of its classes, our native library where it is found, and a README with the
+command that starts the server and examples that ask it. A model's folder appears whole or not at all. An existing
+repository of this command gets one model more; any other folder with something in it is refused.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from freqfusion_runtime.serving.settings import Settings
 # After an answer to a request that is still being sent, what arrives is read and dropped for so long: closing at once
 # would reset the connection, and the client might never see the answer.
 _LINGER_S = 2.0
+_LINGER_BODIES = 8  # and up to so many times the longest body; a client that sends more does not look for an answer
 # A stopping server leaves idle connections so long, for requests that are on their way.
 _LAST_REQUEST_S = 0.2
 _HEADER_OVERHEAD = 32  # bytes a header costs beside its text, so that many empty ones count
@@ -90,7 +91,7 @@ class Connection(HttpToolsProtocol):
         """Parses, unless the connection is only being emptied."""
         if self._transport.is_lingering:
             self._dropped_bytes += len(data)
-            if self._dropped_bytes > self.limits.max_body_bytes:
+            if self._dropped_bytes > _LINGER_BODIES * self.limits.max_body_bytes:
                 self._transport.really_close()
             return
         was_idle = self._is_idle

