@@ -92,6 +92,8 @@ FREQFUSION_INLINE ReassemblyPlan planReassembly(CarafeShape const& shape, int32_
            && weightsFit(plan.rows + 1, plan.segments) && patchFits(plan.rows + 1, plan.segments)) {
         ++plan.rows;
     }
+    // Of equal height: 15 rows and 1 of a map of 16 kept one thread idle.
+    plan.rows = ceilDivide(shape.height, ceilDivide(shape.height, plan.rows));
     plan.rowTiles = ceilDivide(shape.height, plan.rows);
     // Channels are split only for want of other pieces: each piece normalizes the tile's weights again.
     int32_t const channels = shape.channels / shape.groups;
