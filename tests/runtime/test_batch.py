@@ -336,4 +336,4 @@ def test_on_ray(tmp_path, model, photos):
     redone = lines(out / "done.jsonl")[len(kept) :]
     assert {Path(record["key"]).name for record in redone} == {"same.png", "3.png"}
     first = {record["key"]: record for record in kept}
-    assert all(record == first[record["key"]] for record in redone)  # both engines write the same sizes and class counts
+    assert all(record == first[record["key"]] for record in redone)  # whichever engine made them
