@@ -10,14 +10,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from freqfusion_runtime.commands.arguments import positive
 from freqfusion_runtime.json_output import add_json_argument, printer, write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("--size", type=_size, default=(512, 512), metavar="HxW", help="multiples of 32")
-    parser.add_argument("--threads", type=int, default=2, metavar="N", help="cores for each form")
-    parser.add_argument("--rounds", type=int, default=20, metavar="N", help="runs of each form")
+    parser.add_argument("--threads", type=positive, default=2, metavar="N", help="cores for each form")
+    parser.add_argument("--rounds", type=positive, default=20, metavar="N", help="runs of each form")
     parser.add_argument("--no-memory", action="store_true", help="leave the memory measurement out")
     parser.add_argument("--results", type=Path, metavar="FILE.jsonl", help="append a line per form there")
     add_json_argument(parser)

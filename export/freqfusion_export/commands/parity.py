@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from freqfusion_runtime.commands.arguments import not_negative
 from freqfusion_runtime.json_output import add_json_argument, printer, write_json
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kernels", choices=("auto", "never", "require"), default="auto", help="native kernels, as for `run`"
     )
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="cores to use, 0 for all")
+    parser.add_argument("--threads", type=not_negative, default=0, metavar="N", help="cores to use, 0 for all")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder for pictures of the differences")
     add_json_argument(parser)
 

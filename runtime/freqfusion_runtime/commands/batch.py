@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from freqfusion_runtime.commands.arguments import not_negative, positive
 from freqfusion_runtime.json_output import add_json_argument, printer, write_json
 
 if TYPE_CHECKING:
@@ -38,12 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--column", help="of a .parquet file: paths, bytes, or records of bytes and path")
     parser.add_argument("--engine", choices=("local", "ray"), default="local", help="processes, or actors of Ray")
     parser.add_argument("--ray-address", metavar="HOST:PORT", help="of a cluster, or auto; else Ray on this machine")
-    parser.add_argument("--workers", type=_count, default=0, metavar="N", help="0 for one a core, or one on a GPU")
-    parser.add_argument("--threads", type=_positive, default=1, metavar="N", help="cores of each worker")
+    parser.add_argument(
+        "--workers", type=not_negative, default=0, metavar="N", help="0 for one a core, or one on a GPU"
+    )
+    parser.add_argument("--threads", type=positive, default=1, metavar="N", help="cores of each worker")
     parser.add_argument("--provider", choices=("cpu", "cuda"), default="cpu", help="where to run; never another place")
     parser.add_argument("--kernels", choices=("auto", "never", "require"), default="auto", help="native kernels")
     parser.add_argument(
-        "--max-pixels", type=_positive, default=64_000_000, metavar="N", help="refuse larger pictures undecoded"
+        "--max-pixels", type=positive, default=64_000_000, metavar="N", help="refuse larger pictures undecoded"
     )
     add_json_argument(parser)
 
@@ -161,17 +164,3 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be positive, got {value}")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must not be negative, got {value}")
-    return value

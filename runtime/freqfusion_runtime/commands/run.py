@@ -15,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from freqfusion_runtime.commands.arguments import not_negative
 from freqfusion_runtime.errors import FreqFusionError, InputError
 from freqfusion_runtime.json_output import add_json_argument, printer, write_json
 
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
     parser.add_argument("--overlay-format", choices=("png", "jpg"), default="png", help="file type of the overlays")
     parser.add_argument("--provider", choices=("cpu", "cuda"), default="cpu", help="where to run; never another place")
-    parser.add_argument("--threads", type=_count, default=0, metavar="N", help="cores for one picture, 0 for all")
+    parser.add_argument("--threads", type=not_negative, default=0, metavar="N", help="cores for one picture, 0 for all")
     parser.add_argument(
         "--kernels",
         choices=("auto", "never", "require"),
@@ -41,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="native kernels: where the library is found, not at all, or fail without them",
     )
     parser.add_argument(
-        "--max-pixels", type=_count, default=64_000_000, metavar="N", help="refuse larger pictures undecoded"
+        "--max-pixels", type=not_negative, default=64_000_000, metavar="N", help="refuse larger pictures undecoded"
     )
     add_json_argument(parser)
 
@@ -88,13 +89,6 @@ def run(args: argparse.Namespace) -> int:
     facts = {"model": str(args.model), "model_sha256": sha256_of(args.model), **_engine(segmenter)}
     write_json(args.json, {**facts, "pictures": entries, "failures": failures})
     return 1 if failures else 0
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must not be negative, got {value}")
-    return value
 
 
 def _stems(pictures: list[Path]) -> dict[Path, str]:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from freqfusion_runtime.commands.arguments import not_negative, positive
 from freqfusion_runtime.errors import FreqFusionError
 from freqfusion_runtime.serving.listening import SOCKET_VARIABLE
 from freqfusion_runtime.serving.settings import Settings
@@ -40,27 +41,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--grpc-port", type=_port, default=d.grpc_port, help="of gRPC, 0 for any free one")
     parser.add_argument("--no-grpc", action="store_true", help="serve HTTP only")
     parser.add_argument("--backend", choices=("cpu", "cuda"), default=d.backend, help="where models run")
-    parser.add_argument("--threads", type=_count, default=d.threads, help="cores for one run, 0 for all")
+    parser.add_argument("--threads", type=not_negative, default=d.threads, help="cores for one run, 0 for all")
     parser.add_argument("--kernels", choices=("auto", "never", "require"), default=d.kernels, help="native kernels")
     parser.add_argument(
         "--max-batch",
-        type=_positive,
+        type=positive,
         default=d.max_batch,
         help="requests run together; on a CPU one at a time is as fast, on a GPU try 8",
     )
     parser.add_argument(
         "--max-delay-ms", type=_amount, default=d.max_delay_ms, help="how long the first of a batch waits for others"
     )
-    parser.add_argument("--queue", type=_positive, default=d.queue, help="requests that may wait for one model")
+    parser.add_argument("--queue", type=positive, default=d.queue, help="requests that may wait for one model")
     parser.add_argument("--deadline-ms", type=_amount, default=d.deadline_ms, help="time a request may take")
-    parser.add_argument("--max-image-pixels", type=_positive, default=d.max_image_pixels, help="of one picture")
+    parser.add_argument("--max-image-pixels", type=positive, default=d.max_image_pixels, help="of one picture")
     parser.add_argument("--max-body-mb", type=_amount, default=d.max_body_mb, help="of one request, in MiB")
     parser.add_argument("--max-json-mb", type=_amount, default=d.max_json_mb, help="of JSON in one request, in MiB")
     parser.add_argument(
         "--max-header-kb", type=_amount, default=d.max_header_kb, help="of request line and headers, in KiB"
     )
     parser.add_argument("--max-memory-mb", type=_amount, default=d.max_memory_mb, help="of all requests, in MiB")
-    parser.add_argument("--max-connections", type=_positive, default=d.max_connections, help="open at one time")
+    parser.add_argument("--max-connections", type=positive, default=d.max_connections, help="open at one time")
     parser.add_argument("--header-timeout-s", type=_amount, default=d.header_timeout_s, help="to send headers")
     parser.add_argument("--body-timeout-s", type=_amount, default=d.body_timeout_s, help="to send a body")
     parser.add_argument("--write-timeout-s", type=_amount, default=d.write_timeout_s, help="to take an answer")
@@ -74,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--restarts",
-        type=_count,
+        type=not_negative,
         default=0,
         metavar="N",
         help="replace a worker process that crashes, up to N times a minute; 0 serves without a second process",
@@ -179,20 +180,6 @@ def _port(text: str) -> int:
     value = int(text)
     if not 0 <= value <= 65535:
         raise argparse.ArgumentTypeError(f"must be 0 to 65535, got {value}")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must not be negative, got {value}")
-    return value
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be positive, got {value}")
     return value
 
 

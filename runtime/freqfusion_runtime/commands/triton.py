@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from freqfusion_runtime.commands.arguments import not_negative, positive
 from freqfusion_runtime.json_output import add_json_argument, printer, write_json
 
 
@@ -23,16 +24,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", choices=("auto", "cpu", "gpu"), default="auto", help="where it runs; auto: on a GPU if there is one"
     )
-    parser.add_argument("--instances", type=_positive, default=1, help="copies of the model on each device")
+    parser.add_argument("--instances", type=positive, default=1, help="copies of the model on each device")
     parser.add_argument(
         "--max-batch",
-        type=_positive,
+        type=positive,
         help="requests run together (8; 1 on a CPU, where more does not pay, and for a plan, whose profile must allow "
         "what is given)",
     )
-    parser.add_argument("--max-delay-us", type=_count, default=0, help="how long the first of a batch waits for others")
-    parser.add_argument("--queue", type=_positive, default=64, help="requests that may wait")
-    parser.add_argument("--threads", type=_count, default=0, help="cores for one run on a CPU, 0 for all")
+    parser.add_argument(
+        "--max-delay-us", type=not_negative, default=0, help="how long the first of a batch waits for others"
+    )
+    parser.add_argument("--queue", type=positive, default=64, help="requests that may wait")
+    parser.add_argument("--threads", type=not_negative, default=0, help="cores for one run on a CPU, 0 for all")
     parser.add_argument(
         "--kernels", choices=("auto", "never", "require"), default="auto", help="whether to put our library in"
     )
@@ -74,17 +77,3 @@ def run(args: argparse.Namespace) -> int:
     say(f"  {args.output / 'README.md'} has the command that starts the server")
     write_json(args.json, {"model": str(args.model), "repository": str(args.output), **facts})
     return 0
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be positive, got {value}")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must not be negative, got {value}")
-    return value
