@@ -7,9 +7,7 @@ The packages themselves run from 3.10 on; some of the versions pinned in constra
 import sys
 
 if sys.version_info < (3, 11):
-    sys.exit(
-        "make setup needs Python 3.11 or later, this is %d.%d. Try make PYTHON=python3.11" % sys.version_info[:2]
-    )
+    sys.exit("make setup needs Python 3.11 or later, this is %d.%d. Try make PYTHON=python3.11" % sys.version_info[:2])
 try:
     import ensurepip  # noqa: F401
     import venv  # noqa: F401
