@@ -4,8 +4,8 @@
 A window is K*K rows of a channels-last map, gathered by row and weighed by one small matrix product per input pixel;
 indices, not unfolded copies in channels-first order, are what makes the network twice as fast on ONNX Runtime as the
 formulation by unfold (`freqfusion bench`). Arithmetic is fp32 whatever the tensors' type, as in the kernels. There is
-no GridSample: from opset 20 on TensorRT's parser silently reads it as nearest (onnx-tensorrt PR 1060), and below that it
-has open reports of wrong results (TensorRT issue 4813).
+no GridSample: from opset 20 on TensorRT's parser silently reads it as nearest (onnx-tensorrt PR 1060), and below that
+it has open reports of wrong results (TensorRT issue 4813).
 
 onnxscript compiles these functions from their source and never runs them: parameters without a type are tensors, those
 with one are attributes, and each name below is a tensor.
