@@ -202,14 +202,14 @@ def _register_kernels(options: ort.SessionOptions, kernels: Kernels) -> Path | N
         if kernels == "require":
             raise KernelLibraryError(
                 f"{library} does not exist, and kernels are required. "
-                f"Build it with `make kernels`, or name its folder in {FOLDER_VARIABLE}."
+                f"Build it with `make plugins`, or name its folder in {FOLDER_VARIABLE}."
             )
         return None
     try:
         options.register_custom_ops_library(str(library))
     except Exception as e:  # as above
         message = f"{library} cannot be loaded: {_first_line(e)}"
-        remedy = f"Build it again for ONNX Runtime {ort.__version__} with `make kernels`"
+        remedy = f"Build it again for ONNX Runtime {ort.__version__} with `make plugins`"
         if kernels == "require":
             raise KernelLibraryError(f"{message} {remedy}.") from e
         warnings.warn(f"{message} Function bodies are used instead, which is slower. {remedy}.", stacklevel=4)
@@ -256,7 +256,7 @@ def _require_kernels(path: Path, paths: tuple[OperatorPath, ...]) -> None:
         raise KernelLibraryError(
             f"{path}: {len(without)} of {len(paths)} FreqFusion nodes have no kernel in {library_path()}: "
             f"{', '.join(without[:5])}{', ...' if len(without) > 5 else ''}. "
-            "Build the library again with `make kernels`, or run with --kernels auto."
+            "Build the library again with `make plugins`, or run with --kernels auto."
         )
 
 
