@@ -13,14 +13,15 @@ from typing import Any, Literal
 from freqfusion_runtime.errors import ManifestError
 from freqfusion_runtime.files import atomic_path, sha256_of
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 METADATA_KEY = "freqfusion_manifest"  # in the ONNX model's metadata_props
 
-Task = Literal["semantic_segmentation"]
+Task = Literal["semantic_segmentation", "detection", "instance_segmentation", "panoptic_segmentation"]
 Interface = Literal["tensor", "image"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 Weights = Literal["random", "checkpoint"]
 ColorOrder = Literal["RGB", "BGR"]
+SizeFit = Literal["stretch", "pad"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,9 @@ class Preprocessing:
     Args:
         long_side: The picture is scaled, ratio kept, until its long side or its short side meets the limit first.
         short_side: See ``long_side``.
-        size_divisor: Both sides are then stretched up to multiples of this.
+        size_divisor: Both sides are then brought up to multiples of this.
+        size_fit: How: ``stretch`` resizes once more, as SegNeXt's pipeline does; ``pad`` appends zeros below and at the
+            right after normalisation, as the detectors' does.
         mean: Per channel in the order of ``color_order``, on the scale 0 to 255.
         std: As ``mean``.
         color_order: Order of the network's three input channels.
@@ -54,6 +57,7 @@ class Preprocessing:
     long_side: int = 2048
     short_side: int = 512
     size_divisor: int = 32
+    size_fit: SizeFit = "stretch"
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     color_order: ColorOrder = "RGB"
@@ -67,9 +71,11 @@ class Manifest:
         model: Name under which ``freqfusion.create_model`` knows it.
         task: What the model does.
         interface: ``tensor``: normalised NCHW float in, logits out; ``image``: uint8 NHWC RGB in, label map out.
+            docs/detection.md says what the three tasks with boxes put out.
         precision: Of the weights and activations.
         opset: ONNX opset of the standard domain.
-        num_classes: Number of classes.
+        num_classes: Number of classes; for panoptic segmentation things and stuff together.
+        num_things: How many of them, the first, are things; None but for panoptic segmentation.
         classes: Their names in the order of the logits, or empty where the checkpoint names none.
         palette: Their colours as RGB in 0 to 255, or empty.
         preprocessing: Which pictures the network was trained on.
@@ -96,6 +102,7 @@ class Manifest:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     weights: Weights
+    num_things: int | None = None
     classes: tuple[str, ...] = ()
     palette: tuple[tuple[int, int, int], ...] = ()
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
@@ -111,6 +118,16 @@ class Manifest:
     def __post_init__(self) -> None:
         if self.num_classes < 1:
             raise ManifestError(f"manifest: num_classes must be at least 1, got {self.num_classes}. {_REEXPORT}")
+        if (self.num_things is not None) != (self.task == "panoptic_segmentation"):
+            raise ManifestError(
+                f"manifest: num_things must be given for panoptic_segmentation and for nothing else, "
+                f"got {self.num_things} for {self.task}. {_REEXPORT}"
+            )
+        if self.num_things is not None and not 1 <= self.num_things <= self.num_classes:
+            raise ManifestError(
+                f"manifest: num_things must be from 1 to {self.num_classes} (num_classes), got {self.num_things}. "
+                f"{_REEXPORT}"
+            )
         for name, values in (("classes", self.classes), ("palette", self.palette)):
             if values and len(values) != self.num_classes:
                 raise ManifestError(

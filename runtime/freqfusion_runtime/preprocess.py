@@ -32,20 +32,22 @@ def network_size(height: int, width: int, plan: Preprocessing) -> tuple[int, int
 
 
 def fit(picture: NDArray[np.uint8], plan: Preprocessing) -> NDArray[np.uint8]:
-    """Resizes a picture to the network's size in the official two steps, rounding to 8 bits after each.
+    """Resizes a picture in the official steps, rounding to 8 bits after each.
 
-    The second step stretches by up to a divisor's width; nothing is padded.
+    The first keeps the ratio. The second, of plans that stretch, goes on to the network's size; plans that pad leave
+    that to :func:`normalise`, since zeros are zeros after normalisation only.
 
     Args:
         picture: ``(H, W, 3)``, uint8.
-        plan: Limits and divisor.
+        plan: Limits, divisor and how it is met.
 
     Returns:
-        ``(h, w, 3)``, uint8, both sides multiples of ``plan.size_divisor``.
+        ``(h, w, 3)``, uint8; of :func:`network_size` for a plan that stretches, of :func:`keep_ratio_size` for one that
+        pads.
     """
     height, width = picture.shape[:2]
     scaled = resize_like_opencv(picture, *keep_ratio_size(height, width, plan))
-    return resize_like_opencv(scaled, *network_size(height, width, plan))
+    return scaled if plan.size_fit == "pad" else resize_like_opencv(scaled, *network_size(height, width, plan))
 
 
 def normalise(picture: NDArray[np.uint8], plan: Preprocessing) -> NDArray[np.float32]:
@@ -53,16 +55,18 @@ def normalise(picture: NDArray[np.uint8], plan: Preprocessing) -> NDArray[np.flo
 
     Args:
         picture: ``(H, W, 3)``, uint8, RGB.
-        plan: Mean, deviation and channel order.
+        plan: Mean, deviation, channel order, and whether sides are padded.
 
     Returns:
-        ``(1, 3, H, W)``, float32.
+        ``(1, 3, H, W)``, float32; for a plan that pads, zeros follow below and at the right up to multiples of its
+        divisor.
     """
     height, width = picture.shape[:2]
+    step = plan.size_divisor if plan.size_fit == "pad" else 1
     channels = picture if plan.color_order == "RGB" else picture[:, :, ::-1]
-    result = np.empty((1, 3, height, width), np.float32)
+    result = np.zeros((1, 3, -(-height // step) * step, -(-width // step) * step), np.float32)
     for channel, levels in enumerate(_level_table(plan)):
-        np.take(levels, channels[:, :, channel], out=result[0, channel], mode="clip")
+        np.take(levels, channels[:, :, channel], out=result[0, channel, :height, :width], mode="clip")
     return result
 
 

@@ -24,15 +24,18 @@ def test_comes_back_equal_from_json():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 2}, r"has manifest format 2, this runtime reads 1\. Install"),
+        ({"format_version": 1}, r"has manifest format 1, this runtime reads 2\. Install"),
         ({"format_version": None}, "has manifest format None"),
-        ({"task": "poetry"}, "task: must be one of semantic_segmentation, got 'poetry'"),
+        ({"task": "poetry"}, "task: must be one of semantic_segmentation, detection, .*, got 'poetry'"),
         ({"interface": 1}, "interface: must be one of tensor, image, got 1"),
         ({"num_classes": "4"}, "num_classes: must be int, got '4'"),
         ({"opset": True}, "opset: must be int, got True"),
         ({"palette": [[1, 2]]}, r"palette\[0\]: must be tuple\[int, int, int\], got \[1, 2\]"),
         ({"palette": [[1, 2, 3]]}, r"palette must have 4 entries \(num_classes\) or none, got 1"),
         ({"palette": [[1, 2, 300]] * 4}, "palette must hold levels from 0 to 255"),
+        ({"num_things": 2}, "num_things must be given for panoptic_segmentation and for nothing else, got 2"),
+        ({"task": "panoptic_segmentation"}, "num_things must be given .* got None for panoptic_segmentation"),
+        ({"task": "panoptic_segmentation", "num_things": 5}, r"num_things must be from 1 to 4 \(num_classes\), got 5"),
         ({"classes": ["a"]}, r"classes must have 4 entries \(num_classes\) or none, got 1"),
         ({"classes": [1, 2, 3, 4]}, r"classes\[0\]: must be str, got 1"),
         ({"nmf_bases_seed": "0"}, r"nmf_bases_seed: must be int \| None, got '0'"),
@@ -54,6 +57,7 @@ def test_names_what_is_wrong(change, message):
     [
         ({"std": [0, 1, 1]}, "std must be positive"),
         ({"size_divisor": 0}, "must be positive"),
+        ({"size_fit": "crop"}, r"preprocessing\.size_fit: must be one of stretch, pad, got 'crop'"),
         ({"mean": ["a", 0, 0]}, r"preprocessing\.mean\[0\]: must be float, got 'a'"),
     ],
 )

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from freqfusion_runtime.manifest import Preprocessing
 from freqfusion_runtime.preprocess import fit, keep_ratio_size, network_size, normalise, prepare
+from mmdet_reference import Golden, weights_spec
 from reference_data import golden
 
 PLAN = Preprocessing()
@@ -58,3 +59,24 @@ def test_colour_order_of_the_network_is_obeyed():
 def test_sides_become_multiples_of_the_divisor():
     picture = np.zeros((50, 70, 3), np.uint8)
     assert fit(picture, Preprocessing(long_side=200, short_side=100, size_divisor=64)).shape == (128, 192, 3)
+
+
+@pytest.mark.parametrize("name", ["up", "down", "tall", "long"])
+def test_pads_as_the_official_detection_pipeline(name):
+    official = {key.removeprefix(f"{name}_"): value for key, value in Golden("extra/preprocess_pipeline").items()}
+    plan = Preprocessing(long_side=1333, short_side=800, size_divisor=64, size_fit="pad")
+    height, width, seed = official["input_hw_seed"]
+    picture = weights_spec.uint8_image(height, width, seed)[:, :, ::-1]
+    (tensor,) = prepare(picture, plan)
+    assert keep_ratio_size(height, width, plan) == tuple(official["img_shape"][:2])
+    assert network_size(height, width, plan) == tensor.shape[1:] == tuple(official["pad_shape"][:2])
+    bottom, right = official["img_shape"][:2]
+    y, x = official["sample_yx"].T
+    for ours, theirs in (
+        (tensor[:, y, x].T, "sample_rgb"),
+        (tensor[:, :8, :8], "corner_tl"),
+        (tensor[:, bottom - 8 : bottom + 2, right - 8 : right + 2], "corner_br"),
+    ):
+        np.testing.assert_allclose(ours, official[theirs], rtol=0, atol=3e-7)
+    stats = [tensor.mean((1, 2), np.float64), tensor.std((1, 2), dtype=np.float64), np.abs(tensor).max((1, 2))]
+    np.testing.assert_allclose(np.transpose(stats), official["tensor_stats"], rtol=0, atol=1e-6)
