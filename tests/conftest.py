@@ -17,12 +17,20 @@ def segnext_t() -> Any:
 
 
 @pytest.fixture(scope="session")
-def exported(segnext_t: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Its exported files by interface; tracing takes a quarter of a minute each."""
+def traced_segnext(segnext_t: Any) -> Any:
+    """Its traced network, for ``export(segnext_t, ..., traced=traced_segnext)``: tracing takes long."""
+    from freqfusion_export.trace import trace_network
+
+    return trace_network(segnext_t, 32)
+
+
+@pytest.fixture(scope="session")
+def exported(segnext_t: Any, traced_segnext: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Its exported files by interface."""
     from freqfusion_export import export
 
     folder = tmp_path_factory.mktemp("exported")
     paths = {interface: folder / f"{interface}.onnx" for interface in ("tensor", "image")}
     for interface, path in paths.items():
-        export(segnext_t, path, interface=interface)
+        export(segnext_t, path, interface=interface, traced=traced_segnext)
     return paths

@@ -49,6 +49,7 @@ def export(
     checkpoint: Checkpoint | None = None,
     checkpoint_path: str | Path | None = None,
     preprocessing: Preprocessing | None = None,
+    traced: ir.Model | None = None,
 ) -> Manifest:
     """Writes ``path`` and its manifest ``<stem>.json``, after checking that the file computes what the model does.
 
@@ -61,6 +62,8 @@ def export(
         checkpoint: What the weights were read from; gives classes, palette and image size. None: random weights.
         checkpoint_path: Its file, for the manifest.
         preprocessing: Overrides the official test pipeline's settings.
+        traced: What ``trace_network`` made of ``model``, left as it is: tracing takes most of the time, and several
+            files of one model need it once.
 
     Returns:
         The manifest.
@@ -80,7 +83,9 @@ def export(
     num_classes = _num_classes(model)
     make_folder(path.parent)  # before half a minute of work, not after
     settings = preprocessing or _preprocessing(checkpoint)
-    graph_model = _graph_model(model, interface, settings, num_classes)
+    graph_model = _graph_model(
+        traced.clone() if traced else trace_network(model, settings.size_divisor), interface, settings, num_classes
+    )
     manifest = _manifest(
         graph_model,
         model,
@@ -99,8 +104,8 @@ def export(
     return manifest
 
 
-def _graph_model(model: nn.Module, interface: Interface, settings: Preprocessing, num_classes: int) -> ir.Model:
-    traced = trace_network(model, settings.size_divisor)
+def _graph_model(traced: ir.Model, interface: Interface, settings: Preprocessing, num_classes: int) -> ir.Model:
+    """Turns the traced network into the one to write; changes ``traced``."""
     traced.graph.name = "freqfusion"
     traced.producer_name, traced.producer_version = "freqfusion", version("freqfusion-deploy")
     _name_sizes(traced.graph)

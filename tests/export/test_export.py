@@ -139,7 +139,7 @@ def test_no_path_of_the_exporting_machine_is_in_the_file(exported):
         assert b".py" not in content.replace(b"python", b"")
 
 
-def test_a_file_that_computes_something_else_is_not_kept(segnext_t, tmp_path, monkeypatch):
+def test_a_file_that_computes_something_else_is_not_kept(segnext_t, traced_segnext, tmp_path, monkeypatch):
     path = tmp_path / "wrong.onnx"
     path.write_text("what was here before")
     graph_model = exporter._graph_model
@@ -152,7 +152,7 @@ def test_a_file_that_computes_something_else_is_not_kept(segnext_t, tmp_path, mo
 
     monkeypatch.setattr(exporter, "_graph_model", spoiled)
     with pytest.raises(VerificationError, match=r"off by .* standard deviations .* allowed 5e-05"):
-        export(segnext_t, path, interface="tensor")
+        export(segnext_t, path, interface="tensor", traced=traced_segnext)
     assert path.read_text() == "what was here before"
     assert list(tmp_path.iterdir()) == [path]
 
