@@ -12,19 +12,19 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from freqfusion import native
+from freqfusion_runtime.comparison import Comparison, compare, label_agreement, mean_iou
 from freqfusion_runtime.labels import labels_from_scores
 from freqfusion_runtime.manifest import METADATA_KEY, Manifest
 from freqfusion_runtime.pictures import read_picture
 from freqfusion_runtime.preprocess import prepare
 from freqfusion_runtime.session import Kernels
+from freqfusion_runtime.tolerances import LABEL_AGREEMENT_FP32, MAX_ERROR_FP32, MAX_ERROR_INSIDE_FP32, MIOU_FP32
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from freqfusion_export import mmcv_peer
-from freqfusion_export.comparison import Comparison, compare, label_agreement, mean_iou
 from freqfusion_export.errors import ExportError
 from freqfusion_export.probe import Probe
-from freqfusion_export.tolerances import LABEL_AGREEMENT_FP32, MAX_ERROR_FP32, MAX_ERROR_INSIDE_FP32, MIOU_FP32
 
 # ONNX operator -> PyTorch operator, and the attributes in the order of the latter's arguments.
 _REASSEMBLY = ("kernel_size", "group_size", "scale_factor")

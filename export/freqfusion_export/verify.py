@@ -12,11 +12,11 @@ import onnxruntime
 import torch
 from freqfusion_runtime.manifest import Preprocessing
 from freqfusion_runtime.preprocess import prepare
+from freqfusion_runtime.tolerances import MAX_ERROR_FP32
 from numpy.typing import NDArray
 from torch import nn
 
 from freqfusion_export.errors import VerificationError
-from freqfusion_export.tolerances import MAX_ERROR_FP32
 
 # batch, height, width: unlike the traced example, square and not, small enough to check in seconds.
 TENSOR_SIZES = ((1, 64, 64), (2, 96, 160))

@@ -18,7 +18,8 @@ from freqfusion_runtime.commands.arguments import not_negative
 from freqfusion_runtime.json_output import add_json_argument, printer, write_json
 
 if TYPE_CHECKING:
-    from freqfusion_export.comparison import Comparison
+    from freqfusion_runtime.comparison import Comparison
+
     from freqfusion_export.parity import PictureParity
 
 

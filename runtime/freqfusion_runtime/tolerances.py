@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far apart two right computations may be. Every check of this package takes its bound from here."""
+"""How far apart two right computations may be. Every check of the project takes its bound from here."""
 
 from __future__ import annotations
 
