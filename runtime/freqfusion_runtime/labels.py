@@ -14,7 +14,10 @@ _TILE = 32
 
 
 def labels_from_scores(
-    scores: NDArray[np.floating], network_size: tuple[int, int], picture_size: tuple[int, int]
+    scores: NDArray[np.floating],
+    network_size: tuple[int, int],
+    picture_size: tuple[int, int],
+    kept_size: tuple[int, int] | None = None,
 ) -> NDArray[np.uint8] | NDArray[np.int32]:
     """Resizes all class maps to the network's input size, then to the picture's, and takes the largest.
 
@@ -27,6 +30,8 @@ def labels_from_scores(
         scores: ``(C, h, w)``, any float dtype.
         network_size: ``(height, width)`` of the network's input.
         picture_size: ``(height, width)`` of the result.
+        kept_size: ``(height, width)`` of the network's input without its padding, which is cut off between the two
+            resizes; None for an input without padding.
 
     Returns:
         ``(height, width)``, uint8 for up to 256 classes, else int32; the lowest class wins a tie.
@@ -40,8 +45,9 @@ def labels_from_scores(
             f"{np.count_nonzero(~np.isfinite(scores))} of {scores.size} class scores are infinite or not a number. "
             "The network overflowed: check its weights, or export it with --precision fp32."
         )
-    vertical = resize_matrix(height, network_size[0], picture_size[0])
-    horizontal = resize_matrix(width, network_size[1], picture_size[1])
+    kept_height, kept_width = kept_size or network_size
+    vertical = resize_matrix(height, network_size[0], picture_size[0], kept_height)
+    horizontal = resize_matrix(width, network_size[1], picture_size[1], kept_width)
     channels_last = np.ascontiguousarray(scores.transpose(1, 2, 0), dtype=np.float32)  # (h, w, C)
     labels = np.empty(picture_size, np.uint8 if classes <= 256 else np.int32)
     columns = list(_bands(horizontal))
@@ -64,13 +70,16 @@ def labels_from_scores(
     return labels
 
 
-def resize_matrix(source: int, between: int, target: int) -> NDArray[np.float32]:
+def resize_matrix(source: int, between: int, target: int, kept: int | None = None) -> NDArray[np.float32]:
     """Writes two bilinear resizes of one axis, ``source`` to ``between`` to ``target``, as a matrix.
+
+    With ``kept``, only the first ``kept`` of ``between`` are resized to ``target``.
 
     Returns:
         ``(target, source)``, rows that sum to one.
     """
-    return (_step_matrix(between, target) @ _step_matrix(source, between)).astype(np.float32)
+    kept = between if kept is None else kept
+    return (_step_matrix(kept, target) @ _step_matrix(source, between)[:kept]).astype(np.float32)
 
 
 def _step_matrix(source: int, target: int) -> NDArray[np.float64]:

@@ -75,7 +75,7 @@ class Segmenter:
             NetworkOutputError: If the model's answer makes no label map.
         """
         timings: dict[str, float] = {}
-        with _timed(timings, "decode"):
+        with timed(timings, "decode"):
             photo = read_picture(image, self.max_pixels)
         if self.session.manifest.interface == "image":
             labels = self._by_image_interface(photo, timings)
@@ -85,31 +85,31 @@ class Segmenter:
 
     def _by_tensor_interface(self, photo: Picture, timings: dict[str, float]) -> NDArray[Any]:
         manifest = self.session.manifest
-        with _timed(timings, "preprocess"):
+        with timed(timings, "preprocess"):
             fitted = fit(photo, manifest.preprocessing)
             tensor = normalise(fitted, manifest.preprocessing).astype(manifest.inputs[0].dtype, copy=False)
-        with _timed(timings, "network"):
+        with timed(timings, "network"):
             scores = self.session.run({manifest.inputs[0].name: tensor})[manifest.outputs[0].name]
         if scores.ndim != 4 or scores.shape[:2] != (1, manifest.num_classes):
             raise NetworkOutputError(
                 f"{self.session.path}: scores must have shape (1, {manifest.num_classes}, h, w), got {scores.shape}. "
                 "Write the model again with `freqfusion export`."
             )
-        with _timed(timings, "postprocess"):
+        with timed(timings, "postprocess"):
             height, width = fitted.shape[:2]
             return labels_from_scores(scores[0], (height, width), (photo.shape[0], photo.shape[1]))
 
     def _by_image_interface(self, photo: Picture, timings: dict[str, float]) -> NDArray[Any]:
         manifest = self.session.manifest
         timings["preprocess"] = 0.0  # the graph takes the picture as it is
-        with _timed(timings, "network"):
+        with timed(timings, "network"):
             labels = self.session.run({manifest.inputs[0].name: photo[None]})[manifest.outputs[0].name]
         if labels.shape != (1, *photo.shape[:2]):
             raise NetworkOutputError(
                 f"{self.session.path}: the label map must have shape {(1, *photo.shape[:2])}, got {labels.shape}. "
                 "Write the model again with `freqfusion export`."
             )
-        with _timed(timings, "postprocess"):
+        with timed(timings, "postprocess"):
             smallest = np.uint8 if manifest.num_classes <= 256 else np.int32
             result: NDArray[Any] = labels[0].astype(smallest, copy=False)
             return result
@@ -142,7 +142,8 @@ def _spread_color(label: int) -> Color:
 
 
 @contextmanager
-def _timed(timings: dict[str, float], stage: str) -> Iterator[None]:
+def timed(timings: dict[str, float], stage: str) -> Iterator[None]:
+    """Adds the block's time in milliseconds to a stage's."""
     start = time.perf_counter()
     yield
     timings[stage] = timings.get(stage, 0.0) + (time.perf_counter() - start) * 1e3

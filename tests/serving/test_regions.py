@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from freqfusion_runtime.serving.regions import Runs, compress, corner_count, polygons
+from freqfusion_runtime.run_lengths import Runs, compress
+from freqfusion_runtime.serving.regions import corner_count, polygons
 
 
 def read_code(code: dict) -> np.ndarray:

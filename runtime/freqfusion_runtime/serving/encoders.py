@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from freqfusion_runtime.run_lengths import Runs
 from freqfusion_runtime.segmentation import Segmentation
-from freqfusion_runtime.serving.regions import Runs, corner_count, polygons
+from freqfusion_runtime.serving.regions import corner_count, polygons
 
 # Beyond this, outlines are noise and their list is larger than the picture: 2 MB of JSON, 0.5 s of one core.
 _MAX_CORNERS = 100_000

@@ -1,62 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Areas of a label map as COCO run-length codes and as polygons, without a loop over pixels."""
+"""Areas of a label map as polygons, without a loop over pixels."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
-
-
-class Runs:
-    """A label map as runs of one label down its columns, which is the order of COCO's codes.
-
-    Args:
-        labels: ``(H, W)``, any integer dtype.
-    """
-
-    def __init__(self, labels: NDArray[Any]) -> None:
-        self.size = (labels.shape[0], labels.shape[1])
-        flat = labels.ravel(order="F")
-        self._starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
-        self._ends = np.append(self._starts[1:], flat.size)
-        self._labels = flat[self._starts]
-
-    def counts(self, label: int) -> NDArray[np.int64]:
-        """Lengths of the runs outside and inside ``label`` in turn, the first of them outside and maybe 0."""
-        mine = self._labels == label
-        edges = np.column_stack([self._starts[mine], self._ends[mine]]).ravel()
-        total = self.size[0] * self.size[1]
-        counts = np.diff(np.concatenate([[0], edges, [total]]))
-        return counts[:-1] if counts[-1] == 0 else counts
-
-    def code(self, label: int) -> dict[str, Any]:
-        """COCO's compressed form: ``{"size": [H, W], "counts": "..."}``."""
-        return {"size": list(self.size), "counts": compress(self.counts(label))}
-
-
-def compress(counts: NDArray[np.int64]) -> str:
-    """Writes run lengths as COCO does: from the third on as differences to the last but one, 5 bits a character.
-
-    Source: ``rleToString`` of the COCO API.
-    """
-    values = counts.astype(np.int64)
-    values[3:] -= counts[1:-2]
-    characters = np.empty((len(values), 13), np.uint8)  # 13 x 5 bits hold an int64
-    lengths = np.zeros(len(values), np.int64)
-    active = np.ones(len(values), bool)
-    for position in range(13):
-        bits = values & 0x1F
-        values = values >> 5
-        more = np.where(bits & 0x10, values != -1, values != 0)
-        characters[:, position] = bits + 48 + np.where(more, 0x20, 0)
-        lengths[active] += 1
-        active &= more
-        if not active.any():
-            break
-    kept = np.arange(13) < lengths[:, None]
-    return characters[kept].tobytes().decode("ascii")
 
 
 def polygons(mask: NDArray[np.bool_]) -> list[list[int]]:

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Results in the formats of COCO's benchmarks: detections with run-length codes, panoptic PNG and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from freqfusion_runtime import coco
+
+if TYPE_CHECKING:
+    from freqfusion_runtime.detections import Detections, PanopticSegmentation
+
+
+def category_ids(classes: Sequence[str]) -> tuple[int, ...]:
+    """Gives each class the id it has in COCO's files or, where one of them is none of COCO's, 1, 2, 3 and so on."""
+    known = dict(zip(coco.CLASSES, coco.CATEGORY_IDS, strict=True))
+    if all(name in known for name in classes):
+        return tuple(known[name] for name in classes)
+    return tuple(range(1, len(classes) + 1))
+
+
+def instance_entries(found: Detections, image_id: int, categories: Sequence[int]) -> list[dict[str, Any]]:
+    """Gives objects as entries of a COCO results file: bbox is x, y, width, height."""
+    corners = found.boxes.astype(np.float64)
+    boxes = np.column_stack([corners[:, :2], corners[:, 2:] - corners[:, :2]])
+    entries: list[dict[str, Any]] = [
+        {"image_id": image_id, "category_id": categories[label], "bbox": box, "score": score}
+        for label, box, score in zip(found.labels.tolist(), boxes.tolist(), found.scores.tolist(), strict=True)
+    ]
+    for entry, mask in zip(entries, getattr(found, "masks", ())):
+        entry["segmentation"] = mask.code()
+    return entries
+
+
+def panoptic_image(found: PanopticSegmentation) -> Image.Image:
+    """Draws a panoptic map as COCO's PNG: id = R + 256 G + 65536 B, void being 0."""
+    ids = np.where(found.ids == found.void, 0, found.ids).astype("<u4")
+    return Image.fromarray(np.ascontiguousarray(ids.view(np.uint8).reshape(*ids.shape, 4)[:, :, :3]))
+
+
+def panoptic_entry(
+    found: PanopticSegmentation, file_name: str, image_id: int, categories: Sequence[int]
+) -> dict[str, Any]:
+    """Gives the entry of COCO's panoptic JSON for one picture."""
+    segments = []
+    for segment in found.segments:
+        inside = found.ids == segment.id
+        rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+        top, left = int(rows[0]), int(columns[0])
+        segments.append(
+            {
+                "id": segment.id,
+                "category_id": categories[segment.label],
+                "area": segment.area,
+                "bbox": [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top],
+                "iscrowd": 0,
+            }
+        )
+    return {"image_id": image_id, "file_name": file_name, "segments_info": segments}
