@@ -21,7 +21,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) scripts/check_python.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[cpu,export,serve,bench,dev]'
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[cpu,export,evaluate,serve,bench,dev]'
 	touch $@
 
 plugins: setup ## build the native libraries (fetches headers; says what it could not build and why)

@@ -7,18 +7,40 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from freqfusion_runtime.detections import Detections, InstanceSegmentation, PanopticSegmentation
+    from freqfusion_runtime.detector import Detector, InstanceSegmenter, PanopticSegmenter
     from freqfusion_runtime.errors import FreqFusionError
+    from freqfusion_runtime.loading import load
     from freqfusion_runtime.manifest import Manifest
-    from freqfusion_runtime.segmenter import Segmentation, Segmenter, load
+    from freqfusion_runtime.segmentation import Segmentation
+    from freqfusion_runtime.segmenter import Segmenter
 
-__all__ = ["FreqFusionError", "Manifest", "Segmentation", "Segmenter", "load"]
+__all__ = [
+    "Detections",
+    "Detector",
+    "FreqFusionError",
+    "InstanceSegmentation",
+    "InstanceSegmenter",
+    "Manifest",
+    "PanopticSegmentation",
+    "PanopticSegmenter",
+    "Segmentation",
+    "Segmenter",
+    "load",
+]
 
 _HOME = {
+    "Detections": "detections",
+    "Detector": "detector",
     "FreqFusionError": "errors",
+    "InstanceSegmentation": "detections",
+    "InstanceSegmenter": "detector",
     "Manifest": "manifest",
-    "Segmentation": "segmenter",
+    "PanopticSegmentation": "detections",
+    "PanopticSegmenter": "detector",
+    "Segmentation": "segmentation",
     "Segmenter": "segmenter",
-    "load": "segmenter",
+    "load": "loading",
 }
 
 

@@ -54,6 +54,7 @@ EXTRAS = {
     "tritonclient": "serve",
     "ray": "ray",
     "pyarrow": "ray",
+    "faster_coco_eval": "evaluate",
     "cv2": "dev",
 }
 

@@ -24,16 +24,13 @@ def category_ids(classes: Sequence[str]) -> tuple[int, ...]:
 
 
 def instance_entries(found: Detections, image_id: int, categories: Sequence[int]) -> list[dict[str, Any]]:
-    """Gives objects as entries of a COCO results file: bbox is x, y, width, height."""
+    """Gives objects as entries of a COCO results file, without their masks: bbox is x, y, width, height."""
     corners = found.boxes.astype(np.float64)
     boxes = np.column_stack([corners[:, :2], corners[:, 2:] - corners[:, :2]])
-    entries: list[dict[str, Any]] = [
+    return [
         {"image_id": image_id, "category_id": categories[label], "bbox": box, "score": score}
         for label, box, score in zip(found.labels.tolist(), boxes.tolist(), found.scores.tolist(), strict=True)
     ]
-    for entry, mask in zip(entries, getattr(found, "masks", ())):
-        entry["segmentation"] = mask.code()
-    return entries
 
 
 def panoptic_image(found: PanopticSegmentation) -> Image.Image:

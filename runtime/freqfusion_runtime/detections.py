@@ -127,6 +127,11 @@ class InstanceSegmentation(Detections):
         kept = super().only(keep)
         return replace(kept, masks=tuple(self.masks[index] for index in np.flatnonzero(keep).tolist()))
 
+    def coco_results(self, image_id: int = 0, categories: Sequence[int] | None = None) -> list[dict[str, Any]]:
+        """Gives the objects with their masks as entries of a COCO results file; see :meth:`Detections.coco_results`."""
+        entries = super().coco_results(image_id, categories)
+        return [{**entry, "segmentation": m.code()} for entry, m in zip(entries, self.masks, strict=True)]
+
     def dense_masks(self) -> NDArray[np.bool_]:
         """Gives all masks as one array, ``(N, H, W)``; a hundred of a 1-megapixel photo are 100 MB."""
         whole = np.zeros((len(self), *self.photo.shape[:2]), bool)
@@ -187,9 +192,7 @@ class PanopticSegmentation:
         """Draws the ids as COCO's panoptic PNG: id = R + 256 G + 65536 B, void being 0."""
         return panoptic_image(self)
 
-    def coco_entry(
-        self, file_name: str, image_id: int = 0, categories: Sequence[int] | None = None
-    ) -> dict[str, Any]:
+    def coco_entry(self, file_name: str, image_id: int = 0, categories: Sequence[int] | None = None) -> dict[str, Any]:
         """Gives the entry of COCO's panoptic JSON that belongs to :meth:`coco_image`.
 
         Args:

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from freqfusion_runtime.class_table import class_colors, class_names
 from freqfusion_runtime.errors import InputError, ModelFileError, NetworkOutputError
 from freqfusion_runtime.manifest import Task
 from freqfusion_runtime.pictures import MAX_PIXELS, Picture, PictureLike, read_picture
 from freqfusion_runtime.preprocess import keep_ratio_size, prepare
-from freqfusion_runtime.segmenter import class_colors, class_names, timed
+from freqfusion_runtime.segmenter import timed
 from freqfusion_runtime.session import Session
 
 OBJECT_OUTPUTS = ("num", "boxes", "scores", "labels")
@@ -111,7 +112,7 @@ class ObjectNetwork:
             boxes, scores, labels = self._checked(outputs)
             if manifest.interface == "tensor":
                 # Two factors: each side was rounded by itself.
-                boxes = boxes / np.array([kept[1] / width, kept[0] / height] * 2, np.float32)
+                boxes /= np.array([kept[1] / width, kept[0] / height] * 2, np.float32)
             masks = outputs["masks"][0, : len(scores)] if "masks" in self.outputs else None
             semantic = outputs["semantic"][0] if "semantic" in self.outputs else None
             return Answer(photo, timings, boxes, scores, labels, masks, semantic).only(scores > score_threshold)
@@ -137,7 +138,7 @@ class ObjectNetwork:
         for name in shapes:
             if not np.isfinite(outputs[name][0, :count] if name != "num" else num).all():
                 raise self.malformed(f"{name} holds values that are infinite or not a number")
-        boxes = boxes[0, :count].astype(np.float32, copy=False)
+        boxes = boxes[0, :count].astype(np.float32)
         scores = scores[0, :count].astype(np.float32, copy=False)
         labels = labels[0, :count].astype(np.int64, copy=False)
         if count and not (labels.min() >= 0 and labels.max() < self._things):

@@ -67,7 +67,7 @@ def fuse(
     """
     things_map = np.zeros(stuff.shape, np.int32)
     taken = np.zeros(stuff.shape, bool)
-    segments = []
+    segments: list[Segment] = []
     for index in np.argsort(-scores, kind="stable").tolist():
         mask = masks[index]
         area = mask.area

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Color: TypeAlias = tuple[int, int, int]
 
+_NAMED_CLASSES = 4  # on the line of a picture; overlay and JSON name all
+
 
 @dataclass(frozen=True)
 class ClassShare:
@@ -80,7 +82,24 @@ class Segmentation:
 
         return draw_overlay(self, opacity, legend)
 
-    def save(self, folder: str | os.PathLike[str], stem: str, overlay_format: str = "png") -> tuple[Path, Path]:
+    def facts(self) -> dict[str, Any]:
+        """Lists the classes that are present, for JSON."""
+        return {
+            "classes": [
+                {"label": share.label, "name": share.name, "pixels": share.pixels, "share": round(share.share, 6)}
+                for share in self.shares()
+            ]
+        }
+
+    def summary(self) -> str:
+        """Words the largest classes on one line."""
+        shares = self.shares()
+        large = [share for share in shares[:_NAMED_CLASSES] if share.share >= 0.005]
+        named = ", ".join(f"{share.name} {share.share:.0%}" for share in large)
+        rest = len(shares) - len(large)
+        return named + (f" and {rest} more" if rest > 0 else "")
+
+    def save(self, folder: str | os.PathLike[str], stem: str, overlay_format: str = "png") -> dict[str, Path]:
         """Writes ``<stem>.labels.png`` and ``<stem>.overlay.<overlay_format>``, each whole or not at all.
 
         Args:
@@ -89,7 +108,7 @@ class Segmentation:
             overlay_format: ``png`` or ``jpg``.
 
         Returns:
-            Both paths.
+            The path of each kind of file.
 
         Raises:
             OutputError: If one cannot be written.
@@ -100,4 +119,4 @@ class Segmentation:
             self.label_image().save(temporary)
         with atomic_path(overlay) as temporary:
             self.overlay().save(temporary, quality=92)  # PNG has no quality and ignores it
-        return labels, overlay
+        return {"labels": labels, "overlay": overlay}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The runtime's front door: a model file in, a label map of each picture out."""
+"""Semantic segmentation: a picture in, its label map out."""
 
 from __future__ import annotations
 
@@ -12,19 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from freqfusion_runtime import ade20k
+from freqfusion_runtime.class_table import class_colors, class_names
 from freqfusion_runtime.errors import ModelFileError, NetworkOutputError
 from freqfusion_runtime.labels import labels_from_scores
-from freqfusion_runtime.manifest import Manifest
 from freqfusion_runtime.pictures import MAX_PIXELS, Picture, PictureLike, read_picture
 from freqfusion_runtime.preprocess import fit, normalise
-from freqfusion_runtime.segmentation import Color, Segmentation
+from freqfusion_runtime.segmentation import Segmentation
 from freqfusion_runtime.session import Kernels, Provider, Session, open_session
 
-__all__ = ["Segmentation", "Segmenter", "load"]
 
-
-def load(
+def load_segmenter(
     path: str | os.PathLike[str],
     *,
     provider: Provider = "cpu",
@@ -32,7 +29,7 @@ def load(
     kernels: Kernels = "auto",
     max_pixels: int = MAX_PIXELS,
 ) -> Segmenter:
-    """Opens an exported model.
+    """Opens an exported model that segments semantically; :func:`freqfusion_runtime.load` opens every kind.
 
     Args:
         path: An ``.onnx`` file written by ``freqfusion export``, of either interface.
@@ -113,32 +110,6 @@ class Segmenter:
             smallest = np.uint8 if manifest.num_classes <= 256 else np.int32
             result: NDArray[Any] = labels[0].astype(smallest, copy=False)
             return result
-
-
-def class_names(manifest: Manifest) -> tuple[str, ...]:
-    """Names the classes: the checkpoint's own names, else ADE20K's for 150 classes, else their numbers."""
-    if manifest.classes:
-        return tuple(name.strip() for name in manifest.classes)
-    if manifest.num_classes == len(ade20k.CLASSES):
-        return ade20k.CLASSES
-    return tuple(f"class {label}" for label in range(manifest.num_classes))
-
-
-def class_colors(manifest: Manifest) -> tuple[Color, ...]:
-    """Gives every class a colour: the checkpoint's own, else ADE20K's for 150 classes, else well-spread ones."""
-    if manifest.palette:
-        return manifest.palette
-    if manifest.num_classes == len(ade20k.PALETTE):
-        return ade20k.PALETTE
-    return tuple(_spread_color(label) for label in range(manifest.num_classes))
-
-
-def _spread_color(label: int) -> Color:
-    """Pascal VOC's rule: the bits of ``label + 1`` are dealt to red, green and blue, the lowest to the highest bit."""
-    levels = [0, 0, 0]
-    for bit in range(24):
-        levels[bit % 3] |= ((label + 1) >> bit & 1) << (7 - bit // 3)
-    return levels[0], levels[1], levels[2]
 
 
 @contextmanager

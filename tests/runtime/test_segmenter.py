@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import references
 from freqfusion_runtime import ade20k
+from freqfusion_runtime.class_table import class_colors, class_names
 from freqfusion_runtime.errors import NetworkOutputError, OutputError, PictureTooLargeError
 from freqfusion_runtime.preprocess import prepare
-from freqfusion_runtime.segmenter import class_colors, class_names
 from PIL import Image
 from small_models import (
     BIAS,
@@ -82,7 +82,8 @@ def test_shares_are_sorted_and_sum_to_one(tmp_path):
 
 def test_saved_labels_come_back_with_their_colours(tmp_path):
     result = freqfusion_runtime.load(write_tensor_model(tmp_path / "net.onnx")).predict(PHOTO)
-    labels, overlay = result.save(tmp_path / "out", "photo", overlay_format="jpg")
+    files = result.save(tmp_path / "out", "photo", overlay_format="jpg")
+    labels, overlay = files["labels"], files["overlay"]
     with Image.open(labels) as image:
         assert image.mode == "P"
         np.testing.assert_array_equal(np.asarray(image), result.labels)

@@ -85,10 +85,10 @@ class Labeller:
     """A model in memory that labels items one after the other."""
 
     def __init__(self, work: Work) -> None:
-        from freqfusion_runtime.segmenter import load
+        from freqfusion_runtime.segmenter import load_segmenter
 
         self._work = work
-        self._segmenter = load(
+        self._segmenter = load_segmenter(
             work.model, provider=work.provider, threads=work.threads, kernels=work.kernels, max_pixels=work.max_pixels
         )
 

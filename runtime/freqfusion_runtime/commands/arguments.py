@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers on the command line, checked while they are parsed."""
+"""Numbers and lists on the command line, checked while they are parsed."""
 
 from __future__ import annotations
 
@@ -20,3 +20,19 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be positive, got {value}")
     return value
+
+
+def share(text: str) -> float:
+    """Reads a number from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 1, got {value}")
+    return value
+
+
+def names(text: str) -> list[str]:
+    """Reads names separated by commas."""
+    found = [name.strip() for name in text.split(",") if name.strip()]
+    if not found:
+        raise argparse.ArgumentTypeError("must name at least one")
+    return found

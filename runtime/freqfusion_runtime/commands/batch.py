@@ -65,11 +65,11 @@ def run(args: argparse.Namespace) -> int:
     from freqfusion_runtime.batch.ledger import FAILURES_FILE, open_ledger
     from freqfusion_runtime.batch.summary import Summary
     from freqfusion_runtime.files import sha256_of
-    from freqfusion_runtime.segmenter import load
+    from freqfusion_runtime.segmenter import load_segmenter
 
     say = printer(args.json)
     # Opened once here, too: what is wrong with it is better said before any worker has started.
-    segmenter = load(args.model, provider=args.provider, threads=args.threads, kernels=args.kernels)
+    segmenter = load_segmenter(args.model, provider=args.provider, threads=args.threads, kernels=args.kernels)
     names, manifest = segmenter.classes, segmenter.session.manifest
     del segmenter
     work = Work(

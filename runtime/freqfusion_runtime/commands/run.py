@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Segment pictures with an exported model, without PyTorch.
+"""Segment pictures, or find the objects in them, with an exported model, without PyTorch.
 
-Writes NAME.labels.png (pixel value = class number, in the classes' colours) and NAME.overlay.png for each picture, says
-which FreqFusion operators ran as native kernels and which as function bodies, and how long each stage took. A picture
-that cannot be read does not stop the others; it is named at the end, and the exit status is 1.
+Writes NAME.overlay.png for each picture and, by the kind of model, NAME.labels.png (pixel value = class number, in the
+classes' colours), NAME.detections.json (COCO results, masks as run-length codes) or NAME.panoptic.png and
+NAME.panoptic.json (COCO's panoptic format). Says which FreqFusion operators ran as native kernels and which as function
+bodies, and how long each stage took. A picture that cannot be read does not stop the others; it is named at the end,
+and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -15,16 +17,20 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from freqfusion_runtime.commands.arguments import not_negative
+from freqfusion_runtime.commands.arguments import names, not_negative, share
 from freqfusion_runtime.errors import FreqFusionError, InputError
 from freqfusion_runtime.json_output import add_json_argument, printer, write_json
 
 if TYPE_CHECKING:
+    from freqfusion_runtime.detections import Detections, PanopticSegmentation
+    from freqfusion_runtime.loading import Predictor
     from freqfusion_runtime.segmentation import Segmentation
-    from freqfusion_runtime.segmenter import Segmenter
+
+    Result = Segmentation | Detections | PanopticSegmentation
 
 STAGES = ("decode", "preprocess", "network", "postprocess")
-_NAMED_CLASSES = 4  # on the line of each picture; the overlay and the JSON name all
+# The networks report objects from 0.05 on, for the benchmarks' sake; most of those are wrong.
+_SCORE = 0.3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +38,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, metavar="MODEL.onnx", help="a file written by `freqfusion export`")
     parser.add_argument("pictures", type=Path, nargs="+", metavar="PHOTO", help="picture files, or folders of them")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument(
+        "--score",
+        type=share,
+        metavar="S",
+        help=f"objects with a higher score only, from 0 to 1; {_SCORE} where the model finds objects",
+    )
+    parser.add_argument(
+        "--classes", type=names, metavar="A,B", help="objects or segments of these classes only, by name"
+    )
     parser.add_argument("--overlay-format", choices=("png", "jpg"), default="png", help="file type of the overlays")
     parser.add_argument("--provider", choices=("cpu", "cuda"), default="cpu", help="where to run; never another place")
     parser.add_argument("--threads", type=not_negative, default=0, metavar="N", help="cores for one picture, 0 for all")
@@ -52,41 +67,42 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from freqfusion_runtime.files import make_folder, sha256_of
+    from freqfusion_runtime.loading import load
     from freqfusion_runtime.pictures import find_pictures
-    from freqfusion_runtime.segmenter import load
 
     say = printer(args.json)
     pictures = find_pictures(args.pictures)
     stems = _stems(pictures)
     make_folder(args.output)
     with warnings.catch_warnings(record=True) as warned:
-        segmenter = load(
+        predictor = load(
             args.model, provider=args.provider, threads=args.threads, kernels=args.kernels, max_pixels=args.max_pixels
         )
     for warning in warned:
         print(f"freqfusion run: {warning.message}", file=sys.stderr)
-    for line in _describe(segmenter):
+    options = _options(predictor, args)
+    for line in _describe(predictor):
         say(line)
     entries: list[dict[str, Any]] = []
     failures: list[dict[str, str]] = []
     with tqdm(pictures, unit="picture", file=sys.stderr, disable=True if len(pictures) < 2 else None) as progress:
         for picture in progress:
             try:
-                result = segmenter.predict(picture)
+                result: Result = predictor.predict(picture, **options)
             except FreqFusionError as e:
                 failures.append({"picture": str(picture), "error": str(e)})
                 continue
             files = result.save(args.output, stems[picture], args.overlay_format)
             entries.append(_entry(picture, result, files))
             with progress.external_write_mode(file=sys.stderr):
-                say(f"{picture} -> {files[1]}  {_summary(result)}")
+                say(f"{picture} -> {files['overlay']}  {result.summary()}")
     if entries:
         say(_stage_table(entries))
     for failure in failures:
         print(f"freqfusion run: {failure['error']}", file=sys.stderr)
     if failures:
         print(f"freqfusion run: {len(failures)} of {len(pictures)} pictures could not be done", file=sys.stderr)
-    facts = {"model": str(args.model), "model_sha256": sha256_of(args.model), **_engine(segmenter)}
+    facts = {"model": str(args.model), "model_sha256": sha256_of(args.model), **_engine(predictor), **options}
     write_json(args.json, {**facts, "pictures": entries, "failures": failures})
     return 1 if failures else 0
 
@@ -102,25 +118,25 @@ def _stems(pictures: list[Path]) -> dict[Path, str]:
     return names
 
 
-def _describe(segmenter: Segmenter) -> list[str]:
-    session = segmenter.session
+def _describe(predictor: Predictor) -> list[str]:
+    session = predictor.session
     manifest = session.manifest
     lines = [
         f"{session.path}: {manifest.model} {manifest.precision}, {manifest.interface} interface, {session.provider}"
     ]
     if manifest.weights == "random":
-        lines.append("  weights are random: the labels show that everything is connected, nothing else")
-    for (operator, path), count in sorted(_path_counts(segmenter).items()):
+        lines.append("  weights are random: the results show that everything is connected, nothing else")
+    for (operator, path), count in sorted(_path_counts(predictor).items()):
         lines.append(f"  {operator}: {count} x {path}")
     return lines
 
 
-def _path_counts(segmenter: Segmenter) -> Counter[tuple[str, str]]:
-    return Counter((entry.operator, entry.path) for entry in segmenter.session.operator_paths)
+def _path_counts(predictor: Predictor) -> Counter[tuple[str, str]]:
+    return Counter((entry.operator, entry.path) for entry in predictor.session.operator_paths)
 
 
-def _engine(segmenter: Segmenter) -> dict[str, Any]:
-    session = segmenter.session
+def _engine(predictor: Predictor) -> dict[str, Any]:
+    session = predictor.session
     return {
         "provider": session.provider,
         "precision": session.manifest.precision,
@@ -131,27 +147,31 @@ def _engine(segmenter: Segmenter) -> dict[str, Any]:
     }
 
 
-def _entry(picture: Path, result: Segmentation, files: tuple[Path, Path]) -> dict[str, Any]:
+def _options(predictor: Predictor, args: argparse.Namespace) -> dict[str, Any]:
+    """What ``predict`` is asked for beside the picture; fails before the first picture where it cannot be had."""
+    from freqfusion_runtime.segmenter import Segmenter
+
+    if not isinstance(predictor, Segmenter):
+        if args.classes is not None:
+            predictor.labels_of(args.classes)
+        return {"score_threshold": _SCORE if args.score is None else args.score, "classes": args.classes}
+    if args.score is not None or args.classes is not None:
+        raise InputError(
+            f"{args.model} labels every pixel and finds no objects, so --score and --classes say nothing to it. "
+            "Leave them out, or use a model that finds objects."
+        )
+    return {}
+
+
+def _entry(picture: Path, result: Result, files: dict[str, Path]) -> dict[str, Any]:
     return {
         "picture": str(picture),
-        "height": result.labels.shape[0],
-        "width": result.labels.shape[1],
-        "labels_file": str(files[0]),
-        "overlay_file": str(files[1]),
+        "height": result.photo.shape[0],
+        "width": result.photo.shape[1],
+        **{f"{kind}_file": str(file) for kind, file in files.items()},
         "timings_ms": {stage: round(ms, 3) for stage, ms in result.timings_ms.items()},
-        "classes": [
-            {"label": share.label, "name": share.name, "pixels": share.pixels, "share": round(share.share, 6)}
-            for share in result.shares()
-        ],
+        **result.facts(),
     }
-
-
-def _summary(result: Segmentation) -> str:
-    shares = result.shares()
-    large = [share for share in shares[:_NAMED_CLASSES] if share.share >= 0.005]
-    named = ", ".join(f"{share.name} {share.share:.0%}" for share in large)
-    rest = len(shares) - len(large)
-    return named + (f" and {rest} more" if rest > 0 else "")
 
 
 def _stage_table(entries: list[dict[str, Any]]) -> str:

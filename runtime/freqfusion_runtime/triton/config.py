@@ -6,9 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from freqfusion_runtime.class_table import class_names
 from freqfusion_runtime.errors import ModelFileError
 from freqfusion_runtime.manifest import TensorSpec
-from freqfusion_runtime.segmenter import class_names
 from freqfusion_runtime.triton.source import ModelSource
 from freqfusion_runtime.triton.text_format import Message, Name, Value, to_text
 

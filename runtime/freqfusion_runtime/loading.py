@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The runtime's front door: a model file in, something that predicts out."""
+
+from __future__ import annotations
+
+import os
+from typing import TypeAlias
+
+from freqfusion_runtime.detector import Detector, InstanceSegmenter, PanopticSegmenter
+from freqfusion_runtime.pictures import MAX_PIXELS
+from freqfusion_runtime.segmenter import Segmenter
+from freqfusion_runtime.session import Kernels, Provider, Session, open_session
+
+ObjectFinder: TypeAlias = Detector | InstanceSegmenter | PanopticSegmenter
+Predictor: TypeAlias = Segmenter | ObjectFinder
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    provider: Provider = "cpu",
+    threads: int = 0,
+    kernels: Kernels = "auto",
+    max_pixels: int = MAX_PIXELS,
+) -> Predictor:
+    """Opens an exported model.
+
+    Args:
+        path: An ``.onnx`` file written by ``freqfusion export``, of either interface.
+        provider: Where to run; there is no fallback to another place.
+        threads: Cores to use for one picture, 0 for all.
+        kernels: ``auto`` uses the custom-operator library where it is found, ``never`` does not, ``require`` insists.
+        max_pixels: Pictures with more are refused before they are decoded.
+
+    Returns:
+        What the model is made for: a Segmenter, Detector, InstanceSegmenter or PanopticSegmenter. Each has
+        ``predict(image)``.
+
+    Raises:
+        FreqFusionError: If the file or the device cannot be used; the subclass says why.
+    """
+    return predictor_of(open_session(path, provider=provider, threads=threads, kernels=kernels), max_pixels)
+
+
+def predictor_of(session: Session, max_pixels: int = MAX_PIXELS) -> Predictor:
+    """Wraps an open session in the class for its model's task."""
+    match session.manifest.task:
+        case "semantic_segmentation":
+            return Segmenter(session, max_pixels)
+        case "detection":
+            return Detector(session, max_pixels)
+        case "instance_segmentation":
+            return InstanceSegmenter(session, max_pixels)
+        case "panoptic_segmentation":
+            return PanopticSegmenter(session, max_pixels)
