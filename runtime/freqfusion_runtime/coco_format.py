@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from freqfusion_runtime import coco
@@ -37,6 +38,19 @@ def panoptic_image(found: PanopticSegmentation) -> Image.Image:
     """Draws a panoptic map as COCO's PNG: id = R + 256 G + 65536 B, void being 0."""
     ids = np.where(found.ids == found.void, 0, found.ids).astype("<u4")
     return Image.fromarray(np.ascontiguousarray(ids.view(np.uint8).reshape(*ids.shape, 4)[:, :, :3]))
+
+
+def panoptic_ids(levels: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Reads the ids back from the levels of such a PNG.
+
+    Args:
+        levels: ``(H, W, 3)``.
+
+    Returns:
+        ``(H, W)``.
+    """
+    red, green, blue = (levels[:, :, channel].astype(np.int64) for channel in range(3))
+    return red + 256 * green + 65536 * blue
 
 
 def panoptic_entry(
