@@ -34,7 +34,8 @@ class ServerProcess:
             options = (*options, "--log-file", str(self.log))
         command = [sys.executable, "-m", "freqfusion_runtime.cli", "serve", *map(str, models), "--port", "0"]
         command += ["--grpc-port", "0", *options]
-        environment = {**os.environ, "PYTHONPATH": str(TESTS.parent / "runtime")}
+        places = [str(TESTS.parent / place) for place in ("runtime", "export", "models")]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
         )

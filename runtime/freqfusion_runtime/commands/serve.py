@@ -10,6 +10,7 @@ readiness, then finishes what was accepted. One process serves one device.
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -89,6 +90,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tls-certificate", type=Path, metavar="PEM", help="serve HTTPS and secure gRPC")
     parser.add_argument("--tls-key", type=Path, metavar="PEM", help="the certificate's key")
     parser.add_argument("--log-file", type=Path, metavar="FILE", help="append log lines there, not to standard error")
+    parser.add_argument(
+        "--reference",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="serve also the PyTorch model that a MODEL was exported from, as NAME-pytorch, to compare the two",
+    )
     parser.add_argument("--ray", action="store_true", help="serve replicas on Ray Serve; HTTP only")
     parser.add_argument("--ray-replicas", default="1", metavar="N", help="processes; MIN:MAX scales with the load")
     parser.add_argument("--ray-address", metavar="HOST:PORT", help="of a cluster, or auto; else Ray on this machine")
@@ -107,6 +114,12 @@ def run(args: argparse.Namespace) -> int:
     from freqfusion_runtime.serving.service import Service
 
     sources = [parse_source(text) for text in args.models]
+    if args.reference is not None:
+        if args.ray:
+            raise ServeError("--reference serves in this process, --ray in others. Leave one of them out.")
+        # A name only, as in cli.COMMANDS: this package imports nothing of the packages above it, and no torch.
+        plug = importlib.import_module("freqfusion_export.reference_session")
+        sources.append(plug.reference_source(args.reference, sources, settings.threads))
     if args.ray:
         return _run_on_ray(sources, settings, args)
 

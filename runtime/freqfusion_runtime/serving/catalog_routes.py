@@ -28,6 +28,7 @@ class ModelEntry(BaseModel):
     state: str = Field(description="LOADING, READY or UNAVAILABLE")
     is_default: bool = Field(description="Whether requests that name no model go to it")
     problem: str = Field(description="Why it is unavailable, or why its file's newest state is not the one served")
+    task: str | None = Field(default=None, description="Only models for semantic_segmentation answer /v1/segment")
     architecture: str | None = None
     interface: str | None = None
     precision: str | None = None
@@ -72,11 +73,12 @@ def _entry(slot: Slot, registry: Registry) -> ModelEntry:
     model = slot.model
     if model is None:
         return entry
-    manifest, segmenter = model.session.manifest, model.segmenter
-    colors = zip(segmenter.classes, segmenter.palette, strict=True)
+    manifest = model.session.manifest
+    colors = zip(model.classes, model.palette, strict=True)
     paths = Counter(f"{node.operator}: {node.path}" for node in model.session.operator_paths)
     return entry.model_copy(
         update={
+            "task": manifest.task,
             "architecture": manifest.model,
             "interface": manifest.interface,
             "precision": manifest.precision,

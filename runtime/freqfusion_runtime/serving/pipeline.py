@@ -81,8 +81,7 @@ async def segment(
 
     def conclude() -> T:
         labels = _labels(model, prepared, outcome.outputs, stages)
-        segmenter = model.segmenter
-        return finish(Segmentation(labels, segmenter.classes, segmenter.palette, prepared.photo, stages.ms))
+        return finish(Segmentation(labels, model.classes, model.palette, prepared.photo, stages.ms))
 
     return await loop.run_in_executor(workers, conclude)
 
@@ -117,9 +116,8 @@ def shrink(photo: Picture, long_side: int | None) -> Picture:
 
 
 def _prepare(model: LoadedModel, data: bytes, long_side: int | None, holding: Holding, stages: Stages) -> _Prepared:
-    segmenter = model.segmenter
     manifest = model.session.manifest
-    photo = stages.timed("decode", lambda: decode(data, segmenter.max_pixels, holding))
+    photo = stages.timed("decode", lambda: decode(data, model.max_pixels, holding))
     start = time.perf_counter()
     photo = shrink(photo, long_side)
     name = manifest.inputs[0].name

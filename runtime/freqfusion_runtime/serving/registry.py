@@ -10,13 +10,15 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from freqfusion_runtime.errors import FreqFusionError, ModelFileError
 from freqfusion_runtime.files import sha256_of
-from freqfusion_runtime.segmenter import Segmenter
-from freqfusion_runtime.serving.errors import NotReadyError, UnknownModelError
+from freqfusion_runtime.segmentation import Color
+from freqfusion_runtime.segmenter import class_colors, class_names
+from freqfusion_runtime.serving.errors import NotReadyError, NotSupportedError, UnknownModelError
 from freqfusion_runtime.serving.logs import EventLog
 from freqfusion_runtime.serving.settings import Settings
 from freqfusion_runtime.serving.warmup import warm_up
@@ -69,22 +71,43 @@ def parse_source(text: str | os.PathLike[str]) -> ModelSource:
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A model ready to run, and the file it came from; ``sha256`` is that file's."""
+    """A model ready to run, of any task.
+
+    Args:
+        source: Where it came from.
+        session: The engine.
+        max_pixels: Of one picture or tensor.
+        sha256: Hash of its file.
+        stamp: State of that file; see :func:`stamp_of`.
+    """
 
     source: ModelSource
-    segmenter: Segmenter
+    session: Session
+    max_pixels: int
     sha256: str
     stamp: tuple[int, int, int]
 
     @property
-    def session(self) -> Session:
-        """The engine under the segmenter."""
-        return self.segmenter.session
+    def is_segmenter(self) -> bool:
+        """Whether label maps can be made of its answers."""
+        return self.session.manifest.task == "semantic_segmentation"
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """Names of its classes."""
+        return class_names(self.session.manifest)
+
+    @cached_property
+    def palette(self) -> tuple[Color, ...]:
+        """Colours of its classes."""
+        return class_colors(self.session.manifest)
 
     @property
     def is_batchable(self) -> bool:
-        """Whether the first side of its first input is free."""
-        return isinstance(self.session.manifest.inputs[0].shape[0], str)
+        """Whether all its inputs and outputs have a free first side of one name, so that requests can be joined."""
+        manifest = self.session.manifest
+        sides = {spec.shape[0] if spec.shape else 1 for spec in (*manifest.inputs, *manifest.outputs)}
+        return len(sides) == 1 and isinstance(sides.pop(), str)
 
 
 class Slot:
@@ -109,11 +132,10 @@ class Slot:
         source = self.source
         stamp = stamp_of(source.path)
         opened = source.opener(source.path) if source.opener else _open(source.path, settings)
-        segmenter = Segmenter(opened, settings.max_image_pixels)
-        warm_up(segmenter)
+        warm_up(opened, settings.max_image_pixels)
         if stamp_of(source.path) != stamp:
             raise ModelFileError(f"{source.path} changed while it was being read. It will be read again.")
-        return LoadedModel(source, segmenter, sha256_of(source.path), stamp)
+        return LoadedModel(source, opened, settings.max_image_pixels, sha256_of(source.path), stamp)
 
     def is_stale(self) -> bool:
         """Whether the file is another one than the served one, and not one already refused; touches the disk."""
@@ -170,6 +192,23 @@ class Registry:
     def is_ready(self) -> bool:
         """Whether every model can answer."""
         return all(slot.model is not None for slot in self.slots)
+
+    def segmenter(self, name: str, version: str = "") -> LoadedModel:
+        """Finds a model that labels pictures.
+
+        Raises:
+            NotSupportedError: If it is made for another task.
+            UnknownModelError, NotReadyError: As :meth:`model`.
+        """
+        model = self.model(name, version)
+        if not model.is_segmenter:
+            others = sorted({s.source.name for s in self.slots if s.model is not None and s.model.is_segmenter})
+            raise NotSupportedError(
+                f"model {name!r} is made for {model.session.manifest.task}, and no label map can be made of its "
+                f"answers. Send its tensors to /v2/models/{name}/infer"
+                + (f", or choose one of: {', '.join(others)}." if others else ".")
+            )
+        return model
 
     def versions(self, name: str) -> list[str]:
         """Versions of a name, the lowest first; empty where there is none."""

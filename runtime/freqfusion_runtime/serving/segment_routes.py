@@ -72,7 +72,7 @@ def router(service: Service) -> APIRouter:
         if kind is None:
             accept = request.headers.get("accept", "")[:80]
             raise NotAcceptableError(f"no answer can be made for 'Accept: {accept}'. Accept {_FORMATS}.")
-        loaded = service.registry.model(model or service.registry.default_name, version)
+        loaded = service.registry.segmenter(model or service.registry.default_name, version)
         record.model = loaded.source.name
         selected = _selected(classes, loaded)
         service.scheduler.check_room(loaded, deadline)
@@ -107,7 +107,7 @@ def router(service: Service) -> APIRouter:
 def _selected(classes: str | None, model: LoadedModel) -> frozenset[int] | None:
     if classes is None:
         return None
-    names = model.segmenter.classes
+    names = model.classes
     numbers = {name.lower(): label for label, name in enumerate(names)}
     found = set()
     for word in (part.strip().lower() for part in classes.split(",")):

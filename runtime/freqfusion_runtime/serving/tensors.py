@@ -24,6 +24,7 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
     "FP64": np.dtype(np.float64),
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_PLATFORMS = {".onnx": ("onnxruntime_onnx", "onnxruntime"), ".plan": ("tensorrt_plan", "tensorrt")}
 _MAX_RANK = 8
 _MAX_SIDE = 2**31 - 1
 
@@ -64,7 +65,7 @@ def metadata(model: LoadedModel, versions: Sequence[str]) -> dict[str, Any]:
     return {
         "name": model.source.name,
         "versions": list(versions),
-        "platform": "onnxruntime_onnx",
+        "platform": _platform(model)[0],
         "inputs": [_tensor_metadata(spec) for spec in manifest.inputs],
         "outputs": [_tensor_metadata(spec) for spec in manifest.outputs],
     }
@@ -85,8 +86,8 @@ def configuration(model: LoadedModel, max_batch: int, max_delay_ms: float) -> di
 
     return {
         "name": model.source.name,
-        "platform": "onnxruntime_onnx",
-        "backend": "onnxruntime",
+        "platform": _platform(model)[0],
+        "backend": _platform(model)[1],
         "version_policy": {"latest": {"num_versions": 1}},
         "max_batch_size": max(1, max_batch) if batched else 0,
         "input": [tensor(spec) for spec in manifest.inputs],
@@ -186,7 +187,8 @@ def check_call(call: InferCall, model: LoadedModel) -> None:
                 f"input {spec.name!r} must have shape {shape} with -1 for any positive size, got {list(value.shape)}. "
                 "Reshape it."
             )
-        _check_picture_sides(spec, value, model)
+    picture = manifest.inputs[0]  # what follows it, such as its size before padding, is small
+    _check_picture_sides(picture, call.inputs[picture.name], model)
     names = [spec.name for spec in manifest.outputs]
     for output in call.outputs:
         if output.name not in names:
@@ -199,7 +201,7 @@ def _check_picture_sides(spec: TensorSpec, value: NDArray[Any], model: LoadedMod
     manifest = model.session.manifest
     image = manifest.interface == "image"
     height, width = value.shape[1:3] if image else value.shape[2:4]
-    pixels, limit = value.shape[0] * height * width, model.segmenter.max_pixels
+    pixels, limit = value.shape[0] * height * width, model.max_pixels
     if pixels > limit:
         raise TooLargeError(
             f"input {spec.name!r} has {pixels / 1e6:.1f} megapixels, the limit is {limit / 1e6:.1f}. Send fewer."
@@ -210,6 +212,12 @@ def _check_picture_sides(spec: TensorSpec, value: NDArray[Any], model: LoadedMod
             f"input {spec.name!r} must have a height and a width that are multiples of {step}, got {height} x {width}. "
             "Resize it, or send the picture to /v1/segment."
         )
+
+
+def _platform(model: LoadedModel) -> tuple[str, str]:
+    """Names platform and backend as Triton does for files of such a suffix."""
+    suffix = model.source.path.suffix.lower()
+    return _PLATFORMS.get(suffix, ("pytorch_libtorch", "pytorch"))
 
 
 def _tensor_metadata(spec: TensorSpec) -> dict[str, Any]:

@@ -38,6 +38,10 @@ async function loadModels() {
     return;
   }
   hideNotice();
+  if (models.length === 0) {
+    notify("This page has nothing to show", "None of the models here labels pixels. Their tensors are served under /v2/models.");
+    return;
+  }
   const wanted = new URLSearchParams(location.search);
   const preset = models.find((model) => model.isDefault) ?? models[0];
   fill($("model"), models, $("model").value || (wanted.get("model") ?? preset.id));

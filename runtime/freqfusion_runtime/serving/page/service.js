@@ -6,6 +6,7 @@ import { decodeLabelPng } from "./label_png.js";
 
 const KEY = "freqfusion-api-key"; // in sessionStorage: forgotten with the tab
 const RETRIES = 4;
+const TASK = "semantic_segmentation";
 
 const TITLES = {
   400: "The server cannot read this photo",
@@ -47,7 +48,8 @@ export function useKey(key) {
 /**
  * Lists what is served.
  *
- * @returns {Promise<{models: Model[], maxBytes: number}>} models in the server's order; largest photo it takes
+ * @returns {Promise<{models: Model[], maxBytes: number}>} models that label pixels, in the server's order; largest photo
+ *     it takes
  *
  * @typedef {object} Model
  * @property {string} id tells it from every other, of one name too
@@ -68,10 +70,12 @@ export function useKey(key) {
 export async function listModels() {
   const response = await send("v1/models", { headers: headers("application/json") });
   const answer = await response.json();
-  const names = answer.models.map((record) => record.name);
+  // A model that is not loaded yet has no task; one of another task makes no label map, and this page shows nothing else.
+  const records = answer.models.filter((record) => (record.task ?? TASK) === TASK);
+  const names = records.map((record) => record.name);
   const hasSiblings = ({ name }) => names.indexOf(name) !== names.lastIndexOf(name);
   return {
-    models: answer.models.map((record) => readModel(record, hasSiblings(record))),
+    models: records.map((record) => readModel(record, hasSiblings(record))),
     maxBytes: answer.max_body_bytes,
   };
 }

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model that does something else than segmentation is served by tensors, with all its outputs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+import tritonclient.grpc
+import tritonclient.http
+from conftest import ServerProcess, photo, png
+from freqfusion_runtime.manifest import METADATA_KEY, TensorSpec
+from onnx import TensorProto, helper, numpy_helper
+from small_models import image_manifest, tensor_manifest
+
+SLOTS = 3
+
+
+def write_detector(path, interface: str):
+    """Writes a detector whose boxes grow with the mean level; its tensors come with their size before padding."""
+    is_image = interface == "image"
+    base = image_manifest() if is_image else tensor_manifest()
+    specs = [
+        TensorSpec("num", "int64", (1,)),
+        TensorSpec("boxes", "float32", (1, SLOTS, 4)),
+        TensorSpec("scores", "float32", (1, SLOTS)),
+        TensorSpec("labels", "int64", (1, SLOTS)),
+    ]
+    shape = (1, "height", "width", 3) if is_image else (1, 3, "height", "width")
+    inputs = [TensorSpec("image", base.inputs[0].dtype, shape)]
+    if not is_image:
+        inputs.append(TensorSpec("size", "int64", (1, 2)))
+    manifest = replace(base, task="detection", inputs=tuple(inputs), outputs=tuple(specs))
+    nodes = [
+        helper.make_node("Cast", ["image"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["floats"], ["mean"], keepdims=0),
+        helper.make_node("Mul", ["unit", "mean"], ["boxes" if is_image else "small"]),
+    ]
+    if not is_image:
+        nodes += [
+            helper.make_node("Cast", ["size"], ["sides"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceSum", ["sides"], ["sum"], keepdims=0),
+            helper.make_node("Add", ["small", "sum"], ["boxes"]),
+        ]
+    constants = {
+        "unit": np.ones((1, SLOTS, 4), np.float32) * np.arange(1, 5, dtype=np.float32),
+        "fixed_num": np.array([2], np.int64),
+        "fixed_scores": np.array([[0.9, 0.5, 0.0]], np.float32),
+        "fixed_labels": np.array([[3, 1, 0]], np.int64),
+    }
+    nodes += [helper.make_node("Identity", [f"fixed_{name}"], [name]) for name in ("num", "scores", "labels")]
+    types = {"uint8": TensorProto.UINT8, "float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
+    infos = {spec.name: helper.make_tensor_value_info(spec.name, types[spec.dtype], spec.shape)
+             for spec in (*inputs, *specs)}  # fmt: skip
+    graph = helper.make_graph(
+        nodes,
+        "detector",
+        [infos[spec.name] for spec in inputs],
+        [infos[spec.name] for spec in specs],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.checker.check_model(model, full_check=True)
+    helper.set_model_props(model, {METADATA_KEY: manifest.to_json()})
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def mixed(models, tmp_path_factory):
+    """A detector of each interface, the first one the server's default, and a model that segments; all may batch."""
+    folder = tmp_path_factory.mktemp("mixed")
+    paths = [write_detector(folder / f"{interface}.onnx", interface) for interface in ("image", "tensor")]
+    started = ServerProcess([*paths, models["colors"]], "--max-batch", "4", folder=folder)
+    yield started
+    assert started.terminate() == 0
+
+
+def clients(server):
+    for module, port in ((tritonclient.http, server.port), (tritonclient.grpc, server.grpc_port)):
+        yield module, module.InferenceServerClient(f"127.0.0.1:{port}")
+
+
+def test_all_outputs_come_back_over_both_protocols(mixed):
+    picture = photo()
+    for module, client in clients(mixed):
+        wanted = module.InferInput("image", [1, *picture.shape], "UINT8")
+        wanted.set_data_from_numpy(picture[None])
+        answer = client.infer("image", [wanted])
+        np.testing.assert_array_equal(answer.as_numpy("num"), [2])
+        np.testing.assert_array_equal(answer.as_numpy("labels"), [[3, 1, 0]])
+        np.testing.assert_array_equal(answer.as_numpy("scores"), np.array([[0.9, 0.5, 0.0]], np.float32))
+        expected = np.tile(np.arange(1, 5) * picture.mean(), (1, SLOTS, 1))
+        np.testing.assert_allclose(answer.as_numpy("boxes"), expected, rtol=1e-5)
+
+
+def test_a_second_input_is_no_picture(mixed):
+    tensor = np.full((1, 3, 64, 96), 0.5, np.float32)
+    for module, client in clients(mixed):
+        inputs = [module.InferInput("image", list(tensor.shape), "FP32"), module.InferInput("size", [1, 2], "INT64")]
+        inputs[0].set_data_from_numpy(tensor)
+        inputs[1].set_data_from_numpy(np.array([[60, 90]], np.int64))
+        boxes = client.infer("tensor", inputs).as_numpy("boxes")
+        np.testing.assert_allclose(boxes[0, 0], np.arange(1, 5) * 0.5 + 150)
+
+
+def test_metadata_names_every_output_and_no_batch(mixed):
+    metadata = json.loads(mixed.ask("GET", "/v2/models/image")[2])
+    assert [output["name"] for output in metadata["outputs"]] == ["num", "boxes", "scores", "labels"]
+    configuration = json.loads(mixed.ask("GET", "/v2/models/image/config")[2])
+    assert configuration["max_batch_size"] == 0
+
+
+@pytest.mark.parametrize("query", ["", "?model=tensor"])
+def test_no_label_map_is_made_of_its_answers(mixed, query):
+    name = query.partition("=")[2] or "image"
+    status, reason = mixed.error("POST", f"/v1/segment{query}", png(photo()))
+    assert status == 400
+    assert f"model '{name}' is made for detection" in reason
+    assert f"/v2/models/{name}/infer, or choose one of: colors." in reason
+    assert mixed.ask("POST", "/v1/segment?model=colors", png(photo()))[0] == 200
+
+
+def test_the_list_says_what_each_model_does(mixed):
+    entries = json.loads(mixed.ask("GET", "/v1/models")[2])["models"]
+    assert [(e["name"], e["task"]) for e in entries] == [
+        ("image", "detection"),
+        ("tensor", "detection"),
+        ("colors", "semantic_segmentation"),
+    ]
