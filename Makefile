@@ -24,6 +24,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[cpu,export,evaluate,serve,bench,dev]'
 	touch $@
 
+ray: setup ## add Ray to .venv, without which its tests are skipped (570 MB)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[ray]'
+
 plugins: setup ## build the native libraries (fetches headers; says what it could not build and why)
 	$(BIN)/python scripts/build_plugins.py
 
@@ -71,4 +74,4 @@ serve: plugins ## ONNX=path.onnx [PORT=8000]: serve over HTTP and gRPC, with a p
 gpu-check: ## gpu: check every CUDA kernel on this machine's GPU, then time them [TENSORRT_INCLUDE=folder]
 	$(PYTHON) scripts/gpu_check
 
-.PHONY: help setup plugins demo test check export run parity bench serve gpu-check
+.PHONY: help setup ray plugins demo test check export run parity bench serve gpu-check

@@ -34,3 +34,17 @@ def exported(segnext_t: Any, traced_segnext: Any, tmp_path_factory: pytest.TempP
     for interface, path in paths.items():
         export(segnext_t, path, interface=interface, traced=traced_segnext)
     return paths
+
+
+@pytest.fixture(scope="session")
+def checkpoint(segnext_t: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an mm-style file of its weights, ``segnext.pth``, and what the export command makes of it."""
+    import torch
+    from freqfusion_runtime.cli import main
+
+    folder = tmp_path_factory.mktemp("checkpoint")
+    meta = {"CLASSES": tuple(f"thing {i}" for i in range(150)), "weights": "random"}
+    torch.save({"meta": meta, "state_dict": segnext_t.state_dict()}, folder / "segnext.pth")
+    code = main(["export", str(folder / "segnext.pth"), "--bases-seed", "3", "--json", str(folder / "export.json")])
+    assert code == 0
+    return folder

@@ -18,17 +18,6 @@ from PIL import Image
 
 
 @pytest.fixture(scope="module")
-def checkpoint(segnext_t, tmp_path_factory):
-    """An mm-style file of the model's weights, and the ONNX file that the command makes of it."""
-    folder = tmp_path_factory.mktemp("checkpoint")
-    meta = {"CLASSES": tuple(f"thing {i}" for i in range(150)), "weights": "random"}
-    torch.save({"meta": meta, "state_dict": segnext_t.state_dict()}, folder / "segnext.pth")
-    code = main(["export", str(folder / "segnext.pth"), "--bases-seed", "3", "--json", str(folder / "export.json")])
-    assert code == 0
-    return folder
-
-
-@pytest.fixture(scope="module")
 def photo(tmp_path_factory):
     path = tmp_path_factory.mktemp("photo") / "waves.png"
     y, x = np.mgrid[:60, :90]

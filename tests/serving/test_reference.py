@@ -8,11 +8,9 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from conftest import ServerProcess
@@ -20,7 +18,6 @@ from freqfusion_export.reference_session import reference_source
 from freqfusion_runtime.cli import main
 from freqfusion_runtime.errors import InputError, ModelFileError
 from freqfusion_runtime.files import sha256_of
-from freqfusion_runtime.manifest import METADATA_KEY, Manifest
 from freqfusion_runtime.serving.registry import parse_source
 from page_browser import browsing
 from PIL import Image
@@ -29,17 +26,9 @@ from selenium.webdriver.support.ui import Select
 
 
 @pytest.fixture(scope="module")
-def pair(exported, segnext_t, tmp_path_factory) -> tuple[Path, Path]:
-    """The exported file with a manifest that names a checkpoint, and that checkpoint."""
-    folder = tmp_path_factory.mktemp("pair")
-    checkpoint = folder / "weights.pth"
-    torch.save({"state_dict": segnext_t.state_dict()}, checkpoint)
-    model = onnx.load(exported["image"])
-    entry = next(entry for entry in model.metadata_props if entry.key == METADATA_KEY)
-    manifest = Manifest.from_json(entry.value)
-    entry.value = replace(manifest, weights_file=checkpoint.name, weights_sha256=sha256_of(checkpoint)).to_json()
-    onnx.save(model, folder / "net.onnx")
-    return folder / "net.onnx", checkpoint
+def pair(checkpoint) -> tuple[Path, Path]:
+    """The exported file and its checkpoint."""
+    return checkpoint / "segnext.onnx", checkpoint / "segnext.pth"
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +37,7 @@ def both(pair, tmp_path_factory) -> Iterator[ServerProcess]:
     started = ServerProcess(
         [pair[0]], "--reference", str(pair[1]), "--threads", "2", folder=tmp_path_factory.mktemp("server")
     )
-    assert "net-pytorch:1 is ready" in started._line()
+    assert "segnext-pytorch:1 is ready" in started._line()
     yield started
     assert started.terminate() == 0
 
@@ -70,27 +59,27 @@ def labels_by(server: ServerProcess, name: str, photo: Path) -> np.ndarray:
 
 def test_both_are_served_and_agree(both, pair, photo):
     entries = {entry["name"]: entry for entry in json.loads(both.ask("GET", "/v1/models")[2])["models"]}
-    assert entries["net-pytorch"]["engine"] == f"PyTorch {torch.__version__}"
-    assert entries["net-pytorch"]["sha256"] == sha256_of(pair[1])
-    assert entries["net-pytorch"]["classes"] == entries["net"]["classes"]
-    engine, reference = labels_by(both, "net", photo), labels_by(both, "net-pytorch", photo)
+    assert entries["segnext-pytorch"]["engine"] == f"PyTorch {torch.__version__}"
+    assert entries["segnext-pytorch"]["sha256"] == sha256_of(pair[1])
+    assert entries["segnext-pytorch"]["classes"] == entries["segnext"]["classes"]
+    engine, reference = labels_by(both, "segnext", photo), labels_by(both, "segnext-pytorch", photo)
     assert len(np.unique(engine)) > 1
     assert np.mean(engine == reference) > 0.999
 
 
 def test_the_page_lays_them_side_by_side(both, photo, tmp_path):
-    expected = np.mean(labels_by(both, "net", photo) == labels_by(both, "net-pytorch", photo))
+    expected = np.mean(labels_by(both, "segnext", photo) == labels_by(both, "segnext-pytorch", photo))
     with browsing(tmp_path) as page:
         page.open(f"{both.url}/")
         page.choose(photo)
-        Select(page.one("#against")).select_by_visible_text("net-pytorch")
+        Select(page.one("#against")).select_by_visible_text("segnext-pytorch")
         page.wait_for_answers(2)
         assert f"PyTorch {torch.__version__}" in page.one("#models").text
         shown = float(page.one(".agreement strong").text.strip("<> %")) / 100
         assert abs(shown - expected) < 0.001
         divider = page.one("#divider")
         divider.send_keys(Keys.HOME)
-        assert divider.get_dom_attribute("aria-valuetext") == "0 % net, 100 % net-pytorch"
+        assert divider.get_dom_attribute("aria-valuetext") == "0 % segnext, 100 % segnext-pytorch"
         assert page.errors() == []
 
 
