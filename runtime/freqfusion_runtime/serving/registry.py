@@ -14,10 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from freqfusion_runtime.class_table import class_colors, class_names
 from freqfusion_runtime.errors import FreqFusionError, ModelFileError
 from freqfusion_runtime.files import sha256_of
 from freqfusion_runtime.segmentation import Color
-from freqfusion_runtime.segmenter import class_colors, class_names
 from freqfusion_runtime.serving.errors import NotReadyError, NotSupportedError, UnknownModelError
 from freqfusion_runtime.serving.logs import EventLog
 from freqfusion_runtime.serving.settings import Settings
