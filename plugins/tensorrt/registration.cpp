@@ -128,3 +128,15 @@ FREQFUSION_EXPORT bool initFreqFusionPlugins() noexcept
 {
     return freqfusion::tensorrt::gRegisteredHere || freqfusion::tensorrt::registerCreators();
 }
+
+//! Which TensorRT's headers this file was compiled with: 101400 for 10.14.0.
+FREQFUSION_EXPORT int32_t freqFusionTensorRTHeaders() noexcept
+{
+    return NV_TENSORRT_MAJOR * 10000 + NV_TENSORRT_MINOR * 100 + NV_TENSORRT_PATCH;
+}
+
+//! The version under which its plugins are registered; engines and ONNX files name it.
+FREQFUSION_EXPORT char const* freqFusionPluginVersion() noexcept
+{
+    return freqfusion::kPluginVersion;
+}

@@ -12,7 +12,12 @@ _SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 LIBRARY_NAME = f"libfreqfusion_onnxruntime{_SUFFIX}"
 
 
-def library_path() -> Path:
-    """Names the one place where the library is looked for: ``$FREQFUSION_LIBRARY_DIR``, else the package's ``lib``."""
+def library_folder() -> Path:
+    """Names the one place where native libraries lie: ``$FREQFUSION_LIBRARY_DIR``, else the package's ``lib``."""
     folder = os.environ.get(FOLDER_VARIABLE)
-    return (Path(folder) if folder else Path(__file__).parent / "lib") / LIBRARY_NAME
+    return Path(folder) if folder else Path(__file__).parent / "lib"
+
+
+def library_path() -> Path:
+    """Where the custom-operator library is to lie, in :func:`library_folder`."""
+    return library_folder() / LIBRARY_NAME

@@ -8,6 +8,8 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+DOMAIN = "freqfusion"  # of our operators
+
 # Field numbers of onnx.proto.
 _MODEL_GRAPH = 7
 _GRAPH_NODE = 1
@@ -37,10 +39,10 @@ def list_nodes(path: str | os.PathLike[str]) -> list[NodeEntry]:
         try:
             return [
                 _node(node)
-                for field, graph in _fields(whole)
-                if field == _MODEL_GRAPH
-                for number, node in _fields(graph)
-                if number == _GRAPH_NODE
+                for field, graph in message_fields(whole)
+                if field == _MODEL_GRAPH and isinstance(graph, memoryview)
+                for number, node in message_fields(graph)
+                if number == _GRAPH_NODE and isinstance(node, memoryview)
             ]
         except IndexError as e:
             raise ValueError(f"{os.fspath(path)!r} is not a protobuf message: it ends inside a field") from e
@@ -50,20 +52,27 @@ def list_nodes(path: str | os.PathLike[str]) -> list[NodeEntry]:
 
 def _node(message: memoryview) -> NodeEntry:
     texts: dict[int, str] = {}
-    for field, value in _fields(message):
-        if field in (_NODE_OUTPUT, _NODE_NAME, _NODE_OP_TYPE, _NODE_DOMAIN):
+    for field, value in message_fields(message):
+        is_text = isinstance(value, memoryview)
+        if is_text and field in (_NODE_OUTPUT, _NODE_NAME, _NODE_OP_TYPE, _NODE_DOMAIN):
             texts.setdefault(field, bytes(value).decode("utf-8", "replace"))
     return NodeEntry(*(texts.get(f, "") for f in (_NODE_NAME, _NODE_OP_TYPE, _NODE_DOMAIN, _NODE_OUTPUT)))
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Yields the number and content of each length-delimited field, and steps over all others."""
+def message_fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
+    """Yields the number and content of each field of a protobuf message: bytes or a whole number; steps over others.
+
+    Raises:
+        IndexError: If the message ends inside a field.
+        ValueError: If it is no message.
+    """
     at = 0
     while at < len(message):
         key, at = _varint(message, at)
         wire = key & 7
         if wire == _VARINT:
-            _, at = _varint(message, at)
+            number, at = _varint(message, at)
+            yield key >> 3, number
         elif wire == _FIXED64:
             at += 8
         elif wire == _FIXED32:

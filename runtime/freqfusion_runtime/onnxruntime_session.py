@@ -11,17 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from freqfusion_runtime.errors import InputError, KernelLibraryError, ModelFileError, NetworkOutputError, ProviderError
+from freqfusion_runtime.errors import KernelLibraryError, ModelFileError, NetworkOutputError, ProviderError
+from freqfusion_runtime.input_checks import check_inputs, check_sides
 from freqfusion_runtime.kernel_library import FOLDER_VARIABLE, library_path
-from freqfusion_runtime.manifest import METADATA_KEY, Manifest
-from freqfusion_runtime.onnx_nodes import NodeEntry, list_nodes
+from freqfusion_runtime.manifest import METADATA_KEY, Manifest, TensorSpec
+from freqfusion_runtime.onnx_nodes import DOMAIN, NodeEntry, list_nodes
 from freqfusion_runtime.session import Kernels, OperatorPath, Provider
 
-DOMAIN = "freqfusion"
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _DTYPES = {
     "tensor(float)": "float32",
@@ -140,37 +139,12 @@ class OnnxRuntimeSession:
         return manifest
 
     def _check_inputs(self, inputs: Mapping[str, NDArray[Any]]) -> None:
-        wanted = {tensor.name: tensor for tensor in self._session.get_inputs()}
-        if set(inputs) != set(wanted):
-            raise InputError(f"{self._path}: the inputs are {sorted(wanted)}, got {sorted(inputs)}. Name each of them.")
-        for name, tensor in wanted.items():
-            value = inputs[name]
-            dtype = _DTYPES.get(tensor.type, tensor.type)
-            if value.dtype != np.dtype(dtype):
-                raise InputError(
-                    f"input {name!r} must be {dtype}, got {value.dtype}. Convert it with .astype({dtype!r})."
-                )
-            shape = tensor.shape
-            fits = len(shape) == value.ndim and all(
-                not isinstance(side, int) or side == got for side, got in zip(shape, value.shape, strict=True)
-            )
-            if not fits or 0 in value.shape:
-                raise InputError(
-                    f"input {name!r} must have shape ({', '.join(map(str, shape))}), got {value.shape}. "
-                    "Reshape it, or export the model with that size."
-                )
-        if self._manifest.interface == "tensor":
-            self._check_sides(inputs[self._manifest.inputs[0].name])
-
-    def _check_sides(self, value: NDArray[Any]) -> None:
-        step = self._manifest.preprocessing.size_divisor
-        height, width = value.shape[-2:]
-        if height % step or width % step:
-            raise InputError(
-                f"input {self._manifest.inputs[0].name!r} must have a height and a width that are multiples of {step}, "
-                f"got {height} x {width}. Use freqfusion_runtime.load(path).predict(image), which resizes as the "
-                f"official pipeline does, or resize to {-(-height // step) * step} x {-(-width // step) * step}."
-            )
+        wanted = [
+            TensorSpec(tensor.name, _DTYPES.get(tensor.type, tensor.type), tuple(tensor.shape))
+            for tensor in self._session.get_inputs()
+        ]
+        check_inputs(self._path, wanted, inputs)
+        check_sides(self._manifest, inputs[self._manifest.inputs[0].name].shape)
 
 
 def _check_file(path: Path) -> None:

@@ -11,7 +11,10 @@ from typing import Any, Literal, Protocol
 
 from numpy.typing import NDArray
 
+from freqfusion_runtime.errors import KernelLibraryError
 from freqfusion_runtime.manifest import Manifest
+
+PLAN_SUFFIXES = (".plan", ".engine")
 
 Provider = Literal["cpu", "cuda"]
 Kernels = Literal["auto", "never", "require"]
@@ -62,20 +65,39 @@ def open_session(
     provider: Provider = "cpu",
     threads: int = 0,
     kernels: Kernels = "auto",
+    trust: bool = False,
 ) -> Session:
     """Opens a model file with the engine that its suffix names.
 
     Args:
-        path: An ``.onnx`` file written by ``freqfusion export``.
-        provider: Where to run. Nothing else is tried when it cannot be had.
+        path: An ``.onnx`` file written by ``freqfusion export``, or a ``.plan`` written by ``freqfusion build``.
+        provider: Where an ONNX file is to run; a plan runs on its GPU. Nothing else is tried when it cannot be had.
         threads: Cores to use for one call, 0 for all.
         kernels: ``auto`` uses our custom-operator library where it is found, ``never`` runs on standard operators
-            only, ``require`` refuses to run any FreqFusion node otherwise than by a kernel.
+            only, ``require`` refuses to run any FreqFusion node otherwise than by a kernel. An engine's nodes were
+            settled when it was built; ``never`` refuses one with plugins.
+        trust: Load a plan that is not the one its manifest tells of. A plan is code.
 
     Raises:
-        ModelFileError, ManifestError, ProviderError, KernelLibraryError: See there.
+        ModelFileError, ManifestError, ProviderError, KernelLibraryError, EngineError: See there.
     """
+    if Path(path).suffix in PLAN_SUFFIXES:
+        from freqfusion_runtime.engines.tensorrt_session import TensorRTSession
+
+        engine = TensorRTSession(path, trust=trust)
+        _check_engine_kernels(engine, kernels)
+        return engine
     # ONNX Runtime takes 0.1 s to import, and another engine's file needs none of it.
     from freqfusion_runtime.onnxruntime_session import OnnxRuntimeSession
 
     return OnnxRuntimeSession(path, provider=provider, threads=threads, kernels=kernels)
+
+
+def _check_engine_kernels(engine: Session, kernels: Kernels) -> None:
+    unwanted = {"never": "kernel", "require": "function body"}.get(kernels)
+    nodes = [entry.node for entry in engine.operator_paths if entry.path == unwanted]
+    if nodes:
+        raise KernelLibraryError(
+            f"{engine.path}: {len(nodes)} FreqFusion nodes run by {unwanted}, which kernels={kernels!r} forbids: "
+            f"{', '.join(nodes)}. Build the engine so with `freqfusion build`, or leave the option out."
+        )

@@ -3,16 +3,16 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from freqfusion_runtime.engines.record import read_plan_manifest
 from freqfusion_runtime.errors import ManifestError, ModelFileError
 from freqfusion_runtime.files import sha256_of
-from freqfusion_runtime.manifest import METADATA_KEY, Manifest, TensorSpec, sidecar_path
+from freqfusion_runtime.manifest import METADATA_KEY, Manifest, TensorSpec
+from freqfusion_runtime.session import PLAN_SUFFIXES
 
-PLANS = (".plan", ".engine")
 _ORT_DTYPES = {
     "tensor(bool)": "bool",
     "tensor(float)": "float32",
@@ -36,7 +36,7 @@ class ModelSource:
     @property
     def is_plan(self) -> bool:
         """Whether it is a TensorRT engine; an ONNX file otherwise."""
-        return self.path.suffix in PLANS
+        return self.path.suffix in PLAN_SUFFIXES
 
     @property
     def can_batch(self) -> bool:
@@ -57,9 +57,9 @@ def read_source(path: Path) -> ModelSource:
     if not path.is_file():
         reason = "is a folder" if path.is_dir() else "does not exist"
         raise ModelFileError(f"{path} {reason}. Name an .onnx file written by `freqfusion export`, or a .plan.")
-    if path.suffix in PLANS:
-        manifest = _plan_manifest(path)
-        return ModelSource(path, manifest, manifest.inputs, manifest.outputs, sha256_of(path))
+    if path.suffix in PLAN_SUFFIXES:
+        told = read_plan_manifest(path)
+        return ModelSource(path, told.manifest, told.manifest.inputs, told.manifest.outputs, told.sha256)
     if path.suffix == ".onnx":
         manifest, inputs, outputs = _open_onnx(path)
         return ModelSource(path, manifest, inputs, outputs, sha256_of(path))
@@ -121,23 +121,3 @@ def _tensors(nodes: Any) -> tuple[TensorSpec, ...]:
 
 def _words(specs: tuple[TensorSpec, ...]) -> str:
     return ", ".join(f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in specs)
-
-
-def _plan_manifest(path: Path) -> Manifest:
-    sidecar = sidecar_path(path)
-    if not sidecar.is_file():
-        raise ManifestError(f"{path} has no manifest: {sidecar} does not exist. Put it back, or build the plan again.")
-    try:
-        record = json.loads(sidecar.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise ManifestError(f"{sidecar} cannot be read: {e}. Build the plan again.") from e
-    if not isinstance(record, dict) or not isinstance(record.get("sha256"), str):
-        raise ManifestError(f"{sidecar} names no sha256 of its plan. Build the plan again.")
-    if (found := sha256_of(path)) != record["sha256"]:
-        raise ManifestError(
-            f"{sidecar} belongs to a file with sha256 {record['sha256'][:12]}..., {path} has {found[:12]}.... "
-            "Build the plan again."
-        )
-    # What a builder adds about the engine is not the manifest's.
-    known = {field.name for field in fields(Manifest)}
-    return Manifest.from_json(json.dumps({k: v for k, v in record.items() if k in known}), source=str(sidecar))

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Say what an ONNX file, a plan or a checkpoint holds: tensors, operators, profiles, manifest, hashes.
+
+FreqFusion's own operators are marked with a star. A plan is described without being loaded. Only a checkpoint needs
+PyTorch.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from freqfusion_runtime.json_output import add_json_argument, printer, write_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument("file", type=Path, metavar="FILE", help=".onnx, .plan, or a checkpoint")
+    add_json_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command."""
+    from freqfusion_runtime.inspection import inspect_onnx, inspect_plan
+    from freqfusion_runtime.session import PLAN_SUFFIXES
+
+    if args.file.suffix == ".onnx":
+        facts, lines = inspect_onnx(args.file)
+    elif args.file.suffix in PLAN_SUFFIXES:
+        facts, lines = inspect_plan(args.file)
+    else:
+        facts, lines = _inspect_checkpoint(args.file)
+    say = printer(args.json)
+    for line in lines:
+        say(line)
+    write_json(args.json, facts)
+    return 0
+
+
+def _inspect_checkpoint(path: Path) -> tuple[dict[str, Any], list[str]]:
+    from freqfusion import UnknownModelError, read_checkpoint, recognize_model
+    from freqfusion_runtime.files import sha256_of
+
+    checkpoint = read_checkpoint(path)
+    tensors = checkpoint.state_dict
+    try:
+        name, num_classes = recognize_model(tensors)
+        model, problem = f"{name} with {num_classes} classes", ""
+    except UnknownModelError as e:
+        name, model, problem = None, "no known model", str(e)
+    dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values())
+    ours = sorted({key.partition(".freqfusions.")[0] for key in tensors if ".freqfusions." in key})
+    sha256 = sha256_of(path)
+    values = sum(tensor.numel() for tensor in tensors.values())
+    facts = {
+        "kind": "checkpoint",
+        "path": str(path),
+        "size_bytes": path.stat().st_size,
+        "sha256": sha256,
+        "model": name,
+        "problem": problem,
+        "entries": len(tensors),
+        "values": values,
+        "dtypes": dict(dtypes),
+        "weights": checkpoint.weights,
+        "classes": checkpoint.classes,
+        "palette": checkpoint.palette,
+        "image_size": checkpoint.image_size,
+        "tensors": {key: list(tensor.shape) for key, tensor in tensors.items()},
+    }
+    lines = [
+        f"{path}: checkpoint of {model}, {path.stat().st_size / 1e6:.1f} MB",
+        f"  {len(tensors)} entries, {values} values: {', '.join(f'{n} {dtype}' for dtype, n in dtypes.most_common())}",
+        *([f"  {problem}"] if problem else []),
+        *[f"  * FreqFusion modules in {place}" for place in ours],
+        f"  classes: {len(checkpoint.classes) if checkpoint.classes else 'not named'}, "
+        f"palette: {'yes' if checkpoint.palette else 'no'}, test size: {checkpoint.image_size or 'not given'}, "
+        f"weights: {checkpoint.weights}",
+        f"  sha256 {sha256}",
+    ]
+    return facts, lines

@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Build a TensorRT or TensorRT-RTX engine from an exported file, or take the one that was built before.
+
+Writes a pure plan, which trtexec and Triton load, and its manifest NAME.json. TensorRT needs a GPU and turns FreqFusion
+nodes into plugins; a node that fell to its function body is an error unless --allow-function-bodies is given.
+TensorRT-RTX builds without a GPU and has no plugins, so there every FreqFusion node runs as its function body.
+
+Sizes are batch x height x width of the picture, as in `--min 1x256x256 --opt 1x512x512 --max 4x1024x2048`; give the
+three several times for several profiles, and `1x512x512,NAME=1x4` where the model has other inputs. With --verify the
+engine must compute what the ONNX file computes, or is not kept; exit status 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from freqfusion_runtime.commands.arguments import positive
+from freqfusion_runtime.json_output import add_json_argument, printer, write_json
+
+if TYPE_CHECKING:
+    from freqfusion_runtime.engines.builder import BuiltEngine, EngineBuilder
+    from freqfusion_runtime.engines.options import BuildOptions
+    from freqfusion_runtime.engines.record import EngineRecord
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument("model", type=Path, metavar="MODEL.onnx", help="a file written by `freqfusion export`")
+    parser.add_argument("--output", type=Path, metavar="FILE.plan", help="MODEL.<flavour>.plan if not given")
+    parser.add_argument(
+        "--flavour",
+        choices=("auto", "tensorrt", "tensorrt-rtx"),
+        default="auto",
+        help="auto: TensorRT where it is installed, else TensorRT-RTX",
+    )
+    sizes = parser.add_argument_group("profiles", "1x64x64, 1x512x512 and 1x1024x2048 if none is given")
+    sizes.add_argument("--min", action="append", default=[], metavar="SIZE", help="smallest size of a profile")
+    sizes.add_argument("--opt", action="append", default=[], metavar="SIZE", help="size it is fastest at")
+    sizes.add_argument("--max", action="append", default=[], metavar="SIZE", help="largest size")
+    engine = parser.add_argument_group("engine")
+    engine.add_argument("--workspace", type=positive, metavar="MIB", help="memory for layers; the whole device's")
+    engine.add_argument("--optimization-level", type=int, choices=range(6), metavar="0-5", help="TensorRT's default: 3")
+    engine.add_argument("--tf32", action="store_true", help="let fp32 convolutions round their inputs to TF32")
+    engine.add_argument("--version-compatible", action="store_true", help="later TensorRT versions can run it")
+    engine.add_argument("--hardware-compatible", action="store_true", help="any GPU since Ampere can run it")
+    engine.add_argument("--serialize-plugins", action="store_true", help="put the plugin library into the plan")
+    engine.add_argument("--refittable", action="store_true", help="weights can be replaced later")
+    engine.add_argument("--strip-weights", action="store_true", help="leave the weights out; the ONNX file has them")
+    engine.add_argument("--plugin", type=Path, metavar="FILE.so", help="plugin library; the installed one if not given")
+    engine.add_argument("--allow-function-bodies", action="store_true", help="FreqFusion nodes need not be plugins")
+    parser.add_argument("--no-cache", action="store_true", help="build even if the same engine was built before")
+    parser.add_argument("--dry-run", action="store_true", help="parse the model and print what would be built")
+    parser.add_argument("--verify", type=Path, nargs="+", metavar="PHOTO", help="pictures, or folders, for the gate")
+    parser.add_argument(
+        "--reference", type=Path, metavar="DIR", help="for the gate: PyTorch's label maps, as STEM.labels.png"
+    )
+    add_json_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command."""
+    from freqfusion_runtime.engines.builder import EngineBuilder
+    from freqfusion_runtime.engines.errors import BuildInterruptedError
+    from freqfusion_runtime.engines.flavours import open_flavour
+    from freqfusion_runtime.engines.profiles import read_profiles
+    from freqfusion_runtime.onnx_facts import read_onnx_facts
+
+    say = printer(args.json)
+    start = time.perf_counter()
+    facts = read_onnx_facts(args.model)
+    profiles = read_profiles(facts.manifest(str(args.model)), args.min, args.opt, args.max)
+    pictures = _gate_pictures(args)
+    flavour = open_flavour(args.flavour)
+    builder = EngineBuilder(flavour, args.model, facts, profiles, _options(args), args.plugin)
+    output = args.output or args.model.with_suffix(f".{flavour.name}.plan")
+    try:
+        return _dry_run(builder, args, say) if args.dry_run else _run(builder, output, pictures, args, say, start)
+    except BuildInterruptedError as e:
+        print(f"freqfusion build: {e}", file=sys.stderr)
+        return 130
+
+
+def _run(
+    builder: EngineBuilder,
+    output: Path,
+    pictures: list[Path],
+    args: argparse.Namespace,
+    say: Callable[[str], None],
+    start: float,
+) -> int:
+    from freqfusion_runtime.engines.cache import EngineCache
+    from freqfusion_runtime.engines.record import EngineRecord
+    from freqfusion_runtime.engines.report import (
+        build_facts,
+        build_lines,
+        gate_facts,
+        gate_lines,
+        path_lines,
+        profile_lines,
+    )
+    from freqfusion_runtime.files import make_folder, sha256_of
+
+    make_folder(output.parent)
+    cache, key = EngineCache(), builder.key()
+    cached, reason = (None, "--no-cache") if args.no_cache else cache.find(key)
+    say(f"{builder.flavour.label}, cache {'hit' if cached else 'miss'}: {reason}")
+    with tempfile.TemporaryDirectory(prefix="freqfusion-build-") as name:
+        staged = Path(name) / output.name
+        built: BuiltEngine | None = None
+        if cached is not None:
+            shutil.copyfile(cached.plan, staged)
+            record = EngineRecord.from_json(cached.record, cached.plan)
+        else:
+            built = _build(builder, output)
+            staged.write_bytes(built.plan)
+            record = built.record
+        sha256 = sha256_of(staged)
+        results = _verify(builder, staged, record, sha256, pictures, args) if pictures else []
+        agrees = all(result.agrees for result in results)
+        if agrees:
+            _publish(builder, staged, output, record, sha256)
+            if built is not None:
+                cache.store(key, output, record.as_json())
+        else:
+            cache.remove(key)
+            _delete_same(output, sha256)
+        size_mb = staged.stat().st_size / 1e6
+    say(f"{output}: {size_mb:.1f} MB, {builder.manifest.model} {builder.manifest.precision}, sha256 {sha256[:12]}...")
+    for line in (
+        *profile_lines(record.profiles),
+        *path_lines(record.operator_paths),
+        *(build_lines(built) if built else ()),
+    ):
+        say(line)
+    if results:
+        say("GATE HOLDS" if agrees else f"GATE BROKEN: {output} was not kept")
+        for line in gate_lines(results):
+            say(line)
+    seconds = time.perf_counter() - start
+    say(f"  {seconds:.1f} s in all")
+    write_json(
+        args.json,
+        {
+            "path": str(output) if agrees else None,
+            "sha256": sha256,
+            "size_mb": size_mb,
+            "total_s": round(seconds, 3),
+            "cache": {"hit": cached is not None, "reason": reason, "key": key.digest, "parts": dict(key.parts)},
+            "engine": record.as_json(),
+            **({"build": build_facts(built)} if built else {}),
+            **({"gate": {"agrees": agrees, "pictures": gate_facts(results)}} if results else {}),
+            "versions": {builder.flavour.name: builder.flavour.version},
+        },
+    )
+    return 0 if agrees else 1
+
+
+def _dry_run(builder: EngineBuilder, args: argparse.Namespace, say: Callable[[str], None]) -> int:
+    from dataclasses import asdict
+
+    from freqfusion_runtime.engines.cache import EngineCache
+    from freqfusion_runtime.engines.report import path_lines, profile_lines
+
+    parsed = builder.parse()
+    key = builder.key()
+    cached, reason = EngineCache().find(key)
+    manifest = builder.manifest
+    say(f"{args.model}: {manifest.model} {manifest.precision}, {manifest.interface} interface")
+    say(f"  {builder.flavour.label} parsed it in {parsed.parse_s:.1f} s: {parsed.network.num_layers} layers")
+    tensors = [
+        *(("input", parsed.network.get_input(i)) for i in range(parsed.network.num_inputs)),
+        *(("output", parsed.network.get_output(i)) for i in range(parsed.network.num_outputs)),
+    ]
+    for kind, tensor in tensors:
+        say(f"  {kind} {tensor.name}: {tensor.dtype.name} {tuple(tensor.shape)}")
+    for line in (*profile_lines(builder.profiles), *path_lines(parsed.operator_paths)):
+        say(line)
+    say(f"  options: {', '.join(f'{name}={value}' for name, value in asdict(builder.options).items())}")
+    say(f"  cache {'hit' if cached else 'miss'}: {reason}; nothing was built")
+    write_json(
+        args.json,
+        {
+            "model": str(args.model),
+            "layers": parsed.network.num_layers,
+            "parse_s": round(parsed.parse_s, 3),
+            "tensors": [
+                {"kind": kind, "name": t.name, "dtype": t.dtype.name, "shape": list(t.shape)} for kind, t in tensors
+            ],
+            "profiles": [asdict(profile) for profile in builder.profiles],
+            "operator_paths": [asdict(entry) for entry in parsed.operator_paths],
+            "options": asdict(builder.options),
+            "cache": {"hit": cached is not None, "reason": reason, "key": key.digest, "parts": dict(key.parts)},
+            "versions": {builder.flavour.name: builder.flavour.version},
+        },
+    )
+    return 0
+
+
+def _build(builder: EngineBuilder, output: Path) -> BuiltEngine:
+    from tqdm import tqdm
+
+    with tqdm(total=1000, desc=output.name, file=sys.stderr, disable=None, bar_format="{l_bar}{bar}| {elapsed}") as bar:
+
+        def report(fraction: float, phase: str) -> None:
+            bar.set_postfix_str(phase, refresh=False)
+            bar.update(int(1000 * fraction) - bar.n)
+
+        return builder.build(output, report)
+
+
+def _publish(builder: EngineBuilder, staged: Path, output: Path, record: EngineRecord, sha256: str) -> None:
+    from freqfusion_runtime.engines.record import plan_sidecar
+    from freqfusion_runtime.files import atomic_path
+    from freqfusion_runtime.manifest import sidecar_path
+
+    with atomic_path(output) as temporary:
+        shutil.copyfile(staged, temporary)
+    with atomic_path(sidecar_path(output)) as temporary:
+        temporary.write_text(plan_sidecar(builder.manifest, record, sha256), encoding="utf-8")
+
+
+def _verify(
+    builder: EngineBuilder,
+    staged: Path,
+    record: EngineRecord,
+    sha256: str,
+    pictures: list[Path],
+    args: argparse.Namespace,
+) -> list[Any]:
+    from freqfusion_runtime.engines.gate import check_engine
+    from freqfusion_runtime.engines.tensorrt_session import TensorRTSession
+    from freqfusion_runtime.session import open_session
+
+    _publish(builder, staged, staged, record, sha256)
+    with TensorRTSession(staged) as engine:
+        return check_engine(engine, open_session(args.model), pictures, args.reference)
+
+
+def _gate_pictures(args: argparse.Namespace) -> list[Path]:
+    """Lists the gate's pictures, and makes sure that there is a GPU before minutes of building."""
+    from freqfusion_runtime.engines.cuda import require_gpu
+    from freqfusion_runtime.engines.errors import GateError
+    from freqfusion_runtime.pictures import find_pictures
+
+    if args.verify is None:
+        if args.reference is not None:
+            raise GateError("--reference belongs to the gate. Name its pictures with --verify, or leave it out.")
+        return []
+    pictures = find_pictures(args.verify)
+    if not args.dry_run:
+        require_gpu("--verify runs the engine, which")
+    return pictures
+
+
+def _delete_same(output: Path, sha256: str) -> None:
+    """Removes the plan at ``output`` if it is the one that failed; another one stays."""
+    from freqfusion_runtime.files import sha256_of
+    from freqfusion_runtime.manifest import sidecar_path
+
+    if output.is_file() and sha256_of(output) == sha256:
+        output.unlink()
+        sidecar_path(output).unlink(missing_ok=True)
+
+
+def _options(args: argparse.Namespace) -> BuildOptions:
+    from freqfusion_runtime.engines.options import BuildOptions
+
+    return BuildOptions(
+        workspace_mb=args.workspace,
+        optimization_level=args.optimization_level,
+        tf32=args.tf32,
+        version_compatible=args.version_compatible,
+        hardware_compatible=args.hardware_compatible,
+        serialize_plugins=args.serialize_plugins,
+        refittable=args.refittable,
+        strip_weights=args.strip_weights,
+        allow_function_bodies=args.allow_function_bodies,
+    )

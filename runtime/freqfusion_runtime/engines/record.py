@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the manifest beside a plan says of the engine, and whether the plan is the one it speaks of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from freqfusion_runtime.engines.cuda import GpuIdentity
+from freqfusion_runtime.engines.errors import UntrustedPlanError, rebuild
+from freqfusion_runtime.engines.flavours import FlavourName
+from freqfusion_runtime.engines.options import BuildOptions
+from freqfusion_runtime.engines.plugin_library import PluginIdentity
+from freqfusion_runtime.engines.profiles import Profile, ShapeRange
+from freqfusion_runtime.errors import ManifestError
+from freqfusion_runtime.files import sha256_of
+from freqfusion_runtime.manifest import Manifest, sidecar_path
+from freqfusion_runtime.session import OperatorPath
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineRecord:
+    """Where an engine comes from, and what it can be used for.
+
+    Attributes:
+        flavour, tensorrt_version: What built it.
+        gpu: What it is bound to; None for an engine that is not, as TensorRT-RTX builds.
+        plugin: The library it was built with; None where no plugin is in it.
+        onnx_file, onnx_sha256: What it was built from; the file's name is without folders.
+        profiles: In TensorRT's order.
+        options: Of the build.
+        operator_paths: How each FreqFusion node runs.
+        build_s: Time the build took.
+    """
+
+    flavour: FlavourName
+    tensorrt_version: str
+    gpu: GpuIdentity | None
+    plugin: PluginIdentity | None
+    onnx_file: str
+    onnx_sha256: str
+    profiles: tuple[Profile, ...]
+    options: BuildOptions
+    operator_paths: tuple[OperatorPath, ...]
+    build_s: float
+
+    @property
+    def builder_label(self) -> str:
+        """For messages."""
+        return f"{'TensorRT-RTX' if self.flavour == 'tensorrt-rtx' else 'TensorRT'} {self.tensorrt_version}"
+
+    def as_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], source: Path) -> EngineRecord:
+        """Reads what :meth:`as_json` gave.
+
+        Raises:
+            ManifestError: If something is missing or of another kind.
+        """
+        try:
+            rest = {name: values[name] for name in ("flavour", "tensorrt_version", "onnx_file", "onnx_sha256")}
+            if not all(isinstance(value, str) for value in rest.values()):
+                raise TypeError("names, versions and hashes must be texts")
+            profiles = tuple(
+                Profile({str(name): _shape_range(r) for name, r in profile["ranges"].items()})
+                for profile in values["profiles"]
+            )
+            return cls(
+                **rest,
+                gpu=None if values["gpu"] is None else GpuIdentity(**values["gpu"]),
+                plugin=None if values["plugin"] is None else PluginIdentity(**values["plugin"]),
+                profiles=profiles,
+                options=BuildOptions(**values["options"]),
+                operator_paths=tuple(OperatorPath(**path) for path in values["operator_paths"]),
+                build_s=float(values["build_s"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as e:
+            raise ManifestError(
+                f"{source}: what it says of the engine is damaged ({type(e).__name__}: {e}). Build the plan again."
+            ) from e
+
+
+@dataclass(frozen=True)
+class PlanManifest:
+    """A plan's manifest: the model's, the engine's (None where another program built it), the plan's hash."""
+
+    manifest: Manifest
+    engine: EngineRecord | None
+    sha256: str
+
+
+def read_plan_manifest(path: Path, trust: bool = False) -> PlanManifest:
+    """Reads the manifest beside a plan.
+
+    A plan is code: whoever loads it runs what is in it. So it must be the file that its manifest was written for.
+
+    Args:
+        path: The plan.
+        trust: Take the plan as it is.
+
+    Raises:
+        ManifestError: If there is no manifest, or it is damaged.
+        UntrustedPlanError: If the plan is another file than the one it was written for.
+    """
+    sidecar = sidecar_path(path)
+    if not sidecar.is_file():
+        raise ManifestError(f"{path} has no manifest: {sidecar} does not exist. Put it back, or build the plan again.")
+    try:
+        record = json.loads(sidecar.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise ManifestError(f"{sidecar} cannot be read: {e}. Build the plan again.") from e
+    if not isinstance(record, dict) or not isinstance(record.get("sha256"), str):
+        raise ManifestError(f"{sidecar} names no sha256 of its plan. Build the plan again.")
+    if not trust and (found := sha256_of(path)) != record["sha256"]:
+        raise UntrustedPlanError(
+            f"{sidecar} belongs to a file with sha256 {record['sha256'][:12]}..., {path} has {found[:12]}.... "
+            f"A plan is code, so this one is not loaded. Build the plan again ({rebuild(path)}), or add --trust "
+            "(trust=True in Python) if you know where it comes from."
+        )
+    known = {field.name for field in fields(Manifest)}
+    manifest = Manifest.from_json(json.dumps({k: v for k, v in record.items() if k in known}), source=str(sidecar))
+    engine = record.get("engine")
+    return PlanManifest(
+        manifest, EngineRecord.from_json(engine, sidecar) if isinstance(engine, dict) else None, record["sha256"]
+    )
+
+
+def plan_sidecar(manifest: Manifest, engine: EngineRecord, sha256: str) -> str:
+    """Words the manifest of a plan as JSON."""
+    record = {**json.loads(manifest.to_json()), "engine": engine.as_json(), "sha256": sha256}
+    return json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _shape_range(values: Mapping[str, Any]) -> ShapeRange:
+    shapes = [tuple(int(side) for side in values[name]) for name in ("min", "opt", "max")]
+    return ShapeRange(*shapes)
