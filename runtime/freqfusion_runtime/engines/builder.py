@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import re
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from freqfusion_runtime.engines.cache import BuildKey, TimingCache
 from freqfusion_runtime.engines.cuda import GpuIdentity, find_gpu, require_gpu
@@ -22,7 +24,7 @@ from freqfusion_runtime.engines.errors import (
 )
 from freqfusion_runtime.engines.flavours import Flavour
 from freqfusion_runtime.engines.layers import EngineLayer, layers_of_engine, read_listing
-from freqfusion_runtime.engines.messages import Messages, listening, logger_of
+from freqfusion_runtime.engines.messages import Messages, listening, logger_of, silence_s
 from freqfusion_runtime.engines.options import BuildOptions
 from freqfusion_runtime.engines.plugin_library import OPERATORS, PluginIdentity, load_plugins, plugin_path
 from freqfusion_runtime.engines.profiles import Profile, words
@@ -34,7 +36,10 @@ from freqfusion_runtime.onnx_facts import OnnxFacts
 from freqfusion_runtime.onnx_nodes import DOMAIN
 from freqfusion_runtime.session import OperatorPath
 
+T = TypeVar("T")
+
 _PEAK = re.compile(r"Peak memory usage of TRT CPU/GPU memory allocators: CPU (\d+) MiB, GPU (\d+) MiB")
+_SILENT = 2.0  # seconds without a word after which a thread of TensorRT is taken to be idle
 _WORKING = 0.1  # seconds between two looks for Ctrl-C while TensorRT works
 
 
@@ -144,7 +149,26 @@ class EngineBuilder:
         Raises:
             UnknownOperatorsError: With all nodes that TensorRT does not know.
             FunctionBodiesError: If a FreqFusion node became no plugin, and the options do not allow that.
+            BuildInterruptedError: On Ctrl-C.
         """
+        return _in_thread(self._parse, Progress(lambda fraction, phase: None), self.model)
+
+    def build(self, output: Path, report: Callable[[float, str], None] = lambda fraction, phase: None) -> BuiltEngine:
+        """Parses and builds.
+
+        Args:
+            output: For messages only; nothing is written here.
+            report: Called with the fraction done and what is being done, in another thread.
+
+        Raises:
+            BuildInterruptedError: On Ctrl-C.
+            EngineMemoryError, BuildFailedError: If TensorRT gives up.
+            UnknownOperatorsError, FunctionBodiesError: As :meth:`parse`.
+        """
+        progress = Progress(report)
+        return _in_thread(lambda: self._build(output, progress), progress, output)
+
+    def _parse(self) -> ParsedNetwork:
         api, logger = self.flavour.api, logger_of(self.flavour)
         with listening() as messages:
             start = time.perf_counter()
@@ -163,35 +187,22 @@ class EngineBuilder:
         libraries = tuple(parser.get_used_vc_plugin_libraries())
         return ParsedNetwork(network, builder, libraries, paths, seconds, (parser, logger))
 
-    def build(self, output: Path, report: Callable[[float, str], None] = lambda fraction, phase: None) -> BuiltEngine:
-        """Parses and builds.
-
-        Args:
-            output: For messages only; nothing is written here.
-            report: Called with the fraction done and what is being done.
-
-        Raises:
-            BuildInterruptedError: On Ctrl-C.
-            EngineMemoryError, BuildFailedError: If TensorRT gives up.
-        """
-        parsed = self.parse()
-        progress = Progress(report)
+    def _build(self, output: Path, progress: Progress) -> BuiltEngine:
+        parsed = self._parse()
         timing = TimingCache(self.flavour, self.gpu.label if self.gpu else "no-gpu")
         with listening() as messages:
             config = self._config(parsed, timing)
             config.progress_monitor = monitor = progress.monitor(self.flavour)
             start = time.perf_counter()
-            plan = _in_thread(lambda: parsed.builder.build_serialized_network(parsed.network, config), progress)
+            plan = None if progress.is_stopped else parsed.builder.build_serialized_network(parsed.network, config)
             seconds = time.perf_counter() - start
-            del monitor
-            if progress.is_stopped:
-                raise BuildInterruptedError(output)
+            del monitor  # TensorRT holds no reference of its own
             if plan is None:
                 raise messages.failure(
                     f"building {output} from {self.model} with {self.flavour.label}", self.options.workspace_words
                 )
             data = bytes(plan)
-            if self.flavour.has_timing_cache:
+            if self.flavour.has_timing_cache and not progress.is_stopped:
                 timing.write(bytes(config.get_timing_cache().serialize()))
             layers = self._layers(data, messages)
         uses_plugin = any(entry.path == "kernel" for entry in parsed.operator_paths)
@@ -298,27 +309,58 @@ def find_operator_paths(facts: OnnxFacts, network: Any, api: Any) -> tuple[Opera
     )
 
 
-def _in_thread(work: Callable[[], Any], progress: Progress) -> Any:
-    """Runs ``work`` beside this thread, which Python's signals reach; on Ctrl-C asks it to stop and waits for it."""
-    result: list[Any] = []
-    failure: list[BaseException] = []
+def _in_thread(work: Callable[[], T], progress: Progress, subject: Path) -> T:
+    """Runs ``work`` beside this thread, asks it to stop on Ctrl-C, and waits for its end.
+
+    Python raises KeyboardInterrupt in the main thread. Were TensorRT at work there, that would be inside one of its
+    calls of our logger, where it gets lost.
+    """
+    results: list[T] = []
+    failures: list[BaseException] = []
 
     def run() -> None:
         try:
-            result.append(work())
+            results.append(work())
         except BaseException as e:
-            failure.append(e)
+            failures.append(e)
 
-    thread = threading.Thread(target=run, name="TensorRT build")
+    threads_before = _native_threads()
+    thread = threading.Thread(target=run, name="TensorRT")
     thread.start()
     while thread.is_alive():
         try:
             thread.join(_WORKING)
         except KeyboardInterrupt:
             progress.stop()
-    if failure and not progress.is_stopped:
-        raise failure[0]
-    return result[0] if result else None
+    if progress.is_stopped:
+        # What TensorRT made must go while Python still lives: its destructors call our logger. An error refers to it.
+        for failure in failures:
+            failure.__traceback__ = None
+        results.clear()
+        failures.clear()
+        gc.collect()
+        _wait_for_threads(threads_before)
+        raise BuildInterruptedError(subject)
+    if failures:
+        raise failures.pop()
+    return results.pop()
+
+
+def _wait_for_threads(before: set[str]) -> None:
+    """Waits until TensorRT's own threads are gone; one that still logs when Python ends would abort the process.
+
+    RTX 1.7 gives a stopped build back while such threads finish what they are at, for some tenths of a second. Threads
+    that stay, as in a pool, are told apart by their silence.
+    """
+    while _native_threads() - before and silence_s() < _SILENT:
+        time.sleep(_WORKING)
+
+
+def _native_threads() -> set[str]:
+    try:
+        return set(os.listdir("/proc/self/task"))
+    except OSError:  # not Linux
+        return set()
 
 
 def _memory(messages: Messages) -> dict[str, int]:

@@ -81,9 +81,9 @@ class BuildFailedError(EngineError):
 class BuildInterruptedError(EngineError):
     """The build was stopped; no plan was written and the timing cache is as it was."""
 
-    def __init__(self, output: Path) -> None:
+    def __init__(self, subject: Path) -> None:
         super().__init__(
-            f"the build of {output} was interrupted: no plan was written, and the timing cache is as it was. "
+            f"the build of {subject} was interrupted: no plan was written, and the timing cache is as it was. "
             "Start the same command again."
         )
 

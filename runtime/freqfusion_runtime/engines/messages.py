@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from freqfusion_runtime.engines.flavours import Flavour
 _loggers: dict[str, Any] = {}
 _listeners: list[Messages] = []
 _lock = threading.Lock()
+_last_said = 0.0  # time.monotonic() of the last message
 
 _MEMORY = re.compile(
     r"out of memory|outofmemory|MEM_ALLOC|cudaErrorMemoryAllocation|within workspace limit|"
@@ -83,12 +85,19 @@ def listening() -> Iterator[Messages]:
             _listeners.remove(messages)
 
 
+def silence_s() -> float:
+    """Seconds since any TensorRT of this process last said something, even in passing."""
+    return time.monotonic() - _last_said
+
+
 def _make_logger(api: Any) -> Any:
     severity = api.ILogger
 
     class Logger(api.ILogger):  # type: ignore[misc]
         def log(self, level: Any, text: str) -> None:
+            global _last_said
             with _lock:
+                _last_said = time.monotonic()
                 for messages in _listeners:
                     if level <= severity.ERROR:
                         messages.errors.append(text)

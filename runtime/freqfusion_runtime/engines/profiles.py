@@ -135,7 +135,8 @@ def _excess(profile: Profile, shapes: Mapping[str, Shape]) -> float:
 
 def _profile(manifest: Manifest, low: str, usual: str, high: str) -> Profile:
     specs = {spec.name: spec for spec in manifest.inputs}
-    sides = {option: _read(text, manifest) for option, text in (("--min", low), ("--opt", usual), ("--max", high))}
+    # The usual size first: where it is the only one given, a message should not speak of another.
+    sides = {option: _read(text, manifest) for option, text in (("--opt", usual), ("--min", low), ("--max", high))}
     ranges = {}
     for name, spec in specs.items():
         shapes = []
@@ -146,7 +147,7 @@ def _profile(manifest: Manifest, low: str, usual: str, high: str) -> Profile:
                     f"Add it: {option} ...,{name}=SIZES."
                 )
             shapes.append(_shape(spec, given[name], option) if name in given else tuple(map(int, spec.shape)))
-        shape_range = ShapeRange(*shapes)
+        shape_range = ShapeRange(min=shapes[1], opt=shapes[0], max=shapes[2])
         if not shape_range.holds(shape_range.opt):
             raise ProfileOptionError(
                 f"input {name!r}: --min {words(shape_range.min)}, --opt {words(shape_range.opt)} and --max "

@@ -95,7 +95,7 @@ class PlanManifest:
     sha256: str
 
 
-def read_plan_manifest(path: Path, trust: bool = False) -> PlanManifest:
+def read_plan_manifest(path: Path, trust: bool = False, with_engine: bool = True) -> PlanManifest:
     """Reads the manifest beside a plan.
 
     A plan is code: whoever loads it runs what is in it. So it must be the file that its manifest was written for.
@@ -103,6 +103,7 @@ def read_plan_manifest(path: Path, trust: bool = False) -> PlanManifest:
     Args:
         path: The plan.
         trust: Take the plan as it is.
+        with_engine: Whether to read what it says of the engine, too; a plan of another builder has a record of its own.
 
     Raises:
         ManifestError: If there is no manifest, or it is damaged.
@@ -125,7 +126,7 @@ def read_plan_manifest(path: Path, trust: bool = False) -> PlanManifest:
         )
     known = {field.name for field in fields(Manifest)}
     manifest = Manifest.from_json(json.dumps({k: v for k, v in record.items() if k in known}), source=str(sidecar))
-    engine = record.get("engine")
+    engine = record.get("engine") if with_engine else None
     return PlanManifest(
         manifest, EngineRecord.from_json(engine, sidecar) if isinstance(engine, dict) else None, record["sha256"]
     )

@@ -58,7 +58,7 @@ def read_source(path: Path) -> ModelSource:
         reason = "is a folder" if path.is_dir() else "does not exist"
         raise ModelFileError(f"{path} {reason}. Name an .onnx file written by `freqfusion export`, or a .plan.")
     if path.suffix in PLAN_SUFFIXES:
-        told = read_plan_manifest(path)
+        told = read_plan_manifest(path, with_engine=False)
         return ModelSource(path, told.manifest, told.manifest.inputs, told.manifest.outputs, told.sha256)
     if path.suffix == ".onnx":
         manifest, inputs, outputs = _open_onnx(path)
