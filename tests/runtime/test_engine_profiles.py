@@ -68,7 +68,7 @@ def test_sizes_that_make_no_profile_are_refused(sizes, message):
 
 def test_an_input_without_a_size_is_named():
     two = replace(tensor_manifest(), inputs=(*tensor_manifest().inputs, TensorSpec("boxes", "float32", ("n", 4))))
-    with pytest.raises(ProfileOptionError, match=r"--min does not say the shape of input 'boxes' \(n, 4\)"):
+    with pytest.raises(ProfileOptionError, match=r"--opt does not say the shape of input 'boxes' \(n, 4\)"):
         read_profiles(two, [], ["1x64x64"], [])
 
 
