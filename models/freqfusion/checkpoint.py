@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from freqfusion.errors import CheckpointError, UnknownModelError
 from freqfusion.pickles import read_pickle, read_torch
-from freqfusion.registry import create_model, recognize_model
+from freqfusion.registry import arguments_for, create_model, recognize_model
 
 # Under which key the weights lie: mm-style, detectron2 and plain checkpoints.
 _CONTAINERS = ("state_dict", "model", "model_state_dict", "module")
@@ -111,7 +111,8 @@ def load_model(path: str | Path, name: str | None = None, **arguments: Any) -> t
     Args:
         path: As ``read_checkpoint`` takes it.
         name: The model; recognised from the checkpoint's keys if None.
-        arguments: Passed to ``create_model``; ``num_classes`` comes from the checkpoint unless given.
+        arguments: Passed to ``create_model``; what is not given and can be read from the checkpoint is, such as
+            ``num_classes``.
 
     Returns:
         The model in evaluation mode, its name, and what was read.
@@ -122,12 +123,14 @@ def load_model(path: str | Path, name: str | None = None, **arguments: Any) -> t
     """
     checkpoint = read_checkpoint(path)
     try:
-        recognized, num_classes = recognize_model(checkpoint.state_dict)
+        recognized, _ = recognize_model(checkpoint.state_dict)
         if name in (None, recognized):
-            arguments.setdefault("num_classes", num_classes)
+            arguments = {**arguments_for(recognized, checkpoint.state_dict), **arguments}
     except UnknownModelError as e:
         if name is None:
             raise UnknownModelError(f"{path}: {e}") from e
+    except CheckpointError as e:
+        raise CheckpointError(f"{path}: {e}") from e
     model_name = name or recognized
     model = create_model(model_name, **arguments)
     fit(model, checkpoint, path)

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
+from freqfusion.detection.detector import Detector, arguments_of
 from freqfusion.errors import UnknownModelError
 from freqfusion.segnext import SegNeXt
 
@@ -20,29 +22,60 @@ class Entry:
     Attributes:
         build: Makes the module; keywords as ``create_model`` takes them.
         description: One line for listings.
-        class_weight: The state_dict entry whose first dimension is the number of classes.
+        class_weight: A state_dict entry every checkpoint of the model has; ``arguments`` reads it.
+        arguments: Reads from a state_dict that has ``class_weight`` what ``build`` must be told, ``num_classes`` first.
         official: Whether the paper's repository has it; the others are for comparison and never recognised from keys.
     """
 
     build: Callable[..., nn.Module]
     description: str
     class_weight: str
+    arguments: Callable[[Mapping[str, Tensor]], dict[str, Any]]
     official: bool = True
 
 
-def _bilinear_twin(**arguments: Any) -> nn.Module:
-    return SegNeXt(fusion="bilinear", **arguments)
+def _segmenter_entry(build: Callable[..., nn.Module], description: str, official: bool = True) -> Entry:
+    weight = "decode_head.conv_seg.weight"
+    return Entry(build, description, weight, lambda found: {"num_classes": found[weight].shape[0]}, official)
+
+
+def _detector_entry(description: str, official: bool = True, **settings: Any) -> Entry:
+    build = functools.partial(_detector, settings)
+    return Entry(build, description, "roi_head.bbox_head.fc_cls.weight", arguments_of, official)
+
+
+def _detector(settings: dict[str, Any], bases_seed: int = 0, **arguments: Any) -> nn.Module:
+    """Builds a detector; ``bases_seed``, which every model takes, is for models with factorisation bases."""
+    return Detector(**{**settings, **arguments})
 
 
 _MODELS = {
-    "segnext_t": Entry(
-        SegNeXt, "SegNeXt-T + FreqFusion, ADE20K, 43.5 mIoU in the paper", "decode_head.conv_seg.weight"
-    ),
-    "segnext_t_bilinear": Entry(
-        _bilinear_twin,
+    "segnext_t": _segmenter_entry(SegNeXt, "SegNeXt-T + FreqFusion, ADE20K, 43.5 mIoU in the paper"),
+    "segnext_t_bilinear": _segmenter_entry(
+        functools.partial(SegNeXt, fusion="bilinear"),
         "SegNeXt-T with bilinear fusion, to show what FreqFusion costs",
-        "decode_head.conv_seg.weight",
         official=False,
+    ),
+    "faster_rcnn_r50": _detector_entry("Faster R-CNN, ResNet-50 + FreqFusion, COCO boxes", depth=50),
+    "faster_rcnn_r101": _detector_entry("Faster R-CNN, ResNet-101 + FreqFusion, COCO boxes", depth=101, groups=8),
+    "mask_rcnn_r50": _detector_entry(
+        "Mask R-CNN, ResNet-50 + FreqFusion, COCO boxes and masks", depth=50, has_masks=True
+    ),
+    "mask_rcnn_r101": _detector_entry(
+        "Mask R-CNN, ResNet-101 + FreqFusion, COCO boxes and masks", depth=101, has_masks=True
+    ),
+    "mask_rcnn_r50_nearest": _detector_entry(
+        "Mask R-CNN, ResNet-50 with a classic pyramid, to show what FreqFusion costs",
+        official=False,
+        depth=50,
+        has_masks=True,
+        fusion="nearest",
+    ),
+    "panoptic_fpn_r50": _detector_entry(
+        "Panoptic FPN, ResNet-50 + FreqFusion, COCO panoptic", depth=50, has_masks=True, num_stuff=53, norm=False
+    ),
+    "panoptic_fpn_r101": _detector_entry(
+        "Panoptic FPN, ResNet-101 + FreqFusion, COCO panoptic", depth=101, has_masks=True, num_stuff=53
     ),
 }
 
@@ -62,7 +95,8 @@ def create_model(name: str, **arguments: Any) -> nn.Module:
 
     Args:
         name: One of ``list_models()``.
-        arguments: ``num_classes``, ``bases_seed``: as the model's class takes them.
+        arguments: ``num_classes``, ``bases_seed``: as the model's class takes them. Detectors also take ``groups``
+            and ``norm``, which by default are those of the official configuration of that name.
 
     Returns:
         A module whose state_dict has exactly the official names and shapes.
@@ -77,19 +111,20 @@ def recognize_model(state_dict: Mapping[str, Tensor]) -> tuple[str, int]:
     """Finds the official model that has exactly these keys.
 
     Returns:
-        Its name and the number of classes.
+        Its name and the number of classes; of a panoptic model, of things.
 
     Raises:
         UnknownModelError: If none has; the message names the nearest and what differs.
+        CheckpointError: If the keys are a detector's, but its resamplers' shapes are those of no configuration.
     """
     differences: dict[str, tuple[set[str], set[str]]] = {}
     for name, entry in _MODELS.items():
         if not entry.official:
             continue
-        expected = set(_expected_keys(name))
+        expected = set(_expected_keys(name, state_dict))
         found = set(state_dict)
         if expected == found:
-            return name, int(state_dict[entry.class_weight].shape[0])
+            return name, int(entry.arguments(state_dict)["num_classes"])
         differences[name] = (expected - found, found - expected)
     nearest = min(differences, key=lambda name: sum(map(len, differences[name])))
     missing, unexpected = differences[nearest]
@@ -100,17 +135,34 @@ def recognize_model(state_dict: Mapping[str, Tensor]) -> tuple[str, int]:
     )
 
 
+def arguments_for(name: str, state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Reads from a checkpoint what ``create_model(name, ...)`` must be told so that it can fit.
+
+    Returns:
+        ``num_classes`` and, for detectors, ``groups``, ``norm`` and ``num_stuff``; nothing if even the classifier is
+        missing.
+
+    Raises:
+        UnknownModelError: If there is no such model.
+        CheckpointError: As :func:`recognize_model`.
+    """
+    entry = _entry(name)
+    return entry.arguments(state_dict) if entry.class_weight in state_dict else {}
+
+
 def _entry(name: str) -> Entry:
     if name not in _MODELS:
         raise UnknownModelError(f"unknown model {name!r}; known models: {', '.join(_MODELS)}")
     return _MODELS[name]
 
 
-def _expected_keys(name: str) -> list[str]:
+def _expected_keys(name: str, state_dict: Mapping[str, Tensor]) -> list[str]:
+    """Keys of the model, in the variant that the checkpoint's resamplers are of."""
     from torch import device
 
+    norm = {key: value for key, value in arguments_for(name, state_dict).items() if key == "norm"}
     with device("meta"):
-        return list(_entry(name).build().state_dict())
+        return list(_entry(name).build(**norm).state_dict())
 
 
 def _example(keys: set[str]) -> str:

@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The five operators of FreqFusion as ``torch.ops.freqfusion.*``."""
+"""The five operators of FreqFusion, and the two of detectors, as ``torch.ops.freqfusion.*``."""
 
 from freqfusion.ops.adaptive_filter import FilterMode, adaptive_filter, normalize_taps
 from freqfusion.ops.carafe import carafe
 from freqfusion.ops.local_similarity import local_similarity
+from freqfusion.ops.nms import nms
 from freqfusion.ops.offset_resample import offset_resample
 from freqfusion.ops.resize_argmax import resize_argmax
+from freqfusion.ops.roi_align import roi_align
 
 __all__ = [
     "FilterMode",
     "adaptive_filter",
     "carafe",
     "local_similarity",
+    "nms",
     "normalize_taps",
     "offset_resample",
     "resize_argmax",
+    "roi_align",
 ]
