@@ -12,7 +12,6 @@ from typing import Literal, cast
 import onnx_ir as ir
 import torch
 from freqfusion import Checkpoint
-from freqfusion_runtime.ade20k import CLASSES, PALETTE
 from freqfusion_runtime.files import atomic_path, make_folder, sha256_of
 from freqfusion_runtime.manifest import METADATA_KEY, Manifest, Preprocessing, TensorSpec, write_sidecar
 from onnx_ir.passes.common import (
@@ -22,6 +21,7 @@ from onnx_ir.passes.common import (
 from torch import nn
 
 from freqfusion_export.errors import ExportError
+from freqfusion_export.forms import Form, form_of, name_sizes
 from freqfusion_export.passes.add_function_bodies import AddFunctionBodiesPass
 from freqfusion_export.passes.fold_batch_norm_into_conv import FoldBatchNormIntoConvPass
 from freqfusion_export.passes.fold_scale_into_conv import FoldScaleIntoConvPass
@@ -33,7 +33,6 @@ from freqfusion_export.passes.name_tensorrt_plugins import (
     PLUGIN_VERSION,
     NameTensorRTPluginsPass,
 )
-from freqfusion_export.passes.wrap_in_image_interface import WrapInImageInterfacePass
 from freqfusion_export.trace import OPSET, trace_network
 from freqfusion_export.verify import verify
 
@@ -59,6 +58,7 @@ def export(
         name: The model's name, for the manifest.
         interface: ``tensor``: ``images`` (batch, 3, height, width) normalised float -> ``logits`` at stride 8;
             ``image``: ``image`` (batch, height, width, 3) uint8 RGB of any size -> ``labels`` (batch, height, width).
+            Detectors have other outputs: see docs/detection.md.
         checkpoint: What the weights were read from; gives classes, palette and image size. None: random weights.
         checkpoint_path: Its file, for the manifest.
         preprocessing: Overrides the official test pipeline's settings.
@@ -80,11 +80,11 @@ def export(
         raise ExportError(f"the output must end in .onnx, got {path}")
     if model.training:
         raise ExportError("the model is in training mode; call model.eval() first")
-    num_classes = _num_classes(model)
+    form = form_of(model, checkpoint)
     make_folder(path.parent)  # before half a minute of work, not after
-    settings = preprocessing or _preprocessing(checkpoint)
+    settings = preprocessing or form.preprocessing
     graph_model = _graph_model(
-        traced.clone() if traced else trace_network(model, settings.size_divisor), interface, settings, num_classes
+        traced.clone() if traced else trace_network(model, settings.size_divisor), interface, settings, form
     )
     manifest = _manifest(
         graph_model,
@@ -92,7 +92,7 @@ def export(
         name,
         interface,
         settings,
-        num_classes,
+        form,
         checkpoint,
         Path(checkpoint_path) if checkpoint_path else None,
     )
@@ -104,11 +104,11 @@ def export(
     return manifest
 
 
-def _graph_model(traced: ir.Model, interface: Interface, settings: Preprocessing, num_classes: int) -> ir.Model:
+def _graph_model(traced: ir.Model, interface: Interface, settings: Preprocessing, form: Form) -> ir.Model:
     """Turns the traced network into the one to write; changes ``traced``."""
     traced.graph.name = "freqfusion"
     traced.producer_name, traced.producer_version = "freqfusion", version("freqfusion-deploy")
-    _name_sizes(traced.graph)
+    name_sizes(traced.graph)
     passes: list[ir.passes.PassBase] = [
         LabelStagesPass(),
         CommonSubexpressionEliminationPass(),
@@ -116,7 +116,7 @@ def _graph_model(traced: ir.Model, interface: Interface, settings: Preprocessing
         FoldScaleIntoConvPass(),
     ]
     if interface == "image":
-        passes.append(WrapInImageInterfacePass(settings, num_classes))
+        passes.append(form.image_interface(settings))
     passes += [
         NameTensorRTPluginsPass(),
         AddFunctionBodiesPass(),
@@ -126,54 +126,31 @@ def _graph_model(traced: ir.Model, interface: Interface, settings: Preprocessing
     return ir.passes.Sequential(*passes)(traced).model
 
 
-def _name_sizes(graph: ir.Graph) -> None:
-    graph.inputs[0].shape = ir.Shape(["batch", 3, "height", "width"])
-    classes = graph.outputs[0].shape[1] if graph.outputs[0].shape else None
-    graph.outputs[0].shape = ir.Shape(["batch", classes, "height/8", "width/8"])
-
-
-def _num_classes(model: nn.Module) -> int:
-    try:
-        layer = model.get_submodule("decode_head.conv_seg")
-    except AttributeError as e:
-        raise ExportError(f"{type(model).__name__} has no decode_head.conv_seg; it is no semantic segmenter") from e
-    return cast(nn.Conv2d, layer).out_channels
-
-
-def _preprocessing(checkpoint: Checkpoint | None) -> Preprocessing:
-    if checkpoint is None or checkpoint.image_size is None:
-        return Preprocessing()
-    long_side, short_side = checkpoint.image_size
-    return Preprocessing(long_side=long_side, short_side=short_side)
-
-
 def _manifest(
     graph_model: ir.Model,
     model: nn.Module,
     name: str,
     interface: Interface,
     settings: Preprocessing,
-    num_classes: int,
+    form: Form,
     checkpoint: Checkpoint | None,
     checkpoint_path: Path | None,
 ) -> Manifest:
-    classes = checkpoint.classes if checkpoint else None
-    palette = checkpoint.palette if checkpoint else None
-    is_ade20k = num_classes == len(CLASSES) and classes in (None, tuple(CLASSES))
     operators = Counter(node.op_type for node in graph_model.graph if node.domain == DOMAIN)
     bases_seeds = [module.bases_seed for module in model.modules() if hasattr(module, "bases_seed")]
     return Manifest(
         model=name,
-        task="semantic_segmentation",
+        task=form.task,
         interface=interface,
         precision="fp32",
         opset=OPSET,
-        num_classes=num_classes,
+        num_classes=form.num_classes,
+        num_things=form.num_things,
         inputs=tuple(_spec(value) for value in graph_model.graph.inputs),
         outputs=tuple(_spec(value) for value in graph_model.graph.outputs),
         weights="checkpoint" if checkpoint is not None and checkpoint.weights == "trained" else "random",
-        classes=classes or (tuple(CLASSES) if is_ade20k else ()),
-        palette=palette or (tuple(PALETTE) if is_ade20k else ()),
+        classes=form.classes,
+        palette=form.palette,
         preprocessing=settings,
         nmf_bases_seed=int(cast(int, bases_seeds[0])) if bases_seeds else None,
         weights_file=checkpoint_path.name if checkpoint_path else None,

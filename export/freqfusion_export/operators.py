@@ -14,11 +14,13 @@ from onnx.defs import OpSchema
 from onnxscript import opset18 as op
 from onnxscript.values import OnnxFunction
 
-from freqfusion_export import functions
+from freqfusion_export import box_functions, functions
 
 Function = OnnxFunction[Any, Any]
 FLOATS = ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"]
 _FLOAT_LISTS = {"window"}
+_FLOATS = {"iou_threshold", "score_threshold"}
+_MASKS = {"Nms"}  # operators that give bool
 
 
 @contextmanager
@@ -34,11 +36,16 @@ def translation_table() -> Iterator[dict[Callable[..., Any], Callable[..., Any]]
         ops.adaptive_filter.default: functions.AdaptiveFilter,
         ops.local_similarity.default: functions.LocalSimilarity,
         ops.offset_resample.default: functions.OffsetResample,
+        ops.nms.default: box_functions.Nms,
     }
     for function in traced.values():
         onnx.defs.register_schema(_schema(function.to_function_proto()))
     try:
-        yield {torch.ops.aten.gelu.default: _gelu, **{op: _node_maker(function) for op, function in traced.items()}}
+        yield {
+            torch.ops.aten.gelu.default: _gelu,
+            ops.roi_align.default: _roi_align,
+            **{op: _node_maker(function) for op, function in traced.items()},
+        }
     finally:
         for function in traced.values():
             onnx.defs.deregister_schema(function.name, functions.freqfusion.version, functions.freqfusion.domain)
@@ -57,18 +64,38 @@ def _node_maker(function: Function) -> Callable[..., Any]:
 
 
 def _schema(function: onnx.FunctionProto) -> OpSchema:
-    kinds = OpSchema.AttrType
     return OpSchema(
         function.name,
         function.domain,
         functions.freqfusion.version,
         inputs=[OpSchema.FormalParameter(name, "T") for name in function.input],
-        outputs=[OpSchema.FormalParameter("Y", "T")],
+        outputs=[OpSchema.FormalParameter("Y", "tensor(bool)" if function.name in _MASKS else "T")],
         type_constraints=[("T", FLOATS, "fp32, or a half type computed in fp32")],
         attributes=[
-            OpSchema.Attribute(name, kinds.FLOATS if name in _FLOAT_LISTS else kinds.INT, required=True)
+            OpSchema.Attribute(name, _kind(name), required=True)
             for name in function.attribute
         ],
+    )
+
+
+def _kind(attribute: str) -> OpSchema.AttrType:
+    if attribute in _FLOAT_LISTS:
+        return OpSchema.AttrType.FLOATS
+    return OpSchema.AttrType.FLOAT if attribute in _FLOATS else OpSchema.AttrType.INT
+
+
+def _roi_align(features: Any, rois: Any, batch_indices: Any, output_size: int, spatial_scale: float) -> Any:
+    """Writes the standard operator; its attributes mean what ``freqfusion::roi_align`` does from opset 16 on."""
+    return op.RoiAlign(
+        features,
+        rois,
+        batch_indices,
+        coordinate_transformation_mode="half_pixel",
+        mode="avg",
+        output_height=output_size,
+        output_width=output_size,
+        sampling_ratio=0,
+        spatial_scale=spatial_scale,
     )
 
 

@@ -8,6 +8,7 @@ import warnings
 
 import onnx_ir as ir
 import torch
+from freqfusion.detection import Detector
 from torch import nn
 
 from freqfusion_export.operators import translation_table
@@ -18,8 +19,10 @@ OPSET = 18  # the last but one at which TensorRT reads GridSample rightly, shoul
 def trace_network(network: nn.Module, size_divisor: int) -> ir.Model:
     """Exports ``images`` ``(batch, 3, height, width)`` -> ``logits``, all but the channels dynamic.
 
+    A detector also takes ``image_sizes`` ``(batch, 2)``, and gives what its ``output_names`` say.
+
     Args:
-        network: In evaluation mode; takes images, returns logits.
+        network: In evaluation mode.
         size_divisor: Height and width are multiples of this.
 
     Returns:
@@ -28,18 +31,24 @@ def trace_network(network: nn.Module, size_divisor: int) -> ir.Model:
     batch = torch.export.Dim("batch", min=1)
     rows, columns = torch.export.Dim("rows", min=1), torch.export.Dim("columns", min=1)
     # Sizes unlike each other and unlike 1, so that no dimension is mistaken for another or taken as fixed.
-    example = torch.zeros(2, 3, 3 * size_divisor, 4 * size_divisor)
-    shapes = {0: batch, 2: size_divisor * rows, 3: size_divisor * columns}
+    height, width = 3 * size_divisor, 4 * size_divisor
+    examples = {"images": torch.zeros(2, 3, height, width)}
+    shapes = [{0: batch, 2: size_divisor * rows, 3: size_divisor * columns}]
+    output_names: tuple[str, ...] = ("logits",)
+    if isinstance(network, Detector):
+        examples["image_sizes"] = torch.tensor([[height, width]] * 2)
+        shapes.append({0: batch})
+        output_names = network.output_names
     with warnings.catch_warnings(), _quiet_logger("torch.onnx"), translation_table() as table:
         warnings.simplefilter("ignore")  # deprecations inside torch, nothing a user can act on
         program = torch.onnx.export(
             network,
-            (example,),
+            tuple(examples.values()),
             dynamo=True,
             opset_version=OPSET,
-            dynamic_shapes=(shapes,),
-            input_names=["images"],
-            output_names=["logits"],
+            dynamic_shapes=tuple(shapes),
+            input_names=list(examples),
+            output_names=output_names,
             custom_translation_table=table,
             verbose=False,
         )

@@ -6,10 +6,10 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
-from freqfusion_export import functions, image_functions
+from freqfusion_export import box_functions, functions, image_functions
 from freqfusion_export.passes.name_tensorrt_plugins import DOMAIN
 
-_PARTS = {part.name: part for part in (*functions.PARTS, *image_functions.PARTS)}
+_PARTS = {part.name: part for part in (*functions.PARTS, *image_functions.PARTS, *box_functions.PARTS)}
 _OPERATORS = {operator.name: operator for operator in (*functions.OPERATORS, image_functions.PrepareImage)}
 
 
@@ -17,7 +17,8 @@ class AddFunctionBodiesPass(ir.passes.InPlacePass):
     """Adds the model-local functions that the graph's ``freqfusion`` nodes need.
 
     Functions that several bodies share are inlined into them: TensorRT-RTX 1.7 loses references to attributes on the
-    way into a function that is called by a function, and then divides by a scale of zero.
+    way into a function that is called by a function, and then divides by a scale of zero. Suppression of boxes is
+    inlined too: there is no kernel of ours for it, and runtimes know the standard operator in it.
 
     Before: o = freqfusion::LocalSimilarity[...](x), an operator nobody knows
     After:  the same node, and model.functions has freqfusion::LocalSimilarity

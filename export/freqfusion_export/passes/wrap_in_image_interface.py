@@ -33,7 +33,7 @@ class WrapInImageInterfacePass(ir.passes.InPlacePass):
         images, logits = graph.inputs[0], graph.outputs[0]
         image = ir.val("image", ir.DataType.UINT8, ["batch", "height", "width", 3])
         first = graph[0]
-        prepare = self._prepare(image)
+        prepare = prepare_image(image, self.preprocessing, self.preprocessing.size_divisor)
         graph.insert_before(first, prepare)
         ir.convenience.replace_all_uses_with(images, prepare.outputs[0])
         prepare.outputs[0].name, prepare.outputs[0].shape = images.name, images.shape
@@ -42,22 +42,6 @@ class WrapInImageInterfacePass(ir.passes.InPlacePass):
         graph.outputs[:] = [self._labels(graph, image, prepare.outputs[0], logits)]
         model.opset_imports.setdefault(DOMAIN, 1)
         return ir.passes.PassResult(model, modified=True)
-
-    def _prepare(self, image: ir.Value) -> ir.Node:
-        settings = self.preprocessing
-        return ir.node(
-            "PrepareImage",
-            [image],
-            domain=DOMAIN,
-            attributes={
-                "long_side": settings.long_side,
-                "short_side": settings.short_side,
-                "size_divisor": settings.size_divisor,
-                "mean": [float(level) for level in settings.mean],
-                "inverse_std": [1 / deviation for deviation in settings.std],
-            },
-            name="prepare_image",
-        )
 
     def _labels(self, graph: ir.Graph, image: ir.Value, images: ir.Value, logits: ir.Value) -> ir.Value:
         step = ir.node("Shape", [images], {"start": 2, "end": 4}, name="network_size")
@@ -74,3 +58,20 @@ class WrapInImageInterfacePass(ir.passes.InPlacePass):
         labels.name, labels.shape, labels.type = "labels", shape, ir.TensorType(dtype)
         graph.extend([step, final, sizes, argmax, cast])
         return labels
+
+
+def prepare_image(image: ir.Value, settings: Preprocessing, size_divisor: int) -> ir.Node:
+    """Makes the node that resizes and normalises pictures, stretching them to multiples of ``size_divisor``."""
+    return ir.node(
+        "PrepareImage",
+        [image],
+        domain=DOMAIN,
+        attributes={
+            "long_side": settings.long_side,
+            "short_side": settings.short_side,
+            "size_divisor": size_divisor,
+            "mean": [float(level) for level in settings.mean],
+            "inverse_std": [1 / deviation for deviation in settings.std],
+        },
+        name="prepare_image",
+    )

@@ -72,8 +72,9 @@ class RPNHead(nn.Module):
 def _anchors(index: Tensor, columns: int, stride: int) -> Tensor:
     """Makes the anchors ``(N, M, 4)`` of positions ``(N, M)`` in the order row, column, ratio."""
     cell = index // len(RATIOS)
-    x, y = (cell % columns) * stride, (cell // columns) * stride
-    base = _base_anchors(stride).to(index.device)[index % len(RATIOS)]
+    row = cell // columns
+    x, y = (cell - row * columns) * stride, row * stride
+    base = _base_anchors(stride).to(index.device)[index - cell * len(RATIOS)]
     return torch.stack((x, y, x, y), dim=-1) + base
 
 
