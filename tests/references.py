@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -106,3 +107,49 @@ def resize_argmax(scores: Array, sizes: Sequence[int], align_corners: bool) -> N
     """Index of the largest class after both steps; the lowest index wins a tie."""
     labels: NDArray[np.int32] = resized_scores(scores, sizes, align_corners).argmax(axis=1).astype(np.int32)
     return labels
+
+
+def roi_align(features: np.ndarray, rois: np.ndarray, images: np.ndarray, cells: int, scale: float) -> np.ndarray:
+    """mmcv's ``roi_align``, average, aligned, ``sampling_ratio`` 0: features (N, C, H, W), rois (R, 4)."""
+    _, channels, height, width = features.shape
+    out = np.zeros((len(rois), channels, cells, cells))
+    for r, (x1, y1, x2, y2) in enumerate(np.asarray(rois, np.float64) * scale - 0.5):
+        cell_h, cell_w = (y2 - y1) / cells, (x2 - x1) / cells
+        rows, columns = math.ceil(cell_h), math.ceil(cell_w)
+        for i in range(cells):
+            for j in range(cells):
+                for a in range(rows):
+                    for b in range(columns):
+                        y = y1 + i * cell_h + (a + 0.5) * cell_h / rows
+                        x = x1 + j * cell_w + (b + 0.5) * cell_w / columns
+                        if y < -1 or y > height or x < -1 or x > width:
+                            continue
+                        y, x = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
+                        top, left = int(y), int(x)
+                        bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
+                        plane = features[images[r]]
+                        upper = plane[:, top, left] * (1 - (x - left)) + plane[:, top, right] * (x - left)
+                        lower = plane[:, bottom, left] * (1 - (x - left)) + plane[:, bottom, right] * (x - left)
+                        out[r, :, i, j] += upper * (1 - (y - top)) + lower * (y - top)
+                out[r, :, i, j] /= max(rows * columns, 1)
+    return out
+
+
+def nms(boxes: np.ndarray, scores: np.ndarray, iou_threshold: float, score_threshold: float, most: int) -> np.ndarray:
+    """Greedy suppression of (M, 4) boxes; a mask of those kept."""
+    kept: list[int] = []
+    for i in np.argsort(-scores, kind="stable"):
+        if scores[i] <= score_threshold or len(kept) == most:
+            continue
+        overlaps = []
+        for j in kept:
+            w = min(boxes[i][2], boxes[j][2]) - max(boxes[i][0], boxes[j][0])
+            h = min(boxes[i][3], boxes[j][3]) - max(boxes[i][1], boxes[j][1])
+            shared = max(w, 0) * max(h, 0)
+            areas = sum((b[2] - b[0]) * (b[3] - b[1]) for b in (boxes[i], boxes[j]))
+            overlaps.append(shared / (areas - shared) if areas > shared else 0.0)
+        if all(overlap <= iou_threshold for overlap in overlaps):
+            kept.append(int(i))
+    mask = np.zeros(len(scores), bool)
+    mask[kept] = True
+    return mask

@@ -71,10 +71,7 @@ def _schema(function: onnx.FunctionProto) -> OpSchema:
         inputs=[OpSchema.FormalParameter(name, "T") for name in function.input],
         outputs=[OpSchema.FormalParameter("Y", "tensor(bool)" if function.name in _MASKS else "T")],
         type_constraints=[("T", FLOATS, "fp32, or a half type computed in fp32")],
-        attributes=[
-            OpSchema.Attribute(name, _kind(name), required=True)
-            for name in function.attribute
-        ],
+        attributes=[OpSchema.Attribute(name, _kind(name), required=True) for name in function.attribute],
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from freqfusion.detection import Detector
 from freqfusion_runtime.manifest import Preprocessing
 from freqfusion_runtime.preprocess import prepare
 from freqfusion_runtime.tolerances import MAX_ERROR_FP32
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from freqfusion_export.errors import VerificationError
+from freqfusion_export.sample_pictures import smooth_pictures
+from freqfusion_export.verify_detector import verify_detector
 
 # batch, height, width: unlike the traced example, square and not, small enough to check in seconds.
 TENSOR_SIZES = ((1, 64, 64), (2, 96, 160))
@@ -33,7 +36,8 @@ def verify(path: Path, network: nn.Module, interface: str, preprocessing: Prepro
         preprocessing: For ``image``.
 
     Returns:
-        The worst logit error in standard deviations, or the share of labels that agree.
+        The worst logit error in standard deviations, or the share of labels that agree; for detectors as
+        ``verify_detector``.
 
     Raises:
         VerificationError: If the file is malformed, cannot run, or computes something else.
@@ -45,6 +49,8 @@ def verify(path: Path, network: nn.Module, interface: str, preprocessing: Prepro
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as e:  # onnx and onnxruntime raise unrelated types for a bad model
         raise VerificationError(f"{path.name}: the exported graph is malformed: {e}") from e
+    if isinstance(network, Detector):
+        return verify_detector(path, network, interface, preprocessing)
     generator = np.random.Generator(np.random.PCG64(0))
     if interface == "tensor":
         return {"logit_error": max(_logit_error(session, network, size, generator) for size in TENSOR_SIZES)}
@@ -77,7 +83,7 @@ def _label_agreement(
     preprocessing: Preprocessing,
 ) -> float:
     n, h, w = size
-    pictures = _smooth_pictures(generator, n, h, w)
+    pictures = smooth_pictures(generator, n, h, w)
     images = np.concatenate([prepare(picture, preprocessing) for picture in pictures])
     scores = torch.from_numpy(_logits(network, images))
     spread = float(scores.std())
@@ -100,13 +106,3 @@ def _logits(network: nn.Module, images: NDArray[np.float32]) -> NDArray[np.float
     with torch.inference_mode():
         result: NDArray[np.float32] = network(torch.from_numpy(images)).numpy()
     return result
-
-
-def _smooth_pictures(generator: np.random.Generator, n: int, h: int, w: int) -> NDArray[np.uint8]:
-    """Makes ``(n, h, w, 3)`` pictures of waves and noise, all levels in use."""
-    y, x = np.mgrid[:h, :w]
-    phase = generator.uniform(0, 6, (n, 1, 1, 3))
-    waves = np.sin(0.11 * x[None, :, :, None] + 0.07 * y[None, :, :, None] + phase)
-    noise = 0.3 * generator.standard_normal((n, h, w, 3))
-    pictures: NDArray[np.uint8] = np.clip(127.5 + 100 * (waves + noise), 0, 255).astype(np.uint8)
-    return pictures

@@ -80,7 +80,5 @@ def _anchors(index: Tensor, columns: int, stride: int) -> Tensor:
 
 def _base_anchors(stride: int) -> Tensor:
     """Returns the ``(3, 4)`` anchors of the first cell; there is no half-stride offset."""
-    halves = [
-        (0.5 * _SCALE * stride / math.sqrt(ratio), 0.5 * _SCALE * stride * math.sqrt(ratio)) for ratio in RATIOS
-    ]
+    halves = [(0.5 * _SCALE * stride / math.sqrt(ratio), 0.5 * _SCALE * stride * math.sqrt(ratio)) for ratio in RATIOS]
     return torch.tensor([(-w, -h, w, h) for w, h in halves])

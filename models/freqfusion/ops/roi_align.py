@@ -24,9 +24,7 @@ def check_shapes(features: Tensor, rois: Tensor, batch_indices: Tensor, output_s
 
 
 @torch.library.custom_op("freqfusion::roi_align", mutates_args=())
-def roi_align(
-    features: Tensor, rois: Tensor, batch_indices: Tensor, output_size: int, spatial_scale: float
-) -> Tensor:
+def roi_align(features: Tensor, rois: Tensor, batch_indices: Tensor, output_size: int, spatial_scale: float) -> Tensor:
     """Averages bilinear samples of a map over each of ``output_size**2`` cells of every box.
 
     A cell has ``ceil(side / output_size)`` sample points along each axis, by box and axis (mmcv's ``sampling_ratio``
