@@ -144,7 +144,8 @@ def image_agreement(actual: Arrays, expected: Arrays, image: int) -> float:
             free.discard(best)
             hits += 1
     surplus = max(0, found - count - 1) if count < expected["scores"].shape[1] else 0
-    return float(hits / len(required) if required else 1.0) - surplus / expected["scores"].shape[1]
+    share: float = (hits / len(required) if required else 1.0) - surplus / expected["scores"].shape[1]
+    return share
 
 
 def _is_same(actual: Arrays, expected: Arrays, image: int, j: int, i: int) -> bool:

@@ -43,8 +43,10 @@ def _unroll(graph: ir.Graph, node: ir.Node) -> None:
     assert boxes is not None
     assert scores is not None
     assert boxes.shape is not None
+    available = boxes.shape[1]
+    assert isinstance(available, int)
     limit, threshold = (node.attributes.get_float(f"{name}_threshold", 0.0) for name in ("iou", "score"))
-    most, available = node.attributes.get_int("max_kept", 0), int(boxes.shape[1])
+    most = node.attributes.get_int("max_kept", 0)
     count = min(available, max(most, CANDIDATES))
     top, index = tape.op_multi_out("TopK", [scores, _integers(tape, count)], num_outputs=2, attributes={"axis": 1})
     last = _integers(tape, 2)
