@@ -13,7 +13,7 @@ from freqfusion_export.passes.add_function_bodies import AddFunctionBodiesPass
 from freqfusion_export.passes.fold_batch_norm_into_conv import FoldBatchNormIntoConvPass
 from freqfusion_export.passes.fold_scale_into_conv import FoldScaleIntoConvPass
 from freqfusion_export.passes.forbid_misread_operators import ForbidMisreadOperatorsPass
-from freqfusion_export.passes.label_stages import STAGE_KEY, LabelStagesPass
+from freqfusion_export.passes.label_stages import MODULE_KEY, STAGE_KEY, LabelStagesPass
 from freqfusion_export.passes.name_tensorrt_plugins import SHAPE_INPUTS_ATTRIBUTE, NameTensorRTPluginsPass
 from freqfusion_export.passes.wrap_in_image_interface import WrapInImageInterfacePass
 from freqfusion_runtime.manifest import Preprocessing
@@ -134,9 +134,9 @@ def test_stages_are_labelled_and_notes_removed():
         node.metadata_props.update({"pkg.torch.onnx.name_scopes": scope, "pkg.torch.onnx.stack_trace": "/home/me"})
     model = apply_twice(LabelStagesPass(), model)
     assert [dict(node.metadata_props) for node in model.graph] == [
-        {STAGE_KEY: "body.act"},
-        {STAGE_KEY: "body"},
-        {STAGE_KEY: "head"},
+        {MODULE_KEY: "body.act", STAGE_KEY: "body.act"},
+        {MODULE_KEY: "body", STAGE_KEY: "body"},
+        {MODULE_KEY: "head", STAGE_KEY: "head"},
     ]
 
 

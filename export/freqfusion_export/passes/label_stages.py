@@ -9,6 +9,7 @@ from collections import defaultdict
 import onnx_ir as ir
 
 STAGE_KEY = "freqfusion.stage"
+MODULE_KEY = "freqfusion.module"  # on every node: the innermost module it was traced in
 _SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 # FreqFusion returns three maps; the operator tells which one a node computes.
 _RESULTS = {"AdaptiveFilter": "hr_out", "OffsetResample": "lr_out"}
@@ -17,10 +18,11 @@ _RESULTS = {"AdaptiveFilter": "hr_out", "OffsetResample": "lr_out"}
 class LabelStagesPass(ir.passes.InPlacePass):
     """Writes the name of a module on the node whose output is that module's result, for `freqfusion parity --layers`.
 
-    The exporter's own notes are removed: stack traces of a megabyte, with paths of the exporting machine.
+    Every node also keeps the innermost module it was traced in, by which precision is assigned. The exporter's own
+    notes are removed: stack traces of a megabyte, with paths of the exporting machine.
 
         Before: o = Add(a, b)   pkg.torch.onnx.name_scopes="['', 'backbone', 'backbone.block1.0', 'add_7']"
-        After:  o = Add(a, b)   freqfusion.stage="backbone.block1.0"
+        After:  o = Add(a, b)   freqfusion.stage="backbone.block1.0" freqfusion.module="backbone.block1.0"
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -38,6 +40,8 @@ class LabelStagesPass(ir.passes.InPlacePass):
             node.doc_string = None
             for output in node.outputs:
                 output.metadata_props.clear()
+            if scopes[node]:
+                node.metadata_props[MODULE_KEY] = scopes[node][-1]
         for scope, nodes in leaving.items():
             for node in nodes:
                 if len(nodes) == 1:

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which nodes stay in fp32 when the rest of a network goes to a half type, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import numpy as np
+import onnx_ir as ir
+
+from freqfusion_export.errors import ExportError
+from freqfusion_export.passes.label_stages import MODULE_KEY, STAGE_KEY
+from freqfusion_export.passes.name_tensorrt_plugins import DOMAIN
+
+ISLAND_KEY = "freqfusion.island"  # on every node that is kept in fp32: the island's name
+TYPE_AGNOSTIC = frozenset({"Carafe", "AdaptiveFilter", "LocalSimilarity", "OffsetResample", "ResizeArgmax"})
+"""FreqFusion operators that take any float type and compute in fp32 inside; all others are fp32 at their edges too."""
+
+_WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
+
+@dataclass(frozen=True)
+class Island:
+    """A rule that keeps nodes in fp32.
+
+    Attributes:
+        name: As listings and the manifest show it.
+        reason: What is lost without it.
+        operators: Every node of these types belongs to it.
+        modules: Every node whose module (``freqfusion.module``) matches one of these patterns does.
+        feeds: Operator type and index of an input: everything that computes this input does, back to the nearest
+            weighted layer, which is not part of it.
+    """
+
+    name: str
+    reason: str
+    operators: frozenset[str] = frozenset()
+    modules: tuple[str, ...] = ()
+    feeds: tuple[tuple[str, int], ...] = field(default=())
+
+
+ISLANDS = (
+    Island("factorisation", "", modules=("*.hamburger.ham",)),
+    Island(
+        "normalisation statistics",
+        "",
+        operators=frozenset(
+            {"InstanceNormalization", "GroupNormalization", "ReduceMean", "ReduceSum", "ReduceL2", "ReduceSumSquare"}
+        ),
+    ),
+    Island("softmax", "", operators=frozenset({"Softmax", "LogSoftmax", "ReduceLogSumExp", "Exp", "Log"})),
+    Island(
+        "coordinates",
+        "",
+        operators=frozenset({"NonMaxSuppression", "RoiAlign", "TopK", "GridSample"}),
+        feeds=(
+            ("OffsetResample", 1),
+            ("GridSample", 1),
+            ("RoiAlign", 1),
+            ("NonMaxSuppression", 0),
+            ("NonMaxSuppression", 1),
+            ("TopK", 0),
+        ),
+    ),
+)
+USER = "asked for"
+WEIGHTS = "weights out of range"
+
+
+def find_islands(
+    model: ir.Model, dtype: ir.DataType, keep: Sequence[str] = (), without: Iterable[str] = ()
+) -> dict[ir.Node, str]:
+    """Assigns nodes to islands.
+
+    Args:
+        model: Still in fp32 throughout.
+        dtype: The half type.
+        keep: Patterns (``fnmatch``) of node, module or stage names that are kept as well.
+        without: Names of islands to leave out, to measure what they are for.
+
+    Returns:
+        The island's name by node.
+
+    Raises:
+        ExportError: If a pattern matches nothing.
+    """
+    found: dict[ir.Node, str] = {}
+    skipped = set(without)
+    for island in ISLANDS:
+        if island.name in skipped:
+            continue
+        for node in model.graph:
+            if node.op_type in island.operators or _matches(node.metadata_props.get(MODULE_KEY), island.modules):
+                found.setdefault(node, island.name)
+        for node in _feeding(model.graph, island.feeds):
+            found.setdefault(node, island.name)
+    for pattern in keep:
+        matched = nodes_matching(model.graph, pattern)
+        if not matched:
+            raise ExportError(
+                f"no node, module or stage is called {pattern!r}; `freqfusion parity --layers` lists the stages"
+            )
+        for node in matched:
+            found.setdefault(node, USER)
+    for node in model.graph:
+        if any(_leaves_range(value, dtype) for value in node.inputs):
+            found.setdefault(node, WEIGHTS)
+    return found
+
+
+def nodes_matching(graph: ir.Graph, pattern: str) -> list[ir.Node]:
+    """Lists the nodes whose name, stage or module matches an ``fnmatch`` pattern, or lies inside a module that does."""
+    return [
+        node
+        for node in graph
+        if fnmatchcase(node.name or "", pattern)
+        or _matches(node.metadata_props.get(STAGE_KEY), (pattern, f"{pattern}.*"))
+        or _matches(node.metadata_props.get(MODULE_KEY), (pattern, f"{pattern}.*"))
+    ]
+
+
+def reasons() -> Mapping[str, str]:
+    """The reason of every island by its name."""
+    return {
+        **{island.name: island.reason for island in ISLANDS},
+        USER: "named by --keep-fp32",
+        WEIGHTS: "a weight is beyond the half type's range, or all of a tensor's weights are below its normal numbers",
+    }
+
+
+def _matches(name: str | None, patterns: Iterable[str]) -> bool:
+    return name is not None and any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _feeding(graph: ir.Graph, feeds: Sequence[tuple[str, int]]) -> list[ir.Node]:
+    """Walks back from inputs to the weighted layers before them."""
+    indices = dict[str, list[int]]()
+    for operator, index in feeds:
+        indices.setdefault(operator, []).append(index)
+    waiting = [
+        node.inputs[index]
+        for node in graph
+        for index in indices.get(node.op_type, ())
+        if index < len(node.inputs)
+    ]
+    seen: dict[ir.Node, None] = {}
+    while waiting:
+        value = waiting.pop()
+        node = None if value is None else value.producer()
+        stops = node is None or node in seen or node.op_type in _WEIGHTED or node.domain == DOMAIN
+        if stops or value is None or value.dtype not in (ir.DataType.FLOAT, None):
+            continue
+        assert node is not None
+        seen[node] = None
+        waiting.extend(node.inputs)
+    return list(seen)
+
+
+def _leaves_range(value: ir.Value | None, dtype: ir.DataType) -> bool:
+    """Whether a constant holds numbers that the half type cannot."""
+    if value is None or value.const_value is None or value.const_value.dtype != ir.DataType.FLOAT:
+        return False
+    magnitude = float(np.abs(value.const_value.numpy()).max(initial=0.0))
+    limits = LIMITS[dtype]
+    return magnitude > limits.largest or 0 < magnitude < limits.smallest_normal
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a half type can hold.
+
+    Attributes:
+        largest: The largest finite number.
+        smallest_normal: Below this, digits are lost one by one.
+        smallest: Half of this and below becomes zero.
+    """
+
+    largest: float
+    smallest_normal: float
+    smallest: float
+
+
+LIMITS = {
+    ir.DataType.FLOAT16: Limits(65504.0, 2.0**-14, 2.0**-24),
+    ir.DataType.BFLOAT16: Limits(3.3895313892515355e38, 2.0**-126, 2.0**-133),
+}
