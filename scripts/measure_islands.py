@@ -15,19 +15,19 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
-from freqfusion_export.comparison import label_agreement, mean_iou
 from freqfusion_export.passes.assign_precision import AssignPrecisionPass, count_casts
 from freqfusion_export.passes.name_tensorrt_plugins import DOMAIN
 from freqfusion_export.passes.widen_to_fp32 import WidenToFp32Pass
 from freqfusion_export.precision.islands import ISLANDS, find_islands
+from freqfusion_runtime.comparison import label_agreement, mean_iou
 from freqfusion_runtime.labels import labels_from_scores
 from freqfusion_runtime.manifest import Preprocessing
 from freqfusion_runtime.preprocess import prepare
 from onnx_ir.passes.common import InlinePass
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from reference_data import golden  # noqa: E402
-from weights_spec import image  # noqa: E402
+from reference_data import golden
+from weights_spec import image
 
 TYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 INSIDE = {

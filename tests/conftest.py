@@ -48,3 +48,19 @@ def checkpoint(segnext_t: Any, tmp_path_factory: pytest.TempPathFactory) -> Path
     code = main(["export", str(folder / "segnext.pth"), "--bases-seed", "3", "--json", str(folder / "export.json")])
     assert code == 0
     return folder
+
+
+@pytest.fixture(scope="session")
+def typed_file(segnext_t: Any, traced_segnext: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """``typed_file(precision, interface)``: the path of such a file of the same model, written once."""
+    from freqfusion_export import export
+
+    folder = tmp_path_factory.mktemp("typed")
+
+    def path_of(precision: str, interface: str) -> Path:
+        path = folder / f"{interface}.{precision}.onnx"
+        if not path.is_file():
+            export(segnext_t, path, interface=interface, traced=traced_segnext, precision=precision)
+        return path
+
+    return path_of

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, cast
@@ -13,7 +15,7 @@ import onnx_ir as ir
 import torch
 from freqfusion import Checkpoint
 from freqfusion_runtime.files import atomic_path, make_folder, sha256_of
-from freqfusion_runtime.manifest import METADATA_KEY, Manifest, Preprocessing, TensorSpec, write_sidecar
+from freqfusion_runtime.manifest import METADATA_KEY, KeptInFp32, Manifest, Preprocessing, TensorSpec, write_sidecar
 from onnx_ir.passes.common import (
     CommonSubexpressionEliminationPass,
     RemoveUnusedNodesPass,
@@ -33,10 +35,14 @@ from freqfusion_export.passes.name_tensorrt_plugins import (
     PLUGIN_VERSION,
     NameTensorRTPluginsPass,
 )
-from freqfusion_export.trace import OPSET, trace_network
+from freqfusion_export.precision.assignment import assign_half
+from freqfusion_export.precision.calibration import Calibration
+from freqfusion_export.trace import trace_network
 from freqfusion_export.verify import verify
 
 Interface = Literal["tensor", "image"]
+Precision = Literal["fp32", "fp16", "bf16"]
+PRECISIONS = ("fp32", "fp16", "bf16")
 
 
 def export(
@@ -49,6 +55,9 @@ def export(
     checkpoint_path: str | Path | None = None,
     preprocessing: Preprocessing | None = None,
     traced: ir.Model | None = None,
+    precision: Precision = "fp32",
+    keep_fp32: Sequence[str] = (),
+    calibration: Calibration | None = None,
 ) -> Manifest:
     """Writes ``path`` and its manifest ``<stem>.json``, after checking that the file computes what the model does.
 
@@ -64,6 +73,9 @@ def export(
         preprocessing: Overrides the official test pipeline's settings.
         traced: What ``trace_network`` made of ``model``, left as it is: tracing takes most of the time, and several
             files of one model need it once.
+        precision: ``fp16`` and ``bf16`` files compute in that type, but for islands in fp32 (docs/precision.md).
+        keep_fp32: Patterns of further nodes, modules or stages to keep in fp32.
+        calibration: Pictures on which to look for values that the type cannot hold.
 
     Returns:
         The manifest.
@@ -78,14 +90,27 @@ def export(
         raise ExportError(f"interface must be 'tensor' or 'image', got {interface!r}")
     if path.suffix != ".onnx":
         raise ExportError(f"the output must end in .onnx, got {path}")
+    if precision not in PRECISIONS:
+        raise ExportError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if precision == "fp32" and (keep_fp32 or calibration is not None):
+        raise ExportError("an fp32 file has nothing to keep in fp32 or to calibrate; name another precision")
     if model.training:
         raise ExportError("the model is in training mode; call model.eval() first")
     form = form_of(model, checkpoint)
+    if precision != "fp32" and form.task != "semantic_segmentation":
+        raise ExportError(
+            f"{precision} is offered for semantic segmenters, and this is for {form.task}: how far boxes may move "
+            "has no tolerance yet. Export it as fp32."
+        )
     make_folder(path.parent)  # before half a minute of work, not after
     settings = preprocessing or form.preprocessing
     graph_model = _graph_model(
         traced.clone() if traced else trace_network(model, settings.size_divisor), interface, settings, form
     )
+    islands: tuple[KeptInFp32, ...] = ()
+    if precision != "fp32":
+        islands = assign_half(graph_model, precision, keep=keep_fp32, calibration=calibration, preprocessing=settings)
+        ForbidMisreadOperatorsPass()(graph_model)
     manifest = _manifest(
         graph_model,
         model,
@@ -96,10 +121,18 @@ def export(
         checkpoint,
         Path(checkpoint_path) if checkpoint_path else None,
     )
+    manifest = replace(
+        manifest,
+        precision=precision,
+        islands=islands,
+        calibration_method="range" if calibration else None,
+        calibration_pictures=len(calibration.pictures) if calibration else 0,
+        calibration_sha256=calibration.sha256 if calibration else None,
+    )
     graph_model.metadata_props[METADATA_KEY] = manifest.to_json()
     with atomic_path(path) as temporary:
         ir.save(graph_model, temporary)
-        verify(temporary, model, interface, settings)
+        verify(temporary, model, interface, settings, precision)
     write_sidecar(path, manifest)
     return manifest
 
@@ -143,7 +176,7 @@ def _manifest(
         task=form.task,
         interface=interface,
         precision="fp32",
-        opset=OPSET,
+        opset=graph_model.opset_imports[""],
         num_classes=form.num_classes,
         num_things=form.num_things,
         inputs=tuple(_spec(value) for value in graph_model.graph.inputs),

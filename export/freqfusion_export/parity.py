@@ -18,7 +18,7 @@ from freqfusion_runtime.manifest import METADATA_KEY, Manifest
 from freqfusion_runtime.pictures import read_picture
 from freqfusion_runtime.preprocess import prepare
 from freqfusion_runtime.session import Kernels
-from freqfusion_runtime.tolerances import LABEL_AGREEMENT_FP32, MAX_ERROR_FP32, MAX_ERROR_INSIDE_FP32, MIOU_FP32
+from freqfusion_runtime.tolerances import INSIDE_BOUNDS, LOGIT_BOUNDS, MAX_ERROR_FP32, OPERATOR_BOUNDS, TASK_BOUNDS
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -50,6 +50,7 @@ class PictureParity:
         photo: The picture.
         labels: The file's label map.
         expected: PyTorch's label map.
+        bounds: Least label agreement and mIoU.
     """
 
     name: str
@@ -59,11 +60,12 @@ class PictureParity:
     photo: NDArray[np.uint8]
     labels: NDArray[Any]
     expected: NDArray[Any]
+    bounds: tuple[float, float]
 
     @property
     def agrees(self) -> bool:
         """Whether everything is within its tolerance."""
-        at_task = self.label_agreement >= LABEL_AGREEMENT_FP32 and self.miou >= MIOU_FP32
+        at_task = self.label_agreement >= self.bounds[0] and self.miou >= self.bounds[1]
         return at_task and all(comparison.agrees for comparison in self.comparisons)
 
     @property
@@ -93,6 +95,7 @@ class Parity:
         self.layers = layers
         self.probe = Probe(path, kernels, threads)
         self.manifest = read_manifest(path)
+        self.precision = self.manifest.precision
 
     def on_picture(self, picture: Path) -> PictureParity:
         """Runs both on one picture; PyTorch with its plain definitions and the official pre-processing."""
@@ -112,8 +115,8 @@ class Parity:
         comparisons += self._operators(found)
         for stage, value in stages.items():
             level = "module" if ".freqfusions." in stage else "layer"
-            comparisons.append(compare(level, stage, found[value], expected[stage], MAX_ERROR_INSIDE_FP32))
-        comparisons.append(compare("network", LOGITS, found[LOGITS], expected[LOGITS], MAX_ERROR_FP32))
+            comparisons.append(compare(level, stage, found[value], expected[stage], INSIDE_BOUNDS[self.precision]))
+        comparisons.append(compare("network", LOGITS, found[LOGITS], expected[LOGITS], LOGIT_BOUNDS[self.precision]))
 
         network_size = (images.shape[2], images.shape[3])
         sizes = [*network_size, height, width]
@@ -125,7 +128,14 @@ class Parity:
             else labels_from_scores(found[LOGITS][0], network_size, (height, width))
         )
         return PictureParity(
-            picture.name, comparisons, label_agreement(actual, labels), mean_iou(actual, labels), photo, actual, labels
+            picture.name,
+            comparisons,
+            label_agreement(actual, labels),
+            mean_iou(actual, labels),
+            photo,
+            actual,
+            labels,
+            TASK_BOUNDS[self.precision],
         )
 
     def _wanted_stages(self) -> list[str]:
@@ -153,12 +163,13 @@ class Parity:
             tensors = [torch.from_numpy(found[str(value.name)]).double() for value in node.inputs if value is not None]
             expected = by_definition(node, tensors).numpy()
             actual = found[str(node.outputs[0].name)]
-            comparisons.append(compare("operator", f"{node.op_type} {node.name}", actual, expected, MAX_ERROR_FP32))
+            bound = OPERATOR_BOUNDS[self.precision]
+            comparisons.append(compare("operator", f"{node.op_type} {node.name}", actual, expected, bound))
             if node.op_type == "AdaptiveFilter" and mmcv_peer.is_available():
                 on_device = [tensor.float().cuda() for tensor in tensors]
                 values: list[Any] = [node.attributes[name].value for name in OPERATORS[node.op_type][1]]
                 by_mmcv = mmcv_peer.adaptive_filter(on_device[0], on_device[1], *values).cpu().numpy()
-                comparisons.append(compare("operator", f"mmcv, {node.name}", actual, by_mmcv, MAX_ERROR_FP32))
+                comparisons.append(compare("operator", f"mmcv, {node.name}", actual, by_mmcv, bound))
         return comparisons
 
 

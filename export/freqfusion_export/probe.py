@@ -14,10 +14,14 @@ from numpy.typing import NDArray
 
 from freqfusion_export.passes.label_stages import STAGE_KEY
 from freqfusion_export.passes.name_tensorrt_plugins import DOMAIN
+from freqfusion_export.precision.emulation import emulated
 
 
 class Probe:
     """An exported file whose intermediate values can be read.
+
+    A half-typed file is computed in fp32 with every rounding it asks for, as the hardware it is for would; ONNX Runtime
+    itself would leave most of them out (``WidenToFp32Pass``).
 
     Args:
         path: The file.
@@ -42,7 +46,12 @@ class Probe:
 
     def run(self, inputs: Mapping[str, NDArray[Any]], names: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Computes the model's outputs and the values called ``names``; inputs may be among them."""
-        model = ir.load(self._path)
+        return self.run_model(emulated(self._path), inputs, names)
+
+    def run_model(
+        self, model: ir.Model, inputs: Mapping[str, NDArray[Any]], names: Sequence[str]
+    ) -> dict[str, NDArray[Any]]:
+        """As :meth:`run`, for a variant of the file's network; changes ``model``."""
         values = {str(v.name): v for node in model.graph for v in node.outputs}
         known = {str(value.name) for value in model.graph.outputs}
         model.graph.outputs.extend(

@@ -8,32 +8,41 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import torch
 from freqfusion.detection import Detector
 from freqfusion_runtime.manifest import Preprocessing
 from freqfusion_runtime.preprocess import prepare
-from freqfusion_runtime.tolerances import MAX_ERROR_FP32
+from freqfusion_runtime.tolerances import LOGIT_BOUNDS, TASK_BOUNDS
 from numpy.typing import NDArray
 from torch import nn
 
 from freqfusion_export.errors import VerificationError
+from freqfusion_export.precision.emulation import emulated
 from freqfusion_export.sample_pictures import smooth_pictures
 from freqfusion_export.verify_detector import verify_detector
 
 # batch, height, width: unlike the traced example, square and not, small enough to check in seconds.
 TENSOR_SIZES = ((1, 64, 64), (2, 96, 160))
 PICTURE_SIZES = ((1, 75, 100), (2, 90, 60))
+ONLY_EMULATED = ("bf16",)  # ONNX Runtime 1.32's CPU provider has no kernels for it
 
 
-def verify(path: Path, network: nn.Module, interface: str, preprocessing: Preprocessing) -> dict[str, float]:
+def verify(
+    path: Path, network: nn.Module, interface: str, preprocessing: Preprocessing, precision: str = "fp32"
+) -> dict[str, float]:
     """Compares a file with its network on ONNX Runtime's CPU provider, function bodies only.
+
+    A half-typed file is run with every rounding it asks for (``precision.emulation``), and one of fp16, which ONNX
+    Runtime takes, as it is besides.
 
     Args:
         path: The file.
         network: What it was exported from.
         interface: ``tensor`` or ``image``.
         preprocessing: For ``image``.
+        precision: Whose tolerance it is held to.
 
     Returns:
         The worst logit error in standard deviations, or the share of labels that agree; for detectors as
@@ -42,37 +51,61 @@ def verify(path: Path, network: nn.Module, interface: str, preprocessing: Prepro
     Raises:
         VerificationError: If the file is malformed, cannot run, or computes something else.
     """
-    try:
-        onnx.checker.check_model(path, full_check=True)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as e:  # onnx and onnxruntime raise unrelated types for a bad model
-        raise VerificationError(f"{path.name}: the exported graph is malformed: {e}") from e
+    generator = np.random.Generator(np.random.PCG64(0))
+    session, *others = _sessions(path, precision)
     if isinstance(network, Detector):
         return verify_detector(path, network, interface, preprocessing)
-    generator = np.random.Generator(np.random.PCG64(0))
     if interface == "tensor":
-        return {"logit_error": max(_logit_error(session, network, size, generator) for size in TENSOR_SIZES)}
-    return {
-        "label_agreement": min(
-            _label_agreement(session, network, size, generator, preprocessing) for size in PICTURE_SIZES
-        )
-    }
+        errors = [_logit_error(session, network, size, generator, precision) for size in TENSOR_SIZES]
+        errors += [_logit_error(other, network, TENSOR_SIZES[0], generator, precision) for other in others]
+        return {"logit_error": max(errors)}
+    settings = (generator, preprocessing, precision)
+    shares = [_label_agreement(session, network, size, *settings) for size in PICTURE_SIZES]
+    shares += [_label_agreement(other, network, PICTURE_SIZES[0], *settings) for other in others]
+    return {"label_agreement": min(shares)}
 
 
-def _logit_error(session: Any, network: nn.Module, size: tuple[int, int, int], generator: np.random.Generator) -> float:
+def _sessions(path: Path, precision: str) -> list[Any]:
+    """The session that every size is tried on, and those that need to run once."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    sessions = []
+    try:
+        onnx.checker.check_model(path, full_check=True)
+        if precision in ("fp16", "bf16"):
+            content = ir.to_proto(emulated(path)).SerializeToString()
+            sessions.append(onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"]))
+        if precision not in ONLY_EMULATED:
+            sessions.append(onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"]))
+    except Exception as e:  # onnx and onnxruntime raise unrelated types for a bad model
+        raise VerificationError(f"{path.name}: the exported graph is malformed: {e}") from e
+    return sessions
+
+
+def _logit_error(
+    session: Any, network: nn.Module, size: tuple[int, int, int], generator: np.random.Generator, precision: str
+) -> float:
     n, h, w = size
     images = generator.standard_normal((n, 3, h, w)).astype(np.float32)
     expected = _logits(network, images)
     (actual,) = session.run(None, {"images": images})
     error = float(np.abs(actual - expected).max() / expected.std())
-    if not error <= MAX_ERROR_FP32:  # also catches NaN
+    bound = LOGIT_BOUNDS[precision]
+    if not error <= bound:  # also catches NaN
         raise VerificationError(
             f"the exported graph is off by {error:.1e} standard deviations of the logits at {n} x {h} x {w}, "
-            f"allowed {MAX_ERROR_FP32:.0e}; `freqfusion parity --layers` shows where"
+            f"allowed {bound:.0e}{_remedy(precision)}"
         )
     return error
+
+
+def _remedy(precision: str) -> str:
+    if precision == "fp32":
+        return "; `freqfusion parity --layers` shows where"
+    return (
+        f" for {precision}; calibrate with typical pictures (--calibration), keep a stage with --keep-fp32, "
+        "or export another precision"
+    )
 
 
 def _label_agreement(
@@ -81,6 +114,7 @@ def _label_agreement(
     size: tuple[int, int, int],
     generator: np.random.Generator,
     preprocessing: Preprocessing,
+    precision: str,
 ) -> float:
     n, h, w = size
     pictures = smooth_pictures(generator, n, h, w)
@@ -91,13 +125,16 @@ def _label_agreement(
     for step in steps:
         scores = nn.functional.interpolate(scores, step, mode="bilinear", align_corners=False)
     best = scores.topk(2, dim=1).values
-    undecided = (best[:, 0] - best[:, 1] <= 2 * MAX_ERROR_FP32 * spread).numpy()
+    undecided = (best[:, 0] - best[:, 1] <= 2 * LOGIT_BOUNDS[precision] * spread).numpy()
     (labels,) = session.run(None, {"image": pictures})
     differs = labels != scores.argmax(dim=1).numpy()
-    if (differs & ~undecided).any():
+    if (differs & ~undecided).any() or differs.mean() > 1 - TASK_BOUNDS[precision][0]:
+        where = _remedy(precision)
+        if precision == "fp32":
+            where = "; compare both interfaces with `freqfusion parity` to find the stage"
         raise VerificationError(
-            f"the exported graph labels {(differs & ~undecided).mean():.2%} of the pixels of a {h} x {w} picture "
-            "unlike the model, beyond ties; compare both interfaces with `freqfusion parity` to find the stage"
+            f"the exported graph labels {differs.mean():.2%} of the pixels of a {h} x {w} picture unlike the model, "
+            f"{(differs & ~undecided).mean():.2%} of them beyond ties{where}"
         )
     return float(1 - differs.mean())
 

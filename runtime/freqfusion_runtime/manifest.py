@@ -63,6 +63,23 @@ class Preprocessing:
     color_order: ColorOrder = "RGB"
 
 
+@dataclass(frozen=True)
+class KeptInFp32:
+    """A part of a half-typed network that stays in fp32.
+
+    Args:
+        name: Of the rule.
+        reason: What is lost without it.
+        nodes: How many there are; each carries the name under ``freqfusion.island`` in its metadata.
+        found: What was seen that led to it, such as the values that left the type's range in calibration.
+    """
+
+    name: str
+    reason: str
+    nodes: int
+    found: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """Everything the runtime must know about a model file and cannot read from its graph.
@@ -73,6 +90,10 @@ class Manifest:
         interface: ``tensor``: normalised NCHW float in, logits out; ``image``: uint8 NHWC RGB in, label map out.
             docs/detection.md says what the three tasks with boxes put out.
         precision: Of the weights and activations.
+        islands: What stays in fp32 in a file of another precision.
+        calibration_method: How ranges were taken from pictures; None without any.
+        calibration_pictures: How many there were.
+        calibration_sha256: Hash over the hashes of their files, in order of name.
         opset: ONNX opset of the standard domain.
         num_classes: Number of classes; for panoptic segmentation things and stuff together.
         num_things: How many of them, the first, are things; None but for panoptic segmentation.
@@ -103,6 +124,10 @@ class Manifest:
     outputs: tuple[TensorSpec, ...]
     weights: Weights
     num_things: int | None = None
+    islands: tuple[KeptInFp32, ...] = ()
+    calibration_method: str | None = None
+    calibration_pictures: int = 0
+    calibration_sha256: str | None = None
     classes: tuple[str, ...] = ()
     palette: tuple[tuple[int, int, int], ...] = ()
     preprocessing: Preprocessing = field(default_factory=Preprocessing)

@@ -108,6 +108,12 @@ class OnnxRuntimeSession:
         try:
             session = ort.InferenceSession(str(self._path), options, providers=providers)
         except Exception as e:  # as above
+            if "NOT_IMPLEMENTED" in str(e):
+                raise ModelFileError(
+                    f"{self._path} has an operator in a type for which ONNX Runtime {ort.__version__} has no kernel "
+                    f"on {provider}: {_first_line(e)} bf16 and fp8 files are for TensorRT; "
+                    "export it as fp32, fp16 or int8 to run it here."
+                ) from e
             raise ModelFileError(
                 f"{self._path} is no ONNX model that this ONNX Runtime ({ort.__version__}) can load: {_first_line(e)} "
                 "Write it again with `freqfusion export`."

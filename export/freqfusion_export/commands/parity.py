@@ -50,8 +50,10 @@ def run(args: argparse.Namespace) -> int:
 
     say = printer(args.json)
     pictures = find_pictures(args.pictures)
-    paths = open_session(args.model, kernels=args.kernels).operator_paths
     manifest = read_manifest(args.model)
+    is_half = manifest.precision in ("fp16", "bf16")
+    # ONNX Runtime does not open a bf16 file on a CPU; both half types are emulated below.
+    paths = () if is_half else open_session(args.model, kernels=args.kernels).operator_paths
     checkpoint_sha256 = sha256_of(args.checkpoint) if args.checkpoint.is_file() else None
     if checkpoint_sha256 and manifest.weights_sha256 not in (None, checkpoint_sha256):
         raise ExportError(
@@ -61,7 +63,10 @@ def run(args: argparse.Namespace) -> int:
     network, _, _ = load_model(args.checkpoint, manifest.model, bases_seed=manifest.nmf_bases_seed or 0)
     parity = Parity(args.model, network, args.kernels, args.layers, args.threads)
     by_path = {path: sum(p.path == path for p in paths) for path in ("kernel", "function body")}
-    say(f"{args.model}: FreqFusion nodes by kernel: {by_path['kernel']}, by function body: {by_path['function body']}")
+    if is_half:
+        say(f"{args.model}: {manifest.precision}, computed in fp32 with every rounding that the file asks for")
+    else:
+        say(f"{args.model}: FreqFusion nodes by kernel: {by_path['kernel']}, by body: {by_path['function body']}")
     results = []
     for picture in pictures:
         result = parity.on_picture(picture)

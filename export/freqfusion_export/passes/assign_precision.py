@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -16,13 +17,16 @@ from freqfusion_export.precision.islands import ISLAND_KEY, TYPE_AGNOSTIC
 
 CAST_KEY = "freqfusion.cast"  # on casts written here; the widening pass takes them out again
 FLOAT = ir.DataType.FLOAT
+HALF_TYPES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 SUFFIXES = {ir.DataType.FLOAT16: "fp16", ir.DataType.BFLOAT16: "bf16", FLOAT: "fp32"}
 
 # Rearranges what it is given: takes the type of its data, so that no cast pair is wrapped around a reshape.
-MOVEMENT = frozenset(
-    "Concat DepthToSpace Expand Flatten Gather GatherElements GatherND Identity Pad Reshape Slice SpaceToDepth Split "
-    "Squeeze Tile Transpose Unsqueeze".split()
-)
+# fmt: off
+MOVEMENT = frozenset((
+    "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Pad", "Reshape",
+    "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
+))
+# fmt: on
 # Any float type is as good, and none comes out.
 _INDIFFERENT = frozenset({"Shape", "Size", "Cast", "IsNaN"})
 # Floats made of nothing or of integers are positions, sizes and constants: few, and exact in fp32 only.
@@ -36,14 +40,14 @@ BF16_OPSET = 22
 class AssignPrecisionPass(ir.passes.InPlacePass):
     """Turns every float node to ``dtype`` but those of ``islands``; inputs and outputs of the network stay fp32.
 
-    A value has one type, that of the node that computes it, and at most one cast to the other, beside its producer and
-    shared by all readers. Nodes that only move data take the type they are given. So there are never two casts in a row.
+    A value has one type, that of the node that computes it, and at most one cast to the other, right behind it and
+    shared by all readers. Nodes that only move data take the type they are given. So no cast undoes another.
 
         Before: y = Softmax(Conv(x, w))                   x, w, y float
         After:  y = Softmax(Cast<float>(Conv(Cast<float16>(x), w)))     w float16; Softmax labelled with its island
 
     Args:
-        dtype: ``FLOAT16`` or ``BFLOAT16``. For the latter the opset becomes 22, the first that knows it for convolutions.
+        dtype: ``FLOAT16`` or ``BFLOAT16``. For the latter the opset becomes 22, the first that knows it for Conv.
         islands: Name of the island by node, for nodes that stay in fp32.
 
     Raises:
@@ -63,7 +67,10 @@ class AssignPrecisionPass(ir.passes.InPlacePass):
             _raise_opset(model)
         for value in graph.initializers.values():
             if value.type is None and value.const_value is not None:
-                value.type, value.shape = ir.TensorType(value.const_value.dtype), ir.Shape(value.const_value.shape)
+                value.type, value.shape = (
+                    ir.TensorType(value.const_value.dtype),
+                    ir.Shape(value.const_value.numpy().shape),
+                )
         if any(value.dtype is None for node in graph for value in node.outputs):
             ShapeInferencePass()(model)
         for node, name in self.islands.items():
@@ -76,14 +83,14 @@ class AssignPrecisionPass(ir.passes.InPlacePass):
             wanted = types.get(node)
             if wanted is None:
                 continue
-            for index, value in enumerate(node.inputs):
-                if value is None or value.dtype not in (FLOAT, self.dtype):
+            for index, source in enumerate(node.inputs):
+                if source is None or source.dtype not in (FLOAT, self.dtype):
                     continue
                 target = FLOAT if index in _FP32_INPUTS.get(node.op_type, ()) else wanted
-                if value.const_value is not None and value.name in graph.initializers:
-                    node.replace_input_with(index, constants.typed(value, target))
-                elif value.dtype != target:
-                    node.replace_input_with(index, _cast(graph, casts, value, target))
+                if source.const_value is not None and source.name in graph.initializers:
+                    node.replace_input_with(index, constants.typed(source, target))
+                elif source.dtype != target:
+                    node.replace_input_with(index, _cast(graph, casts, source, target))
             for value in node.outputs:
                 if value.dtype == FLOAT and wanted != FLOAT:
                     value.type = ir.TensorType(wanted)
@@ -111,7 +118,7 @@ class AssignPrecisionPass(ir.passes.InPlacePass):
 
     def _own_type(self, node: ir.Node) -> ir.DataType:
         has_body = any(isinstance(attribute.value, ir.Graph) for attribute in node.attributes.values())
-        is_foreign = node.domain == DOMAIN and node.op_type not in TYPE_AGNOSTIC or node.domain not in ("", DOMAIN)
+        is_foreign = node.domain != "" and (node.domain != DOMAIN or node.op_type not in TYPE_AGNOSTIC)
         stays = node in self.islands or has_body or is_foreign or node.op_type in _MAKERS
         return FLOAT if stays else self.dtype
 
@@ -161,7 +168,7 @@ def _keep_captures(graph: ir.Graph, casts: dict[tuple[ir.Value, ir.DataType], ir
         if node.graph is graph:
             continue
         for index, value in enumerate(node.inputs):
-            if value is not None and value.graph is graph and value.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
+            if value is not None and value.graph is graph and value.dtype in HALF_TYPES:
                 node.replace_input_with(index, _cast(graph, casts, value, FLOAT))
 
 
@@ -206,17 +213,19 @@ class _OutputNames:
 
     def restore(self, casts: dict[tuple[ir.Value, ir.DataType], ir.Value]) -> None:
         """Casts outputs that became half back, and gives the cast the output's name."""
-        for index, value in enumerate(self.graph.outputs):
-            if value.dtype not in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
+        for index, value in enumerate(list(self.graph.outputs)):
+            if value.dtype not in HALF_TYPES:
                 continue
             wide = _cast(self.graph, casts, value, FLOAT)
             wide.name, value.name = value.name, f"{value.name}_as_{SUFFIXES[value.dtype]}"
             self.graph.outputs[index] = wide
 
 
-def numpy_type(dtype: ir.DataType) -> np.dtype:
-    """numpy's type of a half type."""
-    return np.dtype(np.float16 if dtype == ir.DataType.FLOAT16 else ml_dtypes.bfloat16 if dtype != FLOAT else np.float32)
+def numpy_type(dtype: ir.DataType) -> np.dtype[Any]:
+    """numpy's type of a half type, or of fp32."""
+    kinds: dict[ir.DataType, Any] = {ir.DataType.FLOAT16: np.float16, ir.DataType.BFLOAT16: ml_dtypes.bfloat16}
+    kind: np.dtype[Any] = np.dtype(kinds.get(dtype, np.float32))
+    return kind
 
 
 def count_casts(nodes: Collection[ir.Node]) -> int:

@@ -6,18 +6,16 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from freqfusion_export.passes.assign_precision import CAST_KEY, FLOAT, MOVEMENT
-
-HALF_TYPES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+from freqfusion_export.passes.assign_precision import CAST_KEY, FLOAT, HALF_TYPES, MOVEMENT
 
 
 class WidenToFp32Pass(ir.passes.InPlacePass):
     """Makes every half-typed value fp32.
 
-    With ``rounding`` each value is rounded to the type it had, so that the network computes in fp32 what hardware
-    computes that multiplies halves and adds in fp32, which tensor cores and our kernels do. That is how half precision
-    is judged here: ONNX Runtime's CPU provider has no fp16 kernels for most operators, computes in fp32, drops the
-    roundings between its nodes (1 + 3e-4 - 1 gave 3e-4 on 1.32 where fp16 gives 0), and refuses bf16 altogether.
+    With ``rounding`` each value is rounded to the type it had and keeps its name, so that the network computes in fp32
+    what hardware computes that multiplies halves and adds in fp32, which tensor cores and our kernels do. That is how
+    half precision is judged here: ONNX Runtime's CPU provider has no fp16 kernels for most operators, computes in fp32,
+    drops the roundings between its nodes (1 + 3e-4 - 1 gave 3e-4 on 1.32 where fp16 gives 0), and refuses bf16.
 
         Before: y = Relu(Conv(x, w))                         x, w, y float16
         After:  y = Round(Relu(Round(Conv(x, w))))           all float; Round = Cast<float>(Cast<float16>(...))
@@ -52,11 +50,11 @@ class WidenToFp32Pass(ir.passes.InPlacePass):
 
 
 def _round(graph: ir.Graph, value: ir.Value, dtype: ir.DataType) -> None:
-    producer = value.producer()
+    producer, name = value.producer(), value.name
     assert producer is not None
-    down = ir.node("Cast", [value], {"to": int(dtype)}, name=f"round_{value.name}")
-    up = ir.node("Cast", [down.outputs[0]], {"to": int(FLOAT)}, name=f"rounded_{value.name}")
-    down.outputs[0].name, up.outputs[0].name = f"{value.name}_half", f"{value.name}_rounded"
+    down = ir.node("Cast", [value], {"to": int(dtype)}, name=f"round_{name}")
+    up = ir.node("Cast", [down.outputs[0]], {"to": int(FLOAT)}, name=f"rounded_{name}")
+    value.name, down.outputs[0].name, up.outputs[0].name = f"{name}_unrounded", f"{name}_half", name
     down.outputs[0].type, up.outputs[0].type = ir.TensorType(dtype), ir.TensorType(FLOAT)
     up.outputs[0].shape = value.shape
     uses = [use for use in value.uses() if use.node is not down]

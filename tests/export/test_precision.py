@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Half-typed files against the official goldens: emulated with every rounding, and as ONNX Runtime takes them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from freqfusion_export import export
+from freqfusion_export.errors import ExportError, VerificationError
+from freqfusion_export.passes.assign_precision import CAST_KEY, count_casts
+from freqfusion_export.precision import assignment
+from freqfusion_export.precision.calibration import CalibrationError, read_calibration
+from freqfusion_export.precision.emulation import emulated
+from freqfusion_export.precision.islands import ISLAND_KEY, RANGE
+from freqfusion_runtime import load
+from freqfusion_runtime.comparison import label_agreement, mean_iou
+from freqfusion_runtime.errors import ModelFileError
+from freqfusion_runtime.kernel_library import library_path
+from freqfusion_runtime.manifest import METADATA_KEY, Manifest, Preprocessing
+from freqfusion_runtime.preprocess import prepare
+from freqfusion_runtime.tolerances import LOGIT_BOUNDS, TASK_BOUNDS
+from PIL import Image
+from reference_data import golden
+from test_export import session_of
+from weights_spec import image
+
+HALVES = ("fp16", "bf16")
+
+# The goldens hold the margin between the two best logits in fp16. Random weights leave classes of one to five pixels of
+# 7500, where a single tie decides the mean IoU: one of the three pixels of class 37 has a margin of 9e-4, below the rms
+# error of any fp16 network (1e-3 = 0.0015 of the logits' deviation). Such pixels count as either class; bf16 has eight
+# times the error.
+TIE_MARGIN = {"fp16": 1e-3, "bf16": 8e-3}
+
+
+def emulated_session(path):
+    return session_of(ir.to_proto(emulated(path)).SerializeToString())
+
+
+def error(actual, expected):
+    return float(np.abs(actual - expected).max() / expected.std())
+
+
+@pytest.mark.parametrize("precision", HALVES)
+def test_official_logits_within_the_types_bound(typed_file, precision):
+    expected = golden("segnext_t_seed0_128x128")["logits"]
+    (actual,) = emulated_session(typed_file(precision, "tensor")).run(None, {"images": image(128, 128, 0)})
+    assert actual.dtype == np.float32
+    # Not zero: the roundings are really there.
+    assert 1e-3 < error(actual, expected) <= LOGIT_BOUNDS[precision]
+
+
+@pytest.mark.parametrize("name", ["e2e_seed0_75x100", "e2e_seed0_120x81"])
+@pytest.mark.parametrize("precision", HALVES)
+def test_official_label_maps_within_the_types_bounds(typed_file, precision, name):
+    g = golden(name)
+    (labels,) = emulated_session(typed_file(precision, "image")).run(None, {"image": g["rgb"][None]})
+    least_agreement, least_miou = TASK_BOUNDS[precision]
+    assert label_agreement(labels[0], g["pred"]) >= least_agreement
+    decided = np.where(g["margin"] > TIE_MARGIN[precision], labels[0], g["pred"])
+    assert mean_iou(decided, g["pred"]) >= least_miou
+    assert (g["margin"] <= TIE_MARGIN[precision]).mean() < 0.03
+
+
+@pytest.mark.parametrize("kernels", ["never", "require"])
+def test_fp16_runs_in_onnxruntime(typed_file, kernels):
+    if kernels == "require" and not library_path().is_file():
+        pytest.skip("libfreqfusion_onnxruntime.so is not built; `make plugins` builds it")
+    g = golden("e2e_seed0_75x100")
+    labels = load(typed_file("fp16", "image"), kernels=kernels).predict(g["rgb"]).labels
+    assert label_agreement(labels, g["pred"]) >= TASK_BOUNDS["fp16"][0]
+    library = library_path() if kernels == "require" else None
+    session = session_of(typed_file("fp16", "tensor"), library)
+    for size in ((128, 128), (64, 96)):  # dynamic as ever
+        (logits,) = session.run(None, {"images": image(*size, 0)})
+        assert logits.shape == (1, 150, size[0] // 8, size[1] // 8)
+    expected = golden("segnext_t_seed0_128x128")["logits"]
+    (logits,) = session.run(None, {"images": image(128, 128, 0)})
+    assert error(logits, expected) <= LOGIT_BOUNDS["fp16"]
+
+
+def test_bf16_in_onnxruntime_is_refused_with_what_to_do(typed_file):
+    with pytest.raises(ModelFileError, match=r"no kernel on CPUExecutionProvider.*export it as fp32, fp16 or int8"):
+        load(typed_file("bf16", "tensor"))
+
+
+@pytest.mark.parametrize("precision", HALVES)
+def test_interface_bodies_and_manifest_are_kept(exported, typed_file, precision):
+    for interface in ("tensor", "image"):
+        fp32, half = onnx.load(exported[interface]), onnx.load(typed_file(precision, interface))
+        onnx.checker.check_model(half, full_check=True)
+        assert half.graph.input == fp32.graph.input
+        assert half.graph.output == fp32.graph.output
+        assert {f.name for f in half.functions} == {f.name for f in fp32.functions}
+        text = {p.key: p.value for p in half.metadata_props}[METADATA_KEY]
+        manifest = Manifest.from_json(text)
+        assert manifest.precision == precision
+        assert manifest.opset == {o.domain: o.version for o in half.opset_import}[""]
+        marked = [p.value for node in half.graph.node for p in node.metadata_props if p.key == ISLAND_KEY]
+        assert {island.name: island.nodes for island in manifest.islands} == {
+            name: marked.count(name) for name in set(marked)
+        }
+        assert all(island.reason for island in manifest.islands)
+        assert json.loads(typed_file(precision, interface).with_suffix(".json").read_text())["precision"] == precision
+
+
+def test_casts_are_few_and_none_undoes_another(typed_file):
+    model = ir.load(typed_file("fp16", "tensor"))
+    assert count_casts(list(model.graph)) == 18  # of 765 nodes; one each where an island begins and where it ends
+    for node in model.graph:
+        producer = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
+        assert not (CAST_KEY in node.metadata_props and producer is not None and CAST_KEY in producer.metadata_props)
+    halves = sum(value.dtype == ir.DataType.FLOAT16 for node in model.graph for value in node.outputs)
+    assert halves > 500
+
+
+def test_the_file_is_half_as_large(exported, typed_file):
+    ratio = typed_file("fp16", "tensor").stat().st_size / exported["tensor"].stat().st_size
+    assert 0.45 < ratio < 0.6
+
+
+SMALL = Preprocessing(long_side=128, short_side=64)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Three pictures, one of which is none."""
+    folder = tmp_path_factory.mktemp("calibration")
+    for index in range(2):
+        values = np.random.default_rng(index).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+        Image.fromarray(values).save(folder / f"{index}.png")
+    (folder / "broken.png").write_bytes(b"no picture")
+    return folder
+
+
+def scaled(path, factor):
+    """The same network with one of its values ``factor`` times as large between two nodes that cancel out."""
+    model = ir.load(path)
+    node = next(node for node in model.graph if node.name == "node_conv2d_195")
+    uses = list(node.outputs[0].uses())
+    value = node.outputs[0]
+    for name, by in (("enlarged", factor), ("restored", 1 / factor)):
+        constant = ir.val(f"{name}_by", const_value=ir.tensor(np.float32(by), name=f"{name}_by"))
+        constant.type, constant.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape([])
+        model.graph.register_initializer(constant)
+        multiplied = ir.node("Mul", [value, constant], name=name)
+        multiplied.outputs[0].name, multiplied.outputs[0].type = f"{name}_value", node.outputs[0].type
+        model.graph.insert_after(value.producer(), multiplied)
+        value = multiplied.outputs[0]
+    for use in uses:
+        use.node.replace_input_with(use.idx, value)
+    return model
+
+
+def test_values_beyond_the_type_are_found_by_calibration(exported, pictures):
+    calibration = read_calibration(pictures)
+    assert [path.name for path in calibration.pictures] == ["0.png", "1.png"]
+    ((name, reason),) = calibration.skipped
+    assert name == "broken.png"
+    assert "not a picture" in reason
+    for factor, word in ((2.0**13, "overflow"), (2.0**-13 / 100, "underflow")):
+        model = scaled(exported["tensor"], factor)
+        kept = assignment.assign_half(model, "fp16", calibration=calibration, preprocessing=SMALL)
+        (island,) = [island for island in kept if island.name == RANGE]
+        (finding,) = island.found
+        assert finding.startswith(f"enlarged: {word}, largest magnitude")
+        # The value, and what reads it: a reader in half would be handed the overflow by a cast.
+        assert {node.name for node in model.graph if node.metadata_props.get(ISLAND_KEY) == RANGE} == {
+            "enlarged",
+            "restored",
+        }
+    kept = assignment.assign_half(ir.load(exported["tensor"]), "fp16", calibration=calibration, preprocessing=SMALL)
+    assert RANGE not in {island.name for island in kept}
+
+
+def test_equal_pictures_have_an_equal_hash(pictures, tmp_path):
+    for path in pictures.glob("?.png"):
+        (tmp_path / f"copy{path.name}").write_bytes(path.read_bytes())
+    assert read_calibration(tmp_path).sha256 == read_calibration(pictures).sha256
+
+
+def test_calibration_folders_that_are_none(tmp_path):
+    with pytest.raises(CalibrationError, match="absent does not exist"):
+        read_calibration(tmp_path / "absent")
+    with pytest.raises(CalibrationError, match="holds no picture"):
+        read_calibration(tmp_path)
+    (tmp_path / "a.png").write_bytes(b"broken")
+    with pytest.raises(CalibrationError, match=r"none of the 1 pictures .* can be read; the first: .*a.png"):
+        read_calibration(tmp_path)
+    with pytest.raises(CalibrationError, match="is a file"):
+        read_calibration(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "fp17"}, "precision must be one of fp32, fp16, bf16.*got 'fp17'"),
+        ({"keep_fp32": ["backbone*"]}, "an fp32 file has nothing to keep in fp32"),
+        ({"precision": "fp16", "keep_fp32": ["nose"]}, "no node, module or stage is called 'nose'"),
+    ],
+)
+def test_requests_that_cannot_be_met(segnext_t, traced_segnext, tmp_path, options, message):
+    with pytest.raises(ExportError, match=message):
+        export(segnext_t, tmp_path / "model.onnx", traced=traced_segnext, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_half_typed_file_that_is_too_far_off_is_not_kept(segnext_t, traced_segnext, tmp_path, monkeypatch):
+    from freqfusion_export import verify
+
+    monkeypatch.setattr(verify, "LOGIT_BOUNDS", {"fp16": 1e-4})
+    with pytest.raises(VerificationError, match=r"off by .* allowed 1e-04 for fp16; calibrate .* --keep-fp32"):
+        export(segnext_t, tmp_path / "m.onnx", traced=traced_segnext, interface="tensor", precision="fp16")
+    assert not list(tmp_path.iterdir())
+
+
+def test_preprocessing_of_calibration_is_the_official_one(exported, pictures):
+    calibration = read_calibration(pictures)
+    (feed, _) = calibration.feeds(ir.load(exported["tensor"]).graph, SMALL)
+    picture = np.asarray(Image.open(pictures / "0.png"))
+    np.testing.assert_array_equal(feed["images"], prepare(picture, SMALL))
+    (feed, _) = calibration.feeds(ir.load(exported["image"]).graph, SMALL)
+    np.testing.assert_array_equal(feed["image"][0], picture)
