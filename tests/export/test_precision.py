@@ -137,18 +137,18 @@ def pictures(tmp_path_factory):
     return folder
 
 
-def scaled(path, factor):
+def scaled(path, name, factor):
     """The same network with one of its values ``factor`` times as large between two nodes that cancel out."""
     model = ir.load(path)
-    node = next(node for node in model.graph if node.name == "node_conv2d_195")
+    node = next(node for node in model.graph if node.name == name)
     uses = list(node.outputs[0].uses())
     value = node.outputs[0]
-    for name, by in (("enlarged", factor), ("restored", 1 / factor)):
-        constant = ir.val(f"{name}_by", const_value=ir.tensor(np.float32(by), name=f"{name}_by"))
+    for step, by in (("enlarged", factor), ("restored", 1 / factor)):
+        constant = ir.val(f"{step}_by", const_value=ir.tensor(np.float32(by), name=f"{step}_by"))
         constant.type, constant.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape([])
         model.graph.register_initializer(constant)
-        multiplied = ir.node("Mul", [value, constant], name=name)
-        multiplied.outputs[0].name, multiplied.outputs[0].type = f"{name}_value", node.outputs[0].type
+        multiplied = ir.node("Mul", [value, constant], name=step)
+        multiplied.outputs[0].name, multiplied.outputs[0].type = f"{step}_value", node.outputs[0].type
         model.graph.insert_after(value.producer(), multiplied)
         value = multiplied.outputs[0]
     for use in uses:
@@ -162,8 +162,9 @@ def test_values_beyond_the_type_are_found_by_calibration(exported, pictures):
     ((name, reason),) = calibration.skipped
     assert name == "broken.png"
     assert "not a picture" in reason
-    for factor, word in ((2.0**13, "overflow"), (2.0**-13 / 100, "underflow")):
-        model = scaled(exported["tensor"], factor)
+    # 2 ** 14 and 2 ** -14 are numbers of fp16 themselves; what they multiply is in the tens, and a sigmoid below 1.
+    for node, factor, word in (("node_mul_1305", 2.0**14, "overflow"), ("node_sigmoid", 2.0**-14, "underflow")):
+        model = scaled(exported["tensor"], node, factor)
         kept = assignment.assign_half(model, "fp16", calibration=calibration, preprocessing=SMALL)
         (island,) = [island for island in kept if island.name == RANGE]
         (finding,) = island.found

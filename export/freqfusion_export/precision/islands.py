@@ -139,6 +139,7 @@ def reasons() -> Mapping[str, str]:
     """The reason of every island by its name."""
     return {
         **{island.name: island.reason for island in ISLANDS},
+        RANGE: "a value leaves the half type's range on a calibration picture, or comes within a factor of 4 of it",
         USER: "named by --keep-fp32",
         WEIGHTS: "a weight is beyond the half type's range, or all of a tensor's weights are below its normal numbers",
     }
