@@ -29,7 +29,8 @@ class Checkpoint:
         state_dict: Weights by name.
         classes: Class names, if given.
         palette: One RGB colour per class, if given.
-        image_size: Scale of the test pipeline (long side, short side), if given.
+        image_size: Scale of the test pipeline (long side, short side), if given: ``image_size`` of the ``meta``, or
+            found in its mm config.
         weights: ``trained``, or ``random`` for a checkpoint that says its weights are made up.
     """
 
@@ -123,15 +124,12 @@ def load_model(path: str | Path, name: str | None = None, **arguments: Any) -> t
     """
     checkpoint = read_checkpoint(path)
     try:
-        recognized, _ = recognize_model(checkpoint.state_dict)
-        if name in (None, recognized):
-            arguments = {**arguments_for(recognized, checkpoint.state_dict), **arguments}
+        model_name = name or recognize_model(checkpoint.state_dict)[0]
+        arguments = {**arguments_for(model_name, checkpoint.state_dict), **arguments}
     except UnknownModelError as e:
-        if name is None:
-            raise UnknownModelError(f"{path}: {e}") from e
+        raise UnknownModelError(f"{path}: {e}") from e
     except CheckpointError as e:
         raise CheckpointError(f"{path}: {e}") from e
-    model_name = name or recognized
     model = create_model(model_name, **arguments)
     fit(model, checkpoint, path)
     return model, model_name, checkpoint
@@ -164,7 +162,7 @@ def _with_meta(state_dict: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Che
         state_dict,
         classes=tuple(map(str, classes)) if _is_list(classes) else None,
         palette=_as_palette(palette),
-        image_size=_image_size(meta.get("config", meta.get("cfg"))),
+        image_size=_as_size(meta.get("image_size")) or _image_size(meta.get("config", meta.get("cfg"))),
         weights="random" if meta.get("weights") == "random" else "trained",
     )
 
@@ -178,6 +176,13 @@ def _as_palette(value: Any) -> tuple[tuple[int, int, int], ...] | None:
         return tuple((int(r), int(g), int(b)) for r, g, b in value) if _is_list(value) else None
     except (TypeError, ValueError):
         return None
+
+
+def _as_size(value: Any) -> tuple[int, int] | None:
+    """Takes two positive numbers as (long side, short side)."""
+    if isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(n, int) and n > 0 for n in value):
+        return max(value), min(value)
+    return None
 
 
 def _image_size(config: Any) -> tuple[int, int] | None:
@@ -201,15 +206,10 @@ def _image_size(config: Any) -> tuple[int, int] | None:
         else:
             continue
         try:
-            size = ast.literal_eval(value)
+            size = _as_size(ast.literal_eval(value))
         except (ValueError, TypeError, SyntaxError):
             continue
-        if (
-            isinstance(size, tuple | list)
-            and len(size) == 2
-            and all(isinstance(side, int) and side > 0 for side in size)
-        ):
-            found = (max(size), min(size))  # the last one: mm configs list the test pipeline after the training one
+        found = size or found  # the last one: mm configs list the test pipeline after the training one
     return found
 
 

@@ -28,6 +28,7 @@ COMMANDS = {
     "build": "freqfusion_runtime.commands.build",
     "inspect": "freqfusion_export.commands.inspect",
     "doctor": "freqfusion_runtime.commands.doctor",
+    "evaluate": "freqfusion_export.commands.evaluate",
     "serve": "freqfusion_runtime.commands.serve",
     "client": "freqfusion_runtime.commands.client",
     "batch": "freqfusion_runtime.commands.batch",

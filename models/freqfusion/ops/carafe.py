@@ -35,9 +35,16 @@ def reassemble(features: Tensor, mask: Tensor, kernel_size: int, groups: int, sc
     taps = kernel_size * kernel_size
     exact = torch.promote_types(features.dtype, torch.float32)
     windows = F.unfold(features.to(exact), kernel_size, padding=kernel_size // 2)  # (N, C*taps, H*W)
-    windows = windows.reshape(n, groups, c // groups, taps, h, 1, w, 1)
-    weights = mask.to(exact).reshape(n, groups, 1, taps, h, scale, w, scale)
-    return (windows * weights).sum(dim=3).reshape(n, c, scale * h, scale * w).to(features.dtype)
+    windows = windows.reshape(n, groups, c // groups, taps, h, w)
+    weights = mask.to(exact).reshape(n, groups, taps, h, scale, w, scale)
+    if scale == 1:
+        weights = weights.reshape(n, groups, 1, taps, h, w)
+        result = (windows * weights).sum(dim=3)
+    else:
+        # A matrix product for each input pixel: its gradient took 117 ms for 8x416x8x8, k5 s2 on one core of an EPYC,
+        # that of the broadcast product 714 ms. With scale 1 it has one column and the product is the faster.
+        result = torch.einsum("ngcthw,ngthiwj->ngchiwj", windows, weights)
+    return result.reshape(n, c, scale * h, scale * w).to(features.dtype)
 
 
 @torch.library.custom_op("freqfusion::carafe", mutates_args=())

@@ -20,6 +20,7 @@ class Published:
 
 PUBLISHED: dict[str, dict[str, Published]] = {
     "segnext_t": {"mIoU": Published(43.5, 43.7)},
+    "segnext_t_bilinear": {"mIoU": Published(41.1)},  # SegNeXt, NeurIPS 2022: the same without FreqFusion
     "mask2former_swin_b": {"mIoU": Published(55.3, 55.7)},
     "mask2former_swin_l": {"mIoU": Published(56.8, 57.0)},
     "faster_rcnn_r50": {"box AP": Published(39.4, 39.5)},

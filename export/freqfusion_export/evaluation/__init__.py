@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tasks of `freqfusion evaluate`, each a module with ``add_arguments(parser)`` and ``evaluate(args) -> int``."""

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Anything that labels pictures, behind one face: a checkpoint in PyTorch, a file or engine in the runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from freqfusion_runtime.evaluation.errors import EvaluationError
+from freqfusion_runtime.preprocess import prepare
+from freqfusion_runtime.segmenter import class_colors, load
+from freqfusion_runtime.session import Kernels, Provider
+from numpy.typing import NDArray
+
+CHECKPOINT_SUFFIXES = (".pth", ".pt", ".pkl", ".safetensors")
+
+
+class PictureLabeller(Protocol):
+    """Labels pictures."""
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+
+    @property
+    def backend(self) -> str:
+        """What computes it."""
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes it tells apart."""
+
+    @property
+    def palette(self) -> tuple[tuple[int, int, int], ...]:
+        """A colour for each class."""
+
+    def label(self, picture: NDArray[np.uint8]) -> NDArray[Any]:
+        """Labels ``(H, W, 3)`` RGB: ``(H, W)``."""
+
+
+class TorchLabeller:
+    """A checkpoint in PyTorch, with the official test pipeline around it."""
+
+    def __init__(self, path: Path, name: str | None, provider: Provider, threads: int) -> None:
+        import torch
+        from freqfusion import load_model
+        from freqfusion_runtime.errors import ProviderError
+
+        from freqfusion_export.forms import form_of
+
+        if provider == "cuda" and not torch.cuda.is_available():
+            raise ProviderError(f"{path}: PyTorch finds no CUDA device. Use --provider cpu, or install torch for CUDA.")
+        if threads:
+            torch.set_num_threads(threads)
+        network, self.model, checkpoint = load_model(path, name)
+        self._network = network.to(provider)
+        form = form_of(network, checkpoint)
+        if form.task != "semantic_segmentation":
+            raise EvaluationError(f"{path} is made for {form.task}, not for semantic segmentation. Choose its --task.")
+        self._preprocessing, self.num_classes, self.palette = form.preprocessing, form.num_classes, form.palette
+        self.backend = f"PyTorch {torch.__version__}, {provider}"
+        self._device = provider
+
+    def label(self, picture: NDArray[np.uint8]) -> NDArray[Any]:
+        """See ``PictureLabeller``."""
+        import torch
+
+        images = torch.from_numpy(prepare(picture, self._preprocessing)).to(self._device)
+        height, width = picture.shape[:2]
+        with torch.inference_mode():
+            sizes = [images.shape[2], images.shape[3], height, width]
+            labels: NDArray[Any] = (
+                torch.ops.freqfusion.resize_argmax(self._network(images), sizes, False)[0].cpu().numpy()
+            )
+        return labels
+
+
+class RuntimeLabeller:
+    """An exported file or engine in the torch-free runtime."""
+
+    def __init__(self, path: Path, provider: Provider, threads: int, kernels: Kernels) -> None:
+        self._segmenter = load(path, provider=provider, threads=threads, kernels=kernels)
+        session = self._segmenter.session
+        manifest = session.manifest
+        self.model = manifest.model
+        self.num_classes = manifest.num_classes
+        self.palette = class_colors(manifest)
+        by_kernel = sum(entry.path == "kernel" for entry in session.operator_paths)
+        self.backend = (
+            f"{session.provider}, {manifest.precision}, {by_kernel} of {len(session.operator_paths)} by kernel"
+        )
+
+    def label(self, picture: NDArray[np.uint8]) -> NDArray[Any]:
+        """See ``PictureLabeller``."""
+        return self._segmenter.predict(picture).labels
+
+
+def open_labeller(path: Path, name: str | None, provider: Provider, threads: int, kernels: Kernels) -> PictureLabeller:
+    """Opens a model file with what its suffix names.
+
+    Raises:
+        FreqFusionError: If it cannot be used; the subclass says why.
+    """
+    if not path.is_file():
+        raise EvaluationError(f"{path} does not exist. Name checkpoints, .onnx files or engines.")
+    if path.suffix.lower() in CHECKPOINT_SUFFIXES:
+        return TorchLabeller(path, name, provider, threads)
+    return RuntimeLabeller(path, provider, threads, kernels)
