@@ -16,6 +16,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import freqfusion
 import numpy as np
 import torch
 import torch.nn.functional as F
+from freqfusion.ham_head import HamHead, interleave
 from freqfusion_runtime.emoji_scenes import CLASSES, PALETTE, EmojiScenes
 from freqfusion_runtime.files import atomic_path
 from freqfusion_runtime.manifest import Preprocessing
@@ -41,8 +43,8 @@ def main() -> None:
 
     model = freqfusion.create_model(args.model, num_classes=len(CLASSES)).train()
     initialize(model)
-    if args.backbone:
-        load_backbone(model, args.backbone)
+    if args.start_from:
+        start_from(model, args.start_from)
     model = model.to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(parameter_groups(model, args.weight_decay), lr=args.lr, fused=True)
     scaler = torch.amp.GradScaler(enabled=device.type == "cuda")
@@ -56,7 +58,8 @@ def main() -> None:
     for step in bar:
         side = args.final_side if step >= args.steps - args.final_steps else args.side
         numbers = range(step * args.batch + rank, (step + 1) * args.batch, processes)
-        pictures, labels = (batch.to(device) for batch in draw_batch(sides[side], args.first_scene, numbers))
+        scenes = [args.first_scene + (n % args.scenes if args.scenes else n) for n in numbers]
+        pictures, labels = (batch.to(device) for batch in draw_batch(sides[side], scenes))
         for group in optimizer.param_groups:
             group["lr"] = args.lr * learning_rate_factor(step, args.steps, args.warm_up)
         with torch.autocast(device.type, torch.float16, enabled=device.type == "cuda"):
@@ -86,13 +89,14 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Trains a model on emoji scenes.")
     parser.add_argument("output", type=Path, help="folder for states, the log and the finished weights")
     parser.add_argument("--model", default="segnext_t", choices=["segnext_t", "segnext_t_bilinear"])
-    parser.add_argument("--backbone", type=Path, help="start from the backbone in this state or checkpoint")
+    parser.add_argument("--start-from", type=Path, help="weights to start from: of this model, or of its bilinear twin")
     parser.add_argument("--steps", type=int, default=20000)
     parser.add_argument("--batch", type=int, default=16, help="scenes a step, all processes together")
     parser.add_argument("--side", type=int, default=256, help="height and width of the scenes in pixels")
     parser.add_argument("--final-side", type=int, default=256, help="the same, in the last --final-steps")
     parser.add_argument("--final-steps", type=int, default=0)
     parser.add_argument("--first-scene", type=int, default=0, help="number of the first scene drawn")
+    parser.add_argument("--scenes", type=int, default=0, help="only so many scenes, again and again; 0 for always new")
     parser.add_argument("--lr", type=float, default=1e-3, help="highest learning rate")
     parser.add_argument("--warm-up", type=int, default=500, help="steps in which the learning rate rises")
     parser.add_argument("--weight-decay", type=float, default=0.01)
@@ -140,20 +144,37 @@ def learning_rate_factor(step: int, steps: int, warm_up: int) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def draw_batch(scenes: EmojiScenes, first: int, numbers: range) -> tuple[Tensor, Tensor]:
+def draw_batch(scenes: EmojiScenes, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Returns normalised pictures ``(N, 3, H, W)`` and labels ``(N, H, W)``."""
-    drawn = [scenes[first + number] for number in numbers]
+    drawn = [scenes[number] for number in numbers]
     pictures = torch.from_numpy(np.stack([scene.picture for scene in drawn])).permute(0, 3, 1, 2)  # channels last
     labels = torch.from_numpy(np.stack([scene.labels for scene in drawn])).long()
     mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in (Preprocessing().mean, Preprocessing().std))
     return (pictures - mean) / std, labels
 
 
-def load_backbone(model: nn.Module, path: Path) -> None:
-    state = freqfusion.read_checkpoint(path).state_dict
-    prefix = "backbone."
-    weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    model.get_submodule("backbone").load_state_dict(weights, strict=True)
+def start_from(model: nn.Module, path: Path) -> None:
+    """Takes the weights of a model of the same kind, or those of the bilinear twin for the model with FreqFusion.
+
+    In the second case FreqFusion keeps its initial weights, with which it resizes nearly as the twin does; the head's
+    first convolution sees the same maps in another order, so its columns are reordered.
+    """
+    weights = dict(freqfusion.read_checkpoint(path).state_dict)
+    own = model.state_dict()
+    new = {name for name in own if name not in weights}
+    if new and all(".freqfusions." in name for name in new):
+        squeeze = "decode_head.squeeze.conv.weight"
+        weights[squeeze] = weights[squeeze][:, interleaved_order()]
+        weights |= {name: own[name] for name in new}
+    model.load_state_dict(weights, strict=True)
+
+
+def interleaved_order() -> Tensor:
+    """For each channel that enters the head with FreqFusion, its place in the twin's concatenation ``(C,)``."""
+    channels = torch.arange(64 + 160 + 256).reshape(1, -1, 1, 1)
+    fine, middle, coarse = channels.split([64, 160, 256], dim=1)
+    groups = HamHead.resample_groups
+    return interleave(fine, interleave(middle, coarse, groups), groups).flatten()
 
 
 def save_state(path: Path, model: nn.Module, optimizer: Any, scaler: Any, step: int, args: argparse.Namespace) -> None:
@@ -178,7 +199,7 @@ def load_state(path: Path, model: nn.Module, optimizer: Any, scaler: Any, args: 
 
 def schedule(args: argparse.Namespace) -> dict[str, Any]:
     """The settings a run is not the same without."""
-    free = ("output", "threads", "save_minutes", "backbone")
+    free = ("output", "threads", "save_minutes", "start_from")
     return {name: value for name, value in vars(args).items() if name not in free}
 
 

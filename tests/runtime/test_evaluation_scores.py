@@ -9,8 +9,8 @@ from freqfusion_runtime.evaluation.counts import IGNORED, boundary_counts, confu
 from freqfusion_runtime.evaluation.errors import DatasetError, EvaluationError
 from freqfusion_runtime.evaluation.scores import Tally, miou_difference
 
-TRUTH = np.array([[0, 0, 1], [0, 2, IGNORED]])
-FOUND = np.array([[0, 1, 1], [0, 0, 2]])
+TRUTH = np.array([[0, 0, 1], [0, 2, IGNORED]], np.uint8)
+FOUND = np.array([[0, 1, 1], [0, 0, 2]], np.uint8)
 
 
 def test_confusion_by_hand():
@@ -52,7 +52,7 @@ def test_boundary_tolerance_grows_with_the_picture():
 
 
 def test_ignored_pixels_make_no_boundary():
-    truth = np.zeros((6, 6), int)
+    truth = np.zeros((6, 6), np.uint8)
     truth[:, 3:] = IGNORED
     found = np.zeros((6, 6), int)
     found[:, 3:] = 1

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from freqfusion_runtime.evaluation.errors import EvaluationError
 from freqfusion_runtime.preprocess import prepare
-from freqfusion_runtime.segmenter import class_colors, load
+from freqfusion_runtime.segmenter import load_segmenter
 from freqfusion_runtime.session import Kernels, Provider
 from numpy.typing import NDArray
 
@@ -40,7 +40,7 @@ class PictureLabeller(Protocol):
 
 
 class TorchLabeller:
-    """A checkpoint in PyTorch, with the official test pipeline around it."""
+    """A checkpoint on PyTorch's own operators, with the official test pipeline around it."""
 
     def __init__(self, path: Path, name: str | None, provider: Provider, threads: int) -> None:
         import torch
@@ -65,10 +65,11 @@ class TorchLabeller:
     def label(self, picture: NDArray[np.uint8]) -> NDArray[Any]:
         """See ``PictureLabeller``."""
         import torch
+        from freqfusion import native
 
         images = torch.from_numpy(prepare(picture, self._preprocessing)).to(self._device)
         height, width = picture.shape[:2]
-        with torch.inference_mode():
+        with torch.inference_mode(), native.disabled():
             sizes = [images.shape[2], images.shape[3], height, width]
             labels: NDArray[Any] = (
                 torch.ops.freqfusion.resize_argmax(self._network(images), sizes, False)[0].cpu().numpy()
@@ -80,12 +81,12 @@ class RuntimeLabeller:
     """An exported file or engine in the torch-free runtime."""
 
     def __init__(self, path: Path, provider: Provider, threads: int, kernels: Kernels) -> None:
-        self._segmenter = load(path, provider=provider, threads=threads, kernels=kernels)
+        self._segmenter = load_segmenter(path, provider=provider, threads=threads, kernels=kernels)
         session = self._segmenter.session
         manifest = session.manifest
         self.model = manifest.model
         self.num_classes = manifest.num_classes
-        self.palette = class_colors(manifest)
+        self.palette = self._segmenter.palette
         by_kernel = sum(entry.path == "kernel" for entry in session.operator_paths)
         self.backend = (
             f"{session.provider}, {manifest.precision}, {by_kernel} of {len(session.operator_paths)} by kernel"

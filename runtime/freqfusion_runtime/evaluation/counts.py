@@ -69,8 +69,8 @@ def boundary_counts(labels: NDArray[Any], truth: NDArray[Any], num_classes: int)
     so that pictures without a class need no convention.
     """
     is_counted = truth != IGNORED
-    found = _boundaries(np.where(is_counted, labels, -1))
-    true = _boundaries(np.where(is_counted, truth, -1).astype(np.int64))
+    found = _boundaries(np.where(is_counted, labels.astype(np.int64), -1))
+    true = _boundaries(np.where(is_counted, truth.astype(np.int64), -1))
     radius = max(1, round(BOUNDARY_TOLERANCE * math.hypot(*truth.shape)))
     result = []
     for one, other in ((found, true), (true, found)):
