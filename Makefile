@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := demo-output
+DEMO_CHECKPOINT := models/freqfusion/data/emoji_scenes_segnext_t.safetensors
 MODEL ?=
 OUTPUT ?=
 INTERFACE ?= image
@@ -30,17 +31,15 @@ ray: setup ## add Ray to .venv, without which its tests are skipped (570 MB)
 plugins: setup ## build the native libraries (fetches headers; says what it could not build and why)
 	$(BIN)/python scripts/build_plugins.py
 
-demo: plugins $(DEMO)/segnext_t_random.onnx ## segment a photograph, start to finish, on this machine
-	$(BIN)/freqfusion run $(DEMO)/segnext_t_random.onnx examples --output $(DEMO)
-	$(BIN)/freqfusion parity $(DEMO)/segnext_t_random.onnx examples/coffee.jpg \
-	  --checkpoint $(DEMO)/segnext_t_random.pth --output $(DEMO)
+demo: plugins $(DEMO)/emoji_scenes.onnx ## segment pictures with the model that ships, start to finish, on this machine
+	$(BIN)/freqfusion run $(DEMO)/emoji_scenes.onnx examples/emoji_scenes examples --output $(DEMO)
+	$(BIN)/freqfusion parity $(DEMO)/emoji_scenes.onnx examples/emoji_scenes/scene.png \
+	  --checkpoint $(DEMO_CHECKPOINT) --output $(DEMO)
 	@echo
-	@echo "Look at $(DEMO)/coffee.overlay.png. The weights are random: the picture shows the plumbing, not the model."
+	@echo "Look at $(DEMO)/scene.overlay.png: emoji the model has never seen. It knows nothing but emoji; what it says"
+	@echo "about the photographs beside it only shows that any picture goes through."
 
-$(DEMO)/segnext_t_random.pth: | setup
-	$(BIN)/python scripts/make_demo_checkpoint.py $@
-
-$(DEMO)/segnext_t_random.onnx: $(DEMO)/segnext_t_random.pth
+$(DEMO)/emoji_scenes.onnx: $(DEMO_CHECKPOINT) | setup
 	$(BIN)/freqfusion export $< --output $@
 
 test: setup ## everything that runs on a CPU

@@ -28,7 +28,7 @@ from freqfusion.ham_head import HamHead, interleave
 from freqfusion_runtime.emoji_scenes import CLASSES, PALETTE, EmojiScenes
 from freqfusion_runtime.files import atomic_path
 from freqfusion_runtime.manifest import Preprocessing
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -82,7 +82,7 @@ def main() -> None:
     if rank == 0:
         if first_step < args.steps:
             save_state(state_path, model, optimizer, scaler, args.steps, args)
-        export_weights(model, args.output / f"{args.model}.safetensors", args.final_side)
+        export_weights(model, args.model, args.output / f"{args.model}.safetensors", args.final_side)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -208,20 +208,21 @@ def log(path: Path, **facts: Any) -> None:
         file.write(json.dumps(facts) + "\n")
 
 
-def export_weights(model: nn.Module, path: Path, side: int) -> None:
+def export_weights(model: nn.Module, name: str, path: Path, side: int) -> None:
     """Writes fp16 weights (counters stay integers) with what a user of them needs to know."""
     weights = {
         name: (value.half() if value.is_floating_point() else value).contiguous()
         for name, value in model.state_dict().items()
     }
     metadata = {
+        "model": name,
         "weights": "trained",
         "classes": json.dumps(CLASSES),
         "palette": json.dumps(PALETTE),
         "image_size": json.dumps([side, side]),
     }
     with atomic_path(path) as temporary:
-        save_file(weights, temporary, metadata)
+        temporary.write_bytes(save(weights, metadata))  # save_file would make a file only its owner can read
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 """FreqFusion models in plain PyTorch, with the official names, shapes and numbers, and without mmcv."""
 
 from freqfusion.checkpoint import Checkpoint, load_checkpoint, load_model, read_checkpoint
+from freqfusion.demo import demo_checkpoint
 from freqfusion.errors import CheckpointError, FreqFusionError, UnknownModelError
 from freqfusion.fusion import FreqFusion
 from freqfusion.registry import create_model, describe_model, list_models, recognize_model
@@ -13,6 +14,7 @@ __all__ = [
     "FreqFusionError",
     "UnknownModelError",
     "create_model",
+    "demo_checkpoint",
     "describe_model",
     "list_models",
     "load_checkpoint",

@@ -32,6 +32,7 @@ class Checkpoint:
         image_size: Scale of the test pipeline (long side, short side), if given: ``image_size`` of the ``meta``, or
             found in its mm config.
         weights: ``trained``, or ``random`` for a checkpoint that says its weights are made up.
+        model: The model's name, if given: what tells apart models that have equal keys or are not official.
     """
 
     state_dict: Mapping[str, Tensor]
@@ -39,6 +40,7 @@ class Checkpoint:
     palette: tuple[tuple[int, int, int], ...] | None = None
     image_size: tuple[int, int] | None = None
     weights: str = "trained"
+    model: str | None = None
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
@@ -111,7 +113,7 @@ def load_model(path: str | Path, name: str | None = None, **arguments: Any) -> t
 
     Args:
         path: As ``read_checkpoint`` takes it.
-        name: The model; recognised from the checkpoint's keys if None.
+        name: The model; if None, what the checkpoint says it is, else recognised from its keys.
         arguments: Passed to ``create_model``; what is not given and can be read from the checkpoint is, such as
             ``num_classes``.
 
@@ -124,7 +126,7 @@ def load_model(path: str | Path, name: str | None = None, **arguments: Any) -> t
     """
     checkpoint = read_checkpoint(path)
     try:
-        model_name = name or recognize_model(checkpoint.state_dict)[0]
+        model_name = name or checkpoint.model or recognize_model(checkpoint.state_dict)[0]
         arguments = {**arguments_for(model_name, checkpoint.state_dict), **arguments}
     except UnknownModelError as e:
         raise UnknownModelError(f"{path}: {e}") from e
@@ -164,6 +166,7 @@ def _with_meta(state_dict: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Che
         palette=_as_palette(palette),
         image_size=_as_size(meta.get("image_size")) or _image_size(meta.get("config", meta.get("cfg"))),
         weights="random" if meta.get("weights") == "random" else "trained",
+        model=meta["model"] if isinstance(meta.get("model"), str) else None,
     )
 
 

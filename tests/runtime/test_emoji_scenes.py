@@ -121,9 +121,9 @@ def test_a_pillow_without_freetype_is_told(monkeypatch):
         Glyphs()
 
 
-@pytest.mark.parametrize("side", [0, 100])
+@pytest.mark.parametrize("side", [32, 100])
 def test_a_side_the_network_cannot_take_is_refused(side):
-    with pytest.raises(ValueError, match=f"side must be a positive multiple of 32, got {side}"):
+    with pytest.raises(ValueError, match=f"side must be a multiple of 32, at least 64, got {side}"):
         EmojiScenes("train", side)
 
 

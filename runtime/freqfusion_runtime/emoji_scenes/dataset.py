@@ -32,15 +32,15 @@ class EmojiScenes:
 
     Args:
         split: ``train`` (as many scenes as one likes) or ``validation`` (the first 500 are the validation set).
-        side: Height and width in pixels, a multiple of 32; the validation set's is 256.
+        side: Height and width in pixels, a multiple of 32, at least 64; the validation set's is 256.
 
     Raises:
         EmojiFontError: If the font is missing or another version.
     """
 
     def __init__(self, split: str, side: int = SIDE) -> None:
-        if side < 32 or side % 32:
-            raise ValueError(f"EmojiScenes: side must be a positive multiple of 32, got {side}")
+        if side < 64 or side % 32:  # the largest objects do not fit into less
+            raise ValueError(f"EmojiScenes: side must be a multiple of 32, at least 64, got {side}")
         self.split = split
         self.side = side
         self._groups = split_groups(split)
