@@ -145,7 +145,7 @@ class Parity:
 
     def _by_pytorch(self, images: NDArray[np.float32], stages: Sequence[str]) -> dict[str, NDArray[Any]]:
         results: dict[str, NDArray[Any]] = {}
-        handles = [_record(self.network, stage, results) for stage in stages]
+        handles = [record_stage(self.network, stage, results) for stage in stages]
         try:
             with torch.inference_mode(), native.disabled():
                 results[LOGITS] = self.network(torch.from_numpy(images)).numpy()
@@ -193,7 +193,7 @@ def read_manifest(path: Path) -> Manifest:
     return Manifest.from_json(text, source=str(path))
 
 
-def _record(network: nn.Module, stage: str, results: dict[str, NDArray[Any]]) -> Any:
+def record_stage(network: nn.Module, stage: str, results: dict[str, NDArray[Any]]) -> Any:
     """Keeps the result of the module that ``stage`` names; ``hr_out`` and ``lr_out`` are parts of a triple."""
     module, index = stage, None
     for position, suffix in ((1, ".hr_out"), (2, ".lr_out")):
@@ -201,6 +201,8 @@ def _record(network: nn.Module, stage: str, results: dict[str, NDArray[Any]]) ->
             module, index = stage.removesuffix(suffix), position
 
     def keep(_: nn.Module, __: Any, output: Any) -> None:
-        results[stage] = (output if index is None else output[index]).numpy()
+        value = output if index is None else output[index]
+        if isinstance(value, Tensor):  # a detector's heads return several
+            results[stage] = value.numpy()
 
     return network.get_submodule(module).register_forward_hook(keep)

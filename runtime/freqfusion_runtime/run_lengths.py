@@ -75,13 +75,11 @@ def region_code(bits: NDArray[np.bool_], top: int, left: int, size: tuple[int, i
         size: ``(H, W)`` of the whole mask.
     """
     height, width = size
-    columns = np.pad(bits.T, ((0, 0), (1, 1))).astype(np.int8)  # (w, h + 2)
-    steps = np.diff(columns, axis=1)
-    edges = []
-    for direction in (1, -1):
-        column, row = np.nonzero(steps == direction)
-        edges.append((column + left) * height + row + top)
-    starts, ends = edges
+    lines = np.zeros((bits.shape[1], bits.shape[0] + 2), bool)  # columns, ending outside at both ends
+    lines[:, 1:-1] = bits.T
+    column, row = np.divmod(np.flatnonzero(lines[:, 1:] ^ lines[:, :-1]), lines.shape[1] - 1)
+    edges = (column + left) * height + row + top
+    starts, ends = edges[0::2], edges[1::2]
     joined = np.flatnonzero(starts[1:] == ends[:-1])  # a run that goes on at the top of the next column
     starts, ends = np.delete(starts, joined + 1), np.delete(ends, joined)
     counts = _counts(np.column_stack([starts, ends]).ravel(), height * width)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compare an exported file with its PyTorch model: operators, modules, network, label maps.
+"""Compare an exported file with its PyTorch model: operators, modules, network, label maps or objects.
 
 Exit status 1 if anything is beyond its tolerance; --layers then names the first module that is. With --output writes
-NAME.differences.png for each picture: where the two label maps differ. Where mmcv and a CUDA device are there, mmcv's
+NAME.differences.png for each picture: where the two label maps, masks or panoptic maps differ, and which objects only
+one of them finds. Where mmcv and a CUDA device are there, mmcv's
 CARAFE is one more reference.
 """
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from freqfusion_runtime.comparison import Comparison
 
     from freqfusion_export.parity import PictureParity
+
+HEADER = f"  {'level':<13} {'what':<44} {'max abs':>9} {'mean abs':>9} {'rel L2':>9} {'1-cosine':>9} {'max/std':>9}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,6 +63,10 @@ def run(args: argparse.Namespace) -> int:
             f"{args.model} was exported from {manifest.weights_file} (sha256 {manifest.weights_sha256}), "
             f"and {args.checkpoint} is another file (sha256 {checkpoint_sha256}); give the one it was exported from"
         )
+    if manifest.task != "semantic_segmentation":
+        from freqfusion_export.commands.detector_parity import compare_detectors
+
+        return compare_detectors(args, manifest, pictures, paths)
     network, _, _ = load_model(args.checkpoint, manifest.model, bases_seed=manifest.nmf_bases_seed or 0)
     parity = Parity(args.model, network, args.kernels, args.layers, args.threads)
     by_path = {path: sum(p.path == path for p in paths) for path in ("kernel", "function body")}
@@ -96,15 +103,16 @@ def run(args: argparse.Namespace) -> int:
 
 def _print(result: PictureParity, say: Callable[[str], None]) -> None:
     say(f"\n{result.name}")
-    say(f"  {'level':<13} {'what':<44} {'max abs':>9} {'mean abs':>9} {'rel L2':>9} {'1-cosine':>9} {'max/std':>9}")
+    say(HEADER)
     for comparison in result.comparisons:
-        say(_row(comparison))
+        say(row(comparison))
     say(f"  {'task':<13} label agreement {result.label_agreement:.6f}, mIoU between the label maps {result.miou:.6f}")
     if (first := result.first_mismatch) is not None:
         say(f"  first beyond tolerance: {first.level} {first.name}, {first.max_over_std:.1e} > {first.tolerance:.0e}")
 
 
-def _row(c: Comparison) -> str:
+def row(c: Comparison) -> str:
+    """Words one compared array as a line below :data:`HEADER`."""
     mark = "" if c.agrees else "  <-- beyond tolerance"
     numbers = f"{c.max_abs:9.1e} {c.mean_abs:9.1e} {c.rel_l2:9.1e} {max(0.0, 1 - c.cosine):9.1e} {c.max_over_std:9.1e}"
     return f"  {c.level:<13} {c.name:<44} {numbers}{mark}"

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The part of `freqfusion parity` that compares models which find objects."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from freqfusion_runtime.json_output import printer, write_json
+
+if TYPE_CHECKING:
+    from freqfusion_runtime.manifest import Manifest
+    from freqfusion_runtime.session import OperatorPath
+
+    from freqfusion_export.detector_parity import ObjectParity
+
+
+def compare_detectors(
+    args: argparse.Namespace, manifest: Manifest, pictures: Sequence[Path], paths: Sequence[OperatorPath]
+) -> int:
+    """Runs the command on a model that finds objects; returns the exit status."""
+    from freqfusion import load_model
+    from freqfusion.detection import Detector
+    from freqfusion_runtime.files import atomic_path, sha256_of
+
+    from freqfusion_export.detector_parity import DetectorParity
+    from freqfusion_export.object_differences import draw_object_differences
+
+    say = printer(args.json)
+    network, _, _ = load_model(args.checkpoint, manifest.model)
+    parity = DetectorParity(args.model, cast(Detector, network), args.kernels, args.layers, args.threads)
+    by_path = {path: sum(p.path == path for p in paths) for path in ("kernel", "function body")}
+    say(f"{args.model}: FreqFusion nodes by kernel: {by_path['kernel']}, by function body: {by_path['function body']}")
+    entries = []
+    for picture in pictures:
+        result = parity.objects_on(picture)
+        _print(result, say)
+        entries.append(_entry(result))
+        if args.output is not None:
+            name = args.output / f"{picture.stem}.differences.png"
+            with atomic_path(name) as temporary:
+                draw_object_differences(result.actual, result.expected, result.objects).save(temporary)
+            say(f"differences: {name}")
+    agrees = all(entry["agrees"] for entry in entries)
+    say("PARITY HOLDS" if agrees else "PARITY BROKEN")
+    facts = {"model": str(args.model), "model_sha256": sha256_of(args.model), "operator_paths": by_path}
+    write_json(args.json, {**facts, "agrees": agrees, "pictures": entries})
+    return 0 if agrees else 1
+
+
+def _entry(result: ObjectParity) -> dict[str, Any]:
+    objects = result.objects
+    return {
+        "picture": result.name,
+        "agrees": result.agrees,
+        "objects": objects.counts[0],
+        "objects_expected": objects.counts[1],
+        "object_pairs": len(objects.pairs),
+        "object_agreement": objects.share,
+        "min_box_iou": objects.min_box_iou,
+        "max_score_difference": objects.max_score_difference,
+        "mean_mask_iou": objects.mean_mask_iou,
+        "min_mask_iou": objects.min_mask_iou,
+        "panoptic_quality": result.panoptic,
+        "comparisons": [{**asdict(c), "agrees": c.agrees} for c in result.comparisons],
+    }
+
+
+def _print(result: ObjectParity, say: Callable[[str], None]) -> None:
+    from freqfusion_export.commands.parity import HEADER, row
+
+    say(f"\n{result.name}")
+    say(HEADER)
+    for comparison in result.comparisons:
+        say(row(comparison))
+    objects = result.objects
+    parts = [f"{len(objects.pairs)} pairs of {objects.counts[0]} and {objects.counts[1]} objects"]
+    if objects.pairs:
+        parts.append(f"box IoU from {objects.min_box_iou:.6f}, scores within {objects.max_score_difference:.1e}")
+    if objects.mean_mask_iou is not None:
+        parts.append(f"mask IoU {objects.mean_mask_iou:.6f}, from {objects.min_mask_iou:.6f}")
+    if result.panoptic is not None:
+        parts.append(f"panoptic quality between the maps {result.panoptic:.6f}")
+    say(f"  {'task':<13} {'; '.join(parts)}")
+    if (first := result.first_mismatch) is not None:
+        say(f"  first beyond tolerance: {first.level} {first.name}, {first.max_over_std:.1e} > {first.tolerance:.0e}")

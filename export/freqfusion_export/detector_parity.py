@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compares an exported detector with its PyTorch model, from single operators to objects and segments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from freqfusion.detection import Detector
+from freqfusion_runtime.comparison import Comparison, compare
+from freqfusion_runtime.detections import Detections, PanopticSegmentation
+from freqfusion_runtime.loading import ObjectFinder, load, predictor_of
+from freqfusion_runtime.object_agreement import ObjectAgreement, match_objects, panoptic_agreement
+from freqfusion_runtime.pictures import read_picture
+from freqfusion_runtime.preprocess import keep_ratio_size, prepare
+from freqfusion_runtime.session import Kernels
+from freqfusion_runtime.tolerances import (
+    MASK_IOU_FP32,
+    MAX_ERROR_FP32,
+    MAX_ERROR_INSIDE_FP32,
+    OBJECT_AGREEMENT_FP32,
+    PANOPTIC_FP32,
+    SCORE_FP32,
+)
+from numpy.typing import NDArray
+
+from freqfusion_export.detector_session import INPUTS, DetectorSession
+from freqfusion_export.parity import IMAGES, Parity, record_stage
+
+Found = Detections | PanopticSegmentation
+
+
+@dataclass(frozen=True)
+class ObjectParity:
+    """What the comparison found on one picture.
+
+    Args:
+        name: The picture.
+        comparisons: Every compared array, from the input on.
+        objects: Which objects are the same.
+        panoptic: Panoptic quality of the file's map with PyTorch's as the truth; None of other models.
+        actual: The file's answer.
+        expected: PyTorch's answer.
+    """
+
+    name: str
+    comparisons: list[Comparison]
+    objects: ObjectAgreement
+    panoptic: float | None
+    actual: Found
+    expected: Found
+
+    @property
+    def agrees(self) -> bool:
+        """Whether everything is within its tolerance."""
+        objects = self.objects
+        at_task = (
+            objects.share >= OBJECT_AGREEMENT_FP32
+            and (objects.max_score_difference or 0.0) <= SCORE_FP32
+            and (objects.mean_mask_iou is None or objects.mean_mask_iou >= MASK_IOU_FP32)
+            and (self.panoptic is None or self.panoptic >= PANOPTIC_FP32)
+        )
+        return at_task and all(comparison.agrees for comparison in self.comparisons)
+
+    @property
+    def first_mismatch(self) -> Comparison | None:
+        """The first array beyond its tolerance, in the order of computation."""
+        return next((comparison for comparison in self.comparisons if not comparison.agrees), None)
+
+
+class DetectorParity(Parity):
+    """Compares one exported detector with one PyTorch model; arguments as for :class:`Parity`."""
+
+    def __init__(
+        self, path: Path, network: Detector, kernels: Kernels = "auto", layers: bool = False, threads: int = 0
+    ) -> None:
+        super().__init__(path, network, kernels, layers, threads)
+        manifest = replace(self.manifest, interface="tensor", inputs=INPUTS)
+        reference = DetectorSession(network, path, manifest, by_definition=True)
+        self._file = cast(ObjectFinder, load(path, kernels=kernels, threads=threads))
+        self._reference = cast(ObjectFinder, predictor_of(reference))
+
+    def objects_on(self, picture: Path) -> ObjectParity:
+        """Runs both on one picture; PyTorch with its plain definitions and the official pre-processing."""
+        photo = read_picture(picture)
+        images = prepare(photo, self.manifest.preprocessing)
+        height, width = photo.shape[:2]
+        sizes = np.array([keep_ratio_size(height, width, self.manifest.preprocessing)], np.int64)
+        wanted = self._wanted_stages()
+        results: dict[str, NDArray[Any]] = {}
+        handles = [record_stage(self.network, stage, results) for stage in wanted]
+        try:
+            expected = self._reference.predict(photo)
+        finally:
+            for handle in handles:
+                handle.remove()
+        is_image = self.manifest.interface == "image"
+        inputs: dict[str, NDArray[Any]] = {self.manifest.inputs[0].name: photo[None]}
+        if not is_image:
+            inputs = {"images": images, "image_sizes": sizes}
+        stages = {stage: value for stage, value in self.probe.stages.items() if stage in results}
+        names = [IMAGES, *stages.values()]
+        names += [str(value.name) for node in self.probe.operators for value in (*node.inputs, *node.outputs) if value]
+        found = self.probe.run(inputs, names)
+        comparisons = [compare("preprocessing", IMAGES, found[IMAGES], images, MAX_ERROR_FP32)]
+        comparisons += self._operators(found)
+        for stage, value in stages.items():
+            level = "module" if stage.endswith((".hr_out", ".lr_out")) else "layer"
+            comparisons.append(compare(level, stage, found[value], results[stage], MAX_ERROR_INSIDE_FP32))
+        return task_parity(picture.name, comparisons, self._file.predict(photo), expected)
+
+
+def task_parity(name: str, comparisons: list[Comparison], actual: Found, expected: Found) -> ObjectParity:
+    """Compares two answers about one picture."""
+    if isinstance(actual, PanopticSegmentation) and isinstance(expected, PanopticSegmentation):
+        objects = match_objects(actual.instances, expected.instances)
+        return ObjectParity(name, comparisons, objects, panoptic_agreement(actual, expected), actual, expected)
+    assert isinstance(actual, Detections)
+    assert isinstance(expected, Detections)
+    return ObjectParity(name, comparisons, match_objects(actual, expected), None, actual, expected)
