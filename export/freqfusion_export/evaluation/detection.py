@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Average precision of boxes, by COCO's rules, on every data set in COCO's format (--dataset coco)."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from freqfusion_export.evaluation.coco_source import add_source_arguments, places
+
+if TYPE_CHECKING:
+    from freqfusion_runtime.evaluation.coco_ap import Kind
+
+
+def add_arguments(parser: argparse._ArgumentGroup) -> None:
+    """Adds the options that all tasks on COCO-format data sets share."""
+    add_source_arguments(parser)
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Scores ``args.models``; returns the exit status."""
+    return score(args, ("box",))
+
+
+def score(args: argparse.Namespace, kinds: tuple[Kind, ...]) -> int:
+    """Scores boxes, or boxes and masks."""
+    from freqfusion_runtime.detector import Detector, InstanceSegmenter
+    from freqfusion_runtime.evaluation.annotation_file import read_annotation_file
+    from freqfusion_runtime.evaluation.coco_ap import average_precision, checked_instances, results_of
+    from freqfusion_runtime.files import atomic_path
+    from tqdm import tqdm
+
+    from freqfusion_export.evaluation.object_finders import open_contestants
+    from freqfusion_export.evaluation.score_table import Scored, report
+
+    importlib.import_module("faster_coco_eval")  # said to be missing now, not after an hour
+    file, pictures = places(args, "instances")
+    annotations = checked_instances(read_annotation_file(file, pictures, args.limit), masks="mask" in kinds)
+    finders = (InstanceSegmenter,) if "mask" in kinds else (Detector, InstanceSegmenter)
+    scored = []
+    for number, contestant in enumerate(open_contestants(args, finders), 1):
+        assert isinstance(contestant.finder, Detector | InstanceSegmenter)
+        results = results_of(
+            contestant.finder.predict,
+            annotations,
+            lambda images: tqdm(images, unit="picture", file=sys.stderr, disable=None),
+        )
+        found = [average_precision(results, annotations, kind) for kind in kinds]
+        scores = {f"{each.kind} {name}": value for each in found for name, value in each.values.items()}
+        scored.append(Scored(contestant, scores, {f"{each.kind} AP %": each.per_class for each in found}))
+        if args.output is not None:
+            with atomic_path(args.output / f"{number}-{contestant.path.stem}.results.json") as temporary:
+                temporary.write_text(json.dumps(results) + "\n", encoding="utf-8")
+    facts = {"annotations": str(file), "pictures": len(annotations.images), "objects": len(annotations.annotations)}
+    return report(args, scored, [f"{kind} AP" for kind in kinds], facts)

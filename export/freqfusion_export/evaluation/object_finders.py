@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Anything that finds objects, behind one face: a checkpoint in PyTorch, an exported file or engine in the runtime."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from freqfusion_runtime.evaluation.errors import EvaluationError
+from freqfusion_runtime.loading import ObjectFinder, load, predictor_of
+from freqfusion_runtime.segmenter import Segmenter
+
+from freqfusion_export.evaluation.segmenters import CHECKPOINT_SUFFIXES
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A model file, opened.
+
+    Args:
+        path: The file.
+        finder: What predicts.
+        backend: What computes it, in words.
+    """
+
+    path: Path
+    finder: ObjectFinder
+    backend: str
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return self.finder.session.manifest.model
+
+
+def open_contestants(args: argparse.Namespace, kinds: tuple[type[Any], ...]) -> list[Contestant]:
+    """Opens ``args.models``, each with what its suffix names.
+
+    Args:
+        args: Of the command.
+        kinds: Classes of predictors that the task can score.
+
+    Raises:
+        FreqFusionError: If one cannot be used, or is no model for the task.
+    """
+    contestants = [_open(path, args) for path in args.models]
+    for contestant in contestants:
+        if not isinstance(contestant.finder, kinds):
+            task = contestant.finder.session.manifest.task
+            raise EvaluationError(
+                f"{contestant.path} is made for {task} and cannot be scored with --task {args.task}. "
+                "Name another task or another model."
+            )
+    return contestants
+
+
+def _open(path: Path, args: argparse.Namespace) -> Contestant:
+    if not path.is_file():
+        raise EvaluationError(f"{path} does not exist. Name checkpoints, .onnx files or engines.")
+    if path.suffix.lower() in CHECKPOINT_SUFFIXES:
+        return _open_checkpoint(path, args)
+    finder = load(path, provider=args.provider, threads=args.threads, kernels=args.kernels)
+    session = finder.session
+    if isinstance(finder, Segmenter):
+        raise EvaluationError(f"{path} labels pixels and finds no objects. Use --task semantic, or another model.")
+    by_kernel = sum(entry.path == "kernel" for entry in session.operator_paths)
+    backend = (
+        f"{session.provider}, {session.manifest.precision}, {by_kernel} of {len(session.operator_paths)} by kernel"
+    )
+    return Contestant(path, finder, backend)
+
+
+def _open_checkpoint(path: Path, args: argparse.Namespace) -> Contestant:
+    import torch
+    from freqfusion import load_model
+    from freqfusion.detection import Detector
+    from freqfusion_runtime.errors import ProviderError
+
+    from freqfusion_export.detector_session import DetectorSession, manifest_of
+
+    if args.provider == "cuda" and not torch.cuda.is_available():
+        raise ProviderError(f"{path}: PyTorch finds no CUDA device. Use --provider cpu, or install torch for CUDA.")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    network, name, checkpoint = load_model(path, args.model)
+    if not isinstance(network, Detector):
+        raise EvaluationError(f"{path} labels pixels and finds no objects. Use --task semantic, or another model.")
+    session = DetectorSession(network, path, manifest_of(network, name, checkpoint), args.provider)
+    finder = predictor_of(session)
+    assert not isinstance(finder, Segmenter)
+    return Contestant(path, finder, session.provider)

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Panoptic quality; data set and options as for --task detection, and the folder of the annotations' PNGs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from freqfusion_export.evaluation.coco_source import places
+
+if TYPE_CHECKING:
+    from freqfusion_runtime.evaluation.coco_panoptic import PanopticResult
+
+
+def add_arguments(parser: argparse._ArgumentGroup) -> None:
+    """Adds the task's own arguments."""
+    parser.add_argument(
+        "--maps", type=Path, metavar="FOLDER", help="PNGs of the annotations, if not beside them under the same name"
+    )
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Scores ``args.models``; returns the exit status."""
+    from freqfusion_runtime.detector import PanopticSegmenter
+    from freqfusion_runtime.evaluation.coco_panoptic import panoptic_result, read_panoptic_annotations
+    from tqdm import tqdm
+
+    from freqfusion_export.evaluation.object_finders import open_contestants
+    from freqfusion_export.evaluation.score_table import Scored, report
+
+    file, pictures = places(args, "panoptic")
+    annotations = read_panoptic_annotations(file, pictures, args.maps, args.limit)
+    scored = []
+    for contestant in open_contestants(args, (PanopticSegmenter,)):
+        assert isinstance(contestant.finder, PanopticSegmenter)
+        result = panoptic_result(
+            contestant.finder.predict,
+            annotations,
+            lambda images: tqdm(images, unit="picture", file=sys.stderr, disable=None),
+        )
+        per_class = {name: quality.pq for name, quality in result.per_class.items()}
+        scored.append(Scored(contestant, scores_of(result), {"PQ %": per_class}))
+    facts = {"annotations": str(file), "pictures": len(annotations.file.images)}
+    return report(args, scored, ["PQ"], facts)
+
+
+def scores_of(result: PanopticResult) -> dict[str, float | None]:
+    """Names the qualities as the paper does."""
+    scores = {"PQ": result.all.pq, "SQ": result.all.sq, "RQ": result.all.rq}
+    for kind, quality in (("things", result.things), ("stuff", result.stuff)):
+        scores |= {f"PQ {kind}": quality.pq, f"SQ {kind}": quality.sq, f"RQ {kind}": quality.rq}
+    return scores

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prints the scores of several models side by side, with the paper's beside them, and writes them as JSON."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from freqfusion_runtime.evaluation.published import PUBLISHED, Published
+from freqfusion_runtime.files import sha256_of
+from freqfusion_runtime.json_output import printer, write_json
+
+from freqfusion_export.evaluation.object_finders import Contestant
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a model reached.
+
+    Args:
+        contestant: The model.
+        scores: By name, in [0, 1]; None where nothing counts. The names of the paper's numbers are among them.
+        per_class: The same for each class.
+    """
+
+    contestant: Contestant
+    scores: Mapping[str, float | None]
+    per_class: Mapping[str, Mapping[str, float | None]]
+
+
+def report(args: argparse.Namespace, results: Sequence[Scored], main: Sequence[str], facts: Mapping[str, Any]) -> int:
+    """Prints and writes the results.
+
+    Args:
+        args: Of the command.
+        results: Of the models, in the order given.
+        main: Names of the scores that ``--max-drop`` is about.
+        facts: About the data set, for the JSON.
+
+    Returns:
+        The exit status.
+    """
+    say = printer(args.json)
+    say(", ".join(f"{key} {value}" for key, value in facts.items()))
+    for line in _table(results):
+        say(line)
+    too_low = []
+    if args.max_drop is not None:
+        too_low = [str(each.contestant.path) for each in results if _drop(each, results[0], main) > args.max_drop]
+        say(f"MORE THAN {args.max_drop} BELOW THE FIRST: {', '.join(too_low)}" if too_low else "NONE TOO FAR BELOW")
+    entries = [
+        {
+            "model": str(each.contestant.path),
+            "sha256": sha256_of(each.contestant.path),
+            "name": each.contestant.model,
+            "backend": each.contestant.backend,
+            "scores": dict(each.scores),
+            "per_class": {name: dict(values) for name, values in each.per_class.items()},
+            "published_percent": {
+                name: {"paper": number.paper, "released": number.released or number.paper}
+                for name, number in published_for(each.contestant).items()
+            },
+        }
+        for each in results
+    ]
+    write_json(args.json, {"task": args.task, **facts, "too_low": too_low, "models": entries})
+    return 1 if too_low else 0
+
+
+def published_for(contestant: Contestant) -> Mapping[str, Published]:
+    """The paper's numbers for a model of that name with trained weights; nothing for random ones."""
+    manifest = contestant.finder.session.manifest
+    return PUBLISHED.get(manifest.model, {}) if manifest.weights == "checkpoint" else {}
+
+
+def _table(results: Sequence[Scored]) -> list[str]:
+    """One row a score or class, one column a model and, where there is one, its published counterpart."""
+    lines = [
+        f"[{number}] {each.contestant.path}: {each.contestant.model}, {each.contestant.backend}"
+        for number, each in enumerate(results, 1)
+    ]
+    titles, columns = [], []
+    for number, each in enumerate(results, 1):
+        titles.append(f"[{number}]")
+        columns.append({name: _percent(score) for name, score in each.scores.items()})
+        if paper := published_for(each.contestant):
+            titles.append(f"[{number}] published")
+            columns.append({name: _published(number) for name, number in paper.items()})
+    lines += _rows("%", list(results[0].scores), titles, columns)
+    for title, values in results[0].per_class.items():
+        columns = [{name: _percent(v) for name, v in each.per_class[title].items()} for each in results]
+        lines += _rows(title, list(values), [f"[{number + 1}]" for number in range(len(results))], columns)
+    return lines
+
+
+def _rows(title: str, names: Sequence[str], titles: Sequence[str], columns: Sequence[Mapping[str, str]]) -> list[str]:
+    first = max(map(len, [title, *names]))
+    widths = [max(8, len(title)) for title in titles]
+    lines = ["", f"{title:<{first}}  " + "  ".join(map(str.rjust, titles, widths))]
+    for name in names:
+        cells = [column.get(name, "") for column in columns]
+        lines.append((f"{name:<{first}}  " + "  ".join(map(str.rjust, cells, widths))).rstrip())
+    return lines
+
+
+def _percent(score: float | None) -> str:
+    return "-" if score is None else f"{score * 100:.2f}"
+
+
+def _published(number: Published) -> str:
+    return f"{number.paper} ({number.released})" if number.released is not None else str(number.paper)
+
+
+def _drop(each: Scored, first: Scored, main: Sequence[str]) -> float:
+    """How many points a model is below the first, in the worst of the main scores."""
+    drops = [((first.scores[name] or 0.0) - (each.scores[name] or 0.0)) * 100 for name in main]
+    return max(drops)
