@@ -55,6 +55,12 @@ export: setup ## CHECKPOINT=path.pth [MODEL=segnext_t OUTPUT=path.onnx INTERFACE
 	$(BIN)/freqfusion export $(call need,CHECKPOINT) $(if $(MODEL),--model $(MODEL)) $(if $(OUTPUT),--output $(OUTPUT)) \
 	  --interface $(INTERFACE)
 
+engine: setup ## ONNX=path.onnx [FLAVOUR=auto OUTPUT=path.plan]: TensorRT or TensorRT-RTX engine
+	$(BIN)/freqfusion build $(call need,ONNX) $(if $(FLAVOUR),--flavour $(FLAVOUR)) $(if $(OUTPUT),--output $(OUTPUT))
+
+doctor: setup ## what this machine can do, and what to do about the rest
+	$(BIN)/freqfusion doctor
+
 run: setup ## ONNX=path.onnx [PHOTO=file-or-folder OUTPUT=folder]: segment pictures
 	$(BIN)/freqfusion run $(call need,ONNX) $(PHOTO) --output $(or $(OUTPUT),$(DEMO))
 
@@ -73,4 +79,4 @@ serve: plugins ## ONNX=path.onnx [PORT=8000]: serve over HTTP and gRPC, with a p
 gpu-check: ## gpu: check every CUDA kernel on this machine's GPU, then time them [TENSORRT_INCLUDE=folder]
 	$(PYTHON) scripts/gpu_check
 
-.PHONY: help setup ray plugins demo test check export run parity bench serve gpu-check
+.PHONY: help setup ray plugins demo test check export engine doctor run parity bench serve gpu-check

@@ -22,15 +22,17 @@ def load(
     threads: int = 0,
     kernels: Kernels = "auto",
     max_pixels: int = MAX_PIXELS,
+    trust: bool = False,
 ) -> Predictor:
     """Opens an exported model.
 
     Args:
-        path: An ``.onnx`` file written by ``freqfusion export``, of either interface.
-        provider: Where to run; there is no fallback to another place.
+        path: An ``.onnx`` file written by ``freqfusion export``, of either interface, or a plan of `freqfusion build`.
+        provider: Where to run an ONNX file; there is no fallback to another place. A plan runs on its GPU.
         threads: Cores to use for one picture, 0 for all.
         kernels: ``auto`` uses the custom-operator library where it is found, ``never`` does not, ``require`` insists.
         max_pixels: Pictures with more are refused before they are decoded.
+        trust: Load a plan that is not the one its manifest tells of. A plan is code.
 
     Returns:
         What the model is made for: a Segmenter, Detector, InstanceSegmenter or PanopticSegmenter. Each has
@@ -39,7 +41,9 @@ def load(
     Raises:
         FreqFusionError: If the file or the device cannot be used; the subclass says why.
     """
-    return predictor_of(open_session(path, provider=provider, threads=threads, kernels=kernels), max_pixels)
+    return predictor_of(
+        open_session(path, provider=provider, threads=threads, kernels=kernels, trust=trust), max_pixels
+    )
 
 
 def predictor_of(session: Session, max_pixels: int = MAX_PIXELS) -> Predictor:

@@ -1,42 +1,75 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TensorRT-RTX, which builds engines without a GPU and knows no plugins, takes the exported files as they are."""
+"""TensorRT-RTX, which builds engines without a GPU and knows no plugins, builds them from SegNeXt-T as exported.
+
+Through the same builder as `freqfusion build`, so that the code that TensorRT shares with it runs here.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
+from freqfusion_runtime.engines.builder import BuiltEngine, EngineBuilder, ParsedNetwork
+from freqfusion_runtime.engines.flavours import open_flavour
+from freqfusion_runtime.engines.options import BuildOptions
+from freqfusion_runtime.engines.profiles import read_profiles
+from freqfusion_runtime.onnx_facts import read_onnx_facts
 
-trt = pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx-cu13")
+trt = pytest.importorskip("tensorrt_rtx", reason="pip install 'freqfusion-deploy[rtx]'")
 
-PROFILES = {  # smallest, usual and largest input
-    "tensor": ((1, 3, 64, 64), (1, 3, 512, 512), (4, 3, 768, 1024)),
-    "image": ((1, 32, 32, 3), (1, 512, 512, 3), (4, 1080, 1920, 3)),
+# Two profiles, neither square nor of equal batch.
+PROFILES = {
+    "tensor": (["1x64x64", "2x256x128"], ["1x512x512", "2x256x256"], ["4x768x1024", "8x256x512"]),
+    "image": (["1x32x32"], ["1x480x640"], ["4x1080x1920"]),
 }
-OUTPUTS = {"tensor": ("logits", trt.float32, (-1, 150, -1, -1)), "image": ("labels", trt.uint8, (-1, -1, -1))}
+INPUTS = {"tensor": ("images", (-1, 3, -1, -1)), "image": ("image", (-1, -1, -1, 3))}
+OUTPUTS = {"tensor": ("logits", (-1, 150, -1, -1)), "image": ("labels", (-1, -1, -1))}
+# The operators that the image interface adds to SegNeXt's.
+NODES = {"AdaptiveFilter": 10, "LocalSimilarity": 4, "OffsetResample": 2}
+PICTURE_NODES = {"PrepareImage": 1, "ResizeArgmax": 1}
 
 
-class Messages(trt.ILogger):
-    def __init__(self):
-        super().__init__()
-        self.errors = []
+def builder_of(path: Path, interface: str) -> EngineBuilder:
+    facts = read_onnx_facts(path)
+    profiles = read_profiles(facts.manifest(path.name), *PROFILES[interface])
+    return EngineBuilder(open_flavour("tensorrt-rtx"), path, facts, profiles, BuildOptions())
 
-    def log(self, severity, text):
-        if severity <= trt.ILogger.ERROR:
-            self.errors.append(text)
+
+def check_network(parsed: ParsedNetwork, interface: str, dtypes: tuple[Any, Any]) -> None:
+    """Names, types and shapes, as the file promises them."""
+    network = parsed.network
+    assert (network.num_inputs, network.num_outputs) == (1, 1)
+    for tensor, expected, dtype in (
+        (network.get_input(0), INPUTS[interface], dtypes[0]),
+        (network.get_output(0), OUTPUTS[interface], dtypes[1]),
+    ):
+        assert (tensor.name, tuple(tensor.shape)) == expected
+        assert tensor.dtype == dtype
+    counts = {}
+    for entry in parsed.operator_paths:
+        assert entry.path == "function body"  # RTX has no plugins
+        counts[entry.operator] = counts.get(entry.operator, 0) + 1
+    assert counts == NODES | (PICTURE_NODES if interface == "image" else {})
+
+
+def check_engine(built: BuiltEngine, precisions: set[str]) -> None:
+    assert built.plan[:4] == b"vtrt"
+    assert built.record.tensorrt_version == trt.__version__
+    assert {layer.precision for layer in built.layers} >= precisions
+    assert built.memory["activations"] > 0
 
 
 @pytest.mark.parametrize("interface", ["tensor", "image"])
-def test_an_engine_is_built_from_the_function_bodies(exported, interface):
-    messages = Messages()
-    builder = trt.Builder(messages)
-    network = builder.create_network(0)
-    parser = trt.OnnxParser(network, messages)
-    parsed = parser.parse_from_file(str(exported[interface]))
-    assert parsed, [parser.get_error(i).desc() for i in range(parser.num_errors)]
-    output = network.get_output(0)
-    assert (output.name, output.dtype, tuple(output.shape)) == OUTPUTS[interface]
-    config, profile = builder.create_builder_config(), builder.create_optimization_profile()
-    profile.set_shape(network.get_input(0).name, *PROFILES[interface])
-    config.add_optimization_profile(profile)
-    engine = builder.build_serialized_network(network, config)
-    assert engine is not None, messages.errors
-    assert engine.nbytes > 16e6  # the weights are in it
+def test_the_fp32_file_becomes_an_engine(exported, interface):
+    builder = builder_of(exported[interface], interface)
+    dtypes = {"tensor": (trt.float32, trt.float32), "image": (trt.uint8, trt.uint8)}
+    check_network(builder.parse(), interface, dtypes[interface])
+    fractions = []
+    built = builder.build(Path("net.plan"), lambda fraction, _: fractions.append(fraction))
+    check_engine(built, {"fp32"})
+    assert len(built.plan) > 16e6  # the weights are in it
+    assert len(built.record.profiles) == len(PROFILES[interface][0])
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1.0
+    assert len(fractions) > 100

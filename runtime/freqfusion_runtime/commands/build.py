@@ -59,6 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="parse the model and print what would be built")
     parser.add_argument("--verify", type=Path, nargs="+", metavar="PHOTO", help="pictures, or folders, for the gate")
     parser.add_argument(
+        "--against", type=Path, metavar="FILE.onnx", help="for the gate: another file than the model, such as its fp32"
+    )
+    parser.add_argument(
         "--reference", type=Path, metavar="DIR", help="for the gate: PyTorch's label maps, as STEM.labels.png"
     )
     add_json_argument(parser)
@@ -130,7 +133,7 @@ def _run(
                 cache.store(key, output, record.as_json())
         else:
             cache.remove(key)
-            _delete_same(output, sha256)
+            delete_same(output, sha256)
         size_mb = staged.stat().st_size / 1e6
     say(f"{output}: {size_mb:.1f} MB, {builder.manifest.model} {builder.manifest.precision}, sha256 {sha256[:12]}...")
     for line in (
@@ -240,7 +243,7 @@ def _verify(
 
     _publish(builder, staged, staged, record, sha256)
     with TensorRTSession(staged) as engine:
-        return check_engine(engine, open_session(args.model), pictures, args.reference)
+        return check_engine(engine, open_session(args.against or args.model), pictures, args.reference)
 
 
 def _gate_pictures(args: argparse.Namespace) -> list[Path]:
@@ -250,8 +253,9 @@ def _gate_pictures(args: argparse.Namespace) -> list[Path]:
     from freqfusion_runtime.pictures import find_pictures
 
     if args.verify is None:
-        if args.reference is not None:
-            raise GateError("--reference belongs to the gate. Name its pictures with --verify, or leave it out.")
+        for option in ("against", "reference"):
+            if getattr(args, option) is not None:
+                raise GateError(f"--{option} belongs to the gate. Name its pictures with --verify, or leave it out.")
         return []
     pictures = find_pictures(args.verify)
     if not args.dry_run:
@@ -259,7 +263,7 @@ def _gate_pictures(args: argparse.Namespace) -> list[Path]:
     return pictures
 
 
-def _delete_same(output: Path, sha256: str) -> None:
+def delete_same(output: Path, sha256: str) -> None:
     """Removes the plan at ``output`` if it is the one that failed; another one stays."""
     from freqfusion_runtime.files import sha256_of
     from freqfusion_runtime.manifest import sidecar_path

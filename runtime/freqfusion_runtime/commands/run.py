@@ -35,7 +35,9 @@ _SCORE = 0.3
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument("model", type=Path, metavar="MODEL.onnx", help="a file written by `freqfusion export`")
+    parser.add_argument(
+        "model", type=Path, metavar="MODEL", help="an ONNX file of `freqfusion export`, or a plan of `freqfusion build`"
+    )
     parser.add_argument("pictures", type=Path, nargs="+", metavar="PHOTO", help="picture files, or folders of them")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
     parser.add_argument(
@@ -59,6 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-pixels", type=not_negative, default=64_000_000, metavar="N", help="refuse larger pictures undecoded"
     )
+    parser.add_argument(
+        "--trust", action="store_true", help="load a plan that its manifest does not vouch for; a plan is code"
+    )
     add_json_argument(parser)
 
 
@@ -76,7 +81,12 @@ def run(args: argparse.Namespace) -> int:
     make_folder(args.output)
     with warnings.catch_warnings(record=True) as warned:
         predictor = load(
-            args.model, provider=args.provider, threads=args.threads, kernels=args.kernels, max_pixels=args.max_pixels
+            args.model,
+            provider=args.provider,
+            threads=args.threads,
+            kernels=args.kernels,
+            max_pixels=args.max_pixels,
+            trust=args.trust,
         )
     for warning in warned:
         print(f"freqfusion run: {warning.message}", file=sys.stderr)
