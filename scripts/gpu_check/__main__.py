@@ -16,12 +16,14 @@ Exit status 0 if all is right, 1 if something is wrong, 2 if it cannot be checke
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -63,8 +65,10 @@ def report(failures: list[str]) -> int:
 
 def check_gpu(arguments: argparse.Namespace, started: float) -> int:
     import torch
-    from benchmark import missed_targets, print_table, run_benchmarks, write_lines
+    from benchmark import missed_targets, print_table, provenance, run_benchmarks, write_lines
     from correctness import check_all
+    from engines import check_engines
+    from engines import missing as missing_for_engines
     from graphs import check_graphs
     from kernels import Library
     from large import check_large
@@ -98,15 +102,22 @@ def check_gpu(arguments: argparse.Namespace, started: float) -> int:
         step("kernels", check_kernels)
         step("CUDA graphs", lambda: check_graphs(library))
         step("beyond 2^31 elements", lambda: check_large(library))
+        plugins: list[Path] = []
         if arguments.tensorrt_headers is not None:
 
             def check_plugin() -> list[str]:
                 plugin, program = build_tensorrt(folder, architecture, arguments.tensorrt_headers)
+                plugins.append(plugin)
                 return [found] if (found := check_tensorrt(plugin, program, left(0.3))) else []
 
             step("TensorRT plugin", check_plugin)
         else:
             print("TensorRT plugin: not built, no folder of headers was given")
+        engine_lines: list[dict[str, Any]] = []
+        if reason := missing_for_engines():
+            print(f"engines: not run, {reason}")
+        else:
+            step("engines", lambda: check_engines(folder, plugins[0] if plugins else None, engine_lines))
         lines = []
         if not arguments.no_benchmark and not failures:  # check, then time
             lines = run_benchmarks(library, has_time=lambda: left() > 0.35 * arguments.time_budget)
@@ -116,6 +127,9 @@ def check_gpu(arguments: argparse.Namespace, started: float) -> int:
                 f"compute-sanitizer {tool}",
                 lambda tool=tool: [found] if (found := check_sanitizer(library.path, tool, left(0.6))) else [],
             )
+    if engine_lines:
+        with (arguments.results / "engines.jsonl").open("a") as file:
+            file.writelines(json.dumps({**provenance(), **line}) + "\n" for line in engine_lines)
     if lines:
         print(f"wrote {write_lines(lines, arguments.results)}")
         failures += missed_targets(lines)
