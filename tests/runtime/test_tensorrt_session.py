@@ -231,3 +231,16 @@ def test_an_engine_without_plugins_is_refused_where_kernels_are_required(tmp_pat
     build(onnx)
     with pytest.raises(KernelLibraryError, match=r"1 FreqFusion nodes run by function body, .*: echo"):
         open_session(onnx.with_suffix(".tensorrt-rtx.plan"), kernels="require")
+
+
+@pytest.mark.gpu
+def test_a_server_learns_what_the_engine_takes(models):
+    from freqfusion_runtime.serving.registry import LoadedModel, ModelSource
+    from freqfusion_runtime.serving.warmup import warm_up
+
+    plan, _ = models["image"]
+    with open_session(plan) as engine:
+        assert (engine.max_batch, engine.usual_size) == (1, (64, 64))
+        warm_up(engine, 1_000_000)  # 512 x 512 is in none of its profiles
+        model = LoadedModel(ModelSource("net", plan), engine, 1_000_000, "", (0, 0, 0))
+        assert model.batch_limit(8) == 1

@@ -22,7 +22,7 @@ from freqfusion_runtime.engines.messages import listening, logger_of
 from freqfusion_runtime.engines.plan_header import read_plan_header
 from freqfusion_runtime.engines.plugin_library import identify, load_plugins, plugin_path
 from freqfusion_runtime.engines.pool import Pool
-from freqfusion_runtime.engines.profiles import Profile, ShapeRange, choose_profile
+from freqfusion_runtime.engines.profiles import Profile, ShapeRange, choose_profile, picture_channels
 from freqfusion_runtime.engines.record import EngineRecord, read_plan_manifest
 from freqfusion_runtime.files import sha256_of
 from freqfusion_runtime.input_checks import check_inputs, check_sides
@@ -92,6 +92,18 @@ class TensorRTSession:
     def profiles(self) -> tuple[Profile, ...]:
         """The shapes that it takes, as the engine says."""
         return self._profiles
+
+    @property
+    def max_batch(self) -> int:
+        """The largest batch that every profile takes."""
+        return min(profile.ranges[self._inputs[0].name].max[0] for profile in self._profiles)
+
+    @property
+    def usual_size(self) -> tuple[int, int]:
+        """Height and width of the input that the first profile is fastest at."""
+        spec = self._manifest.inputs[0]
+        shape = self._profiles[0].ranges[spec.name].opt
+        return (shape[2], shape[3]) if picture_channels(spec) == 1 else (shape[1], shape[2])
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         """Computes all outputs, on the host.

@@ -109,6 +109,10 @@ class LoadedModel:
         sides = {spec.shape[0] if spec.shape else 1 for spec in (*manifest.inputs, *manifest.outputs)}
         return len(sides) == 1 and isinstance(sides.pop(), str)
 
+    def batch_limit(self, allowed: int) -> int:
+        """How many items may run together: what the server allows, and no more than an engine's profiles take."""
+        return min(allowed, getattr(self.session, "max_batch", allowed)) if self.is_batchable else 1
+
 
 class Slot:
     """One name and version: the model that is served now, and what went wrong since it was loaded."""

@@ -306,12 +306,12 @@ class Scheduler:
         return (best[2], best[3], None) if best else (None, None, wait_s)
 
     def _room(self, jobs: list[_Job]) -> int:
-        limit = self._settings.max_batch if jobs[0].model.is_batchable else 1
+        limit = jobs[0].model.batch_limit(self._settings.max_batch)
         return limit - sum(job.items for job in jobs)
 
     def _take(self, queue: _Queue, name: str, key: Any, expired: list[_Job]) -> list[_Job]:
         jobs = queue.buckets[key]
-        limit = self._settings.max_batch if jobs[0].model.is_batchable else 1
+        limit = jobs[0].model.batch_limit(self._settings.max_batch)
         batch: list[_Job] = []
         now = time.monotonic()
         while jobs and (not batch or sum(job.items for job in batch) + jobs[0].items <= limit):

@@ -30,6 +30,9 @@ def warm_up(session: Session, max_pixels: int) -> None:
     sides = shape[1:3] if manifest.interface == "image" else shape[2:4]
     free = min(_SIDE, math.isqrt(max_pixels))
     height, width = (side if isinstance(side, int) else free for side in sides)
+    if manifest.interface == "image":
+        # An engine may take no picture of that size; it knows its own.
+        height, width = getattr(session, "usual_size", (height, width))
     picture = np.full((height, width, 3), 128, np.uint8)
     try:
         predictor = predictor_of(session, max_pixels)
