@@ -143,6 +143,11 @@ def _manifest_lines(manifest: Manifest | None) -> list[str]:
         f"  {manifest.model} {manifest.precision}, {manifest.task}, {manifest.interface} interface, "
         f"{manifest.num_classes} classes, weights: {manifest.weights}"
     ]
+    lines += [
+        f"  kept in fp32: {island.name}, {island.nodes} nodes: {island.reason}"
+        + (f" ({', '.join(island.found)})" if island.found else "")
+        for island in manifest.islands
+    ]
     if manifest.weights_file:
         lines.append(f"  from {manifest.weights_file}, sha256 {manifest.weights_sha256}")
     return lines

@@ -73,3 +73,16 @@ def test_the_fp32_file_becomes_an_engine(exported, interface):
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1.0
     assert len(fractions) > 100
+
+
+# bf16 and fp16 by turns of interface, so that each kind of file is built once.
+@pytest.mark.parametrize(("precision", "interface"), [("fp16", "image"), ("bf16", "tensor")])
+def test_a_half_typed_file_becomes_an_engine_of_its_types(typed_file, precision, interface):
+    path = typed_file(precision, interface)
+    builder = builder_of(path, interface)
+    manifest = builder.manifest
+    assert (manifest.precision, manifest.interface) == (precision, interface)
+    named = {"float32": trt.float32, "float16": trt.float16, "bfloat16": trt.bfloat16, "uint8": trt.uint8}
+    check_network(builder.parse(), interface, (named[manifest.inputs[0].dtype], named[manifest.outputs[0].dtype]))
+    built = builder.build(Path("net.plan"))
+    check_engine(built, {precision, "fp32"})  # fp32: the islands

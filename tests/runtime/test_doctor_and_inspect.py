@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from engine_builds import build, needs_rtx
@@ -14,7 +15,7 @@ from freqfusion_runtime.cli import main
 from freqfusion_runtime.engines.errors import BUILD_PLUGIN
 from freqfusion_runtime.engines.plugin_library import LIBRARY_NAME
 from freqfusion_runtime.files import sha256_of
-from freqfusion_runtime.manifest import write_sidecar
+from freqfusion_runtime.manifest import KeptInFp32, write_sidecar
 from small_models import tensor_manifest, write_tensor_model
 
 PARTS = {"Python", "freqfusion-deploy", "PyTorch", "ONNX Runtime", "TensorRT", "TensorRT-RTX", "TensorRT plugin"}
@@ -144,3 +145,12 @@ def test_a_checkpoint(tmp_path, capsys):
 def test_a_file_that_is_missing(tmp_path, capsys, name, message):
     assert main(["inspect", str(tmp_path / name)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_what_stays_in_fp32_is_told_with_its_reason(tmp_path, capsys):
+    island = KeptInFp32("similarity", "its epsilon is lost in fp16", 4, ("a value of 70000",))
+    manifest = replace(tensor_manifest(), precision="fp16", islands=(island,))
+    facts = inspect(write_tensor_model(tmp_path / "net.onnx", manifest), tmp_path)
+    assert facts["manifest"]["islands"][0]["nodes"] == 4
+    words = "kept in fp32: similarity, 4 nodes: its epsilon is lost in fp16 (a value of 70000)"
+    assert words in capsys.readouterr().out
