@@ -68,10 +68,12 @@ def check_engines(folder: Path, plugin: Path | None, lines: list[dict[str, Any]]
                 print(f"engines: {name} is not installed")
                 continue
             plans = {i: build(file, open_flavour(name), plugin, folder) for i, file in files.items()}
-            wrong = [f"{name} {precision} {found}" for i in files for found in compare(plans[i], files[i], precision)]
+            wrong = [
+                f"{name} {precision} {found}" for i in files for found in compare(plans[i], files[i], precision, plugin)
+            ]
             failures += wrong
             if not wrong:  # check, then time
-                line = time_engines(plans, model, precision)
+                line = time_engines(plans, model, precision, plugin)
                 lines.append({"entry": f"engine {name}", "precision": precision, "side": SIDE, **line})
                 print(json.dumps(lines[-1]))
     return failures + missed(lines)
@@ -88,9 +90,10 @@ def build(onnx: Path, flavour: Any, plugin: Path | None, folder: Path) -> Path:
     facts = read_onnx_facts(onnx)
     manifest = facts.manifest(onnx.name)
     profiles = read_profiles(manifest, ["1x64x64"], [f"1x{SIDE}x{SIDE}"], ["2x768x1024"])
-    options = BuildOptions(allow_function_bodies=plugin is None)
+    used = plugin if flavour.has_plugins else None
+    options = BuildOptions(allow_function_bodies=used is None)
     plan = folder / f"{onnx.stem}.{flavour.name}.plan"
-    built = EngineBuilder(flavour, onnx, facts, profiles, options, plugin).build(plan)
+    built = EngineBuilder(flavour, onnx, facts, profiles, options, used).build(plan)
     plan.write_bytes(built.plan)
     plan.with_suffix(".json").write_text(plan_sidecar(manifest, built.record, sha256_of(plan)))
     return plan
@@ -104,7 +107,7 @@ def opened(plan: Path, **settings: Any) -> Iterator[Any]:
         yield engine
 
 
-def compare(plan: Path, onnx: Path, precision: str) -> list[str]:
+def compare(plan: Path, onnx: Path, precision: str, plugin: Path | None) -> list[str]:
     """Runs both on pictures of several sizes, each often enough to meet the graph, and names what disagrees."""
     from freqfusion_runtime.comparison import compare as compare_arrays
     from freqfusion_runtime.comparison import label_agreement
@@ -114,7 +117,7 @@ def compare(plan: Path, onnx: Path, precision: str) -> list[str]:
     reference = open_session(onnx)
     spec = reference.manifest.inputs[0]
     wrong = []
-    with opened(plan) as engine:
+    with opened(plan, plugin=plugin) as engine:
         for n, h, w in ((1, SIDE, SIDE), (2, 96, 160), (1, 768, 1024)):
             batch = {spec.name: example(spec, n, h, w)}
             expected = next(iter(reference.run(batch).values()))
@@ -140,7 +143,7 @@ def example(spec: Any, n: int, h: int, w: int) -> np.ndarray:
     return generator.standard_normal((n, 3, h, w)).astype(spec.dtype)
 
 
-def time_engines(plans: dict[str, Path], model: torch.nn.Module, precision: str) -> dict[str, Any]:
+def time_engines(plans: dict[str, Path], model: torch.nn.Module, precision: str, plugin: Path | None) -> dict[str, Any]:
     """p50 and p99 in milliseconds of every form, and their ratios."""
     dtype = {"fp32": torch.float32, "fp16": torch.float16}[precision]
     network = model.to("cuda", dtype)
@@ -151,11 +154,11 @@ def time_engines(plans: dict[str, Path], model: torch.nn.Module, precision: str)
         forms["torch_eager"] = lambda: (network(images), torch.cuda.synchronize())
         forms["torch_compile"] = lambda: (compiled(images), torch.cuda.synchronize())
         for name, graphs in (("engine_graph", 8), ("engine_plain", 0)):
-            engine = stack.enter_context(opened(plans["tensor"], contexts=1, graphs=graphs))
+            engine = stack.enter_context(opened(plans["tensor"], contexts=1, graphs=graphs, plugin=plugin))
             spec = engine.manifest.inputs[0]
             given = {spec.name: images.to(getattr(torch, spec.dtype)).contiguous()}
             forms[name] = lambda engine=engine, given=given: stack_run(engine, given)
-        picture = stack.enter_context(opened(plans["image"], contexts=1))
+        picture = stack.enter_context(opened(plans["image"], contexts=1, plugin=plugin))
         spec = picture.manifest.inputs[0]
         photo = {spec.name: example(spec, 1, SIDE, SIDE)}
         on_device = {spec.name: torch.from_numpy(photo[spec.name]).cuda()}

@@ -15,10 +15,16 @@ import numpy as np
 import onnx
 import pytest
 from engine_builds import build, needs_rtx, record_of
+from freqfusion_runtime.engines.builder import EngineBuilder
+from freqfusion_runtime.engines.errors import FunctionBodiesError, PluginLibraryError, UnsupportedOptionError
+from freqfusion_runtime.engines.flavours import Flavour
+from freqfusion_runtime.engines.options import BuildOptions
 from freqfusion_runtime.engines.plan_header import read_plan_header
-from freqfusion_runtime.engines.profiles import ShapeRange
+from freqfusion_runtime.engines.profiles import ShapeRange, read_profiles
 from freqfusion_runtime.files import sha256_of
+from freqfusion_runtime.kernel_library import FOLDER_VARIABLE
 from freqfusion_runtime.manifest import METADATA_KEY, TensorSpec
+from freqfusion_runtime.onnx_facts import read_onnx_facts
 from onnx import TensorProto, helper
 from small_models import image_manifest, tensor_manifest, write_image_model, write_tensor_model
 
@@ -281,3 +287,45 @@ def test_inputs_beside_the_picture_have_sizes_of_their_own(tmp_path):
     onnx.save(model, path)
     assert build(path, sizes=("--opt", "1x64x64,bias=1"))[0] == 0
     assert record_of(tmp_path / PLAN).profiles[0].ranges["bias"].opt == (1, 3, 1, 1)
+
+
+def test_a_plugin_library_is_of_no_use_to_rtx(tmp_path, capsys):
+    model = write_tensor_model(tmp_path / "net.onnx")
+    line = refusal(capsys, model, "--plugin", str(tmp_path / "some.so"))
+    assert "TensorRT-RTX" in line
+    assert "has no plugins, so" in line
+
+
+class TensorRTOnRtx(Flavour):
+    """The rules of TensorRT on RTX's parser, which is the same, knows no plugin, and needs no GPU."""
+
+    needs_gpu_to_build = False
+
+
+def tensorrt_builder(model: Path, options: BuildOptions) -> EngineBuilder:
+    import tensorrt_rtx
+
+    facts = read_onnx_facts(model)
+    profiles = read_profiles(facts.manifest(""), [], ["1x64x64"], [])
+    return EngineBuilder(TensorRTOnRtx("tensorrt", tensorrt_rtx), model, facts, profiles, options)
+
+
+def test_nodes_that_fall_to_their_bodies_are_named_unless_that_was_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))  # no library there
+    model = write_tensor_model(tmp_path / "net.onnx", operator="LocalSimilarity")
+    with pytest.raises(PluginLibraryError, match=r"does not exist.*--allow-function-bodies builds without it"):
+        tensorrt_builder(model, BuildOptions())
+    builder = tensorrt_builder(model, BuildOptions(allow_function_bodies=True))
+    assert [entry.path for entry in builder.parse().operator_paths] == ["function body"]
+    builder.options = BuildOptions()
+    with pytest.raises(
+        FunctionBodiesError, match=r"1 FreqFusion nodes fell to their function bodies: echo\. No plugin"
+    ):
+        builder.parse()
+
+
+def test_plugins_travel_in_version_compatible_engines_only(tmp_path, monkeypatch):
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    model = write_tensor_model(tmp_path / "net.onnx")
+    with pytest.raises(UnsupportedOptionError, match="Add --version-compatible to --serialize-plugins"):
+        tensorrt_builder(model, BuildOptions(serialize_plugins=True))

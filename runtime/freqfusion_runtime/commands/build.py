@@ -242,7 +242,7 @@ def _verify(
     from freqfusion_runtime.session import open_session
 
     _publish(builder, staged, staged, record, sha256)
-    with TensorRTSession(staged) as engine:
+    with TensorRTSession(staged, plugin=builder.plugin_path) as engine:
         return check_engine(engine, open_session(args.against or args.model), pictures, args.reference)
 
 

@@ -21,6 +21,7 @@ from freqfusion_runtime.engines.errors import (
     MisreadOperatorError,
     PluginLibraryError,
     UnknownOperatorsError,
+    UnsupportedOptionError,
 )
 from freqfusion_runtime.engines.flavours import Flavour
 from freqfusion_runtime.engines.layers import EngineLayer, layers_of_engine, read_listing
@@ -115,6 +116,11 @@ class EngineBuilder:
             refittable=options.refittable or options.strip_weights,
             gpu=self.gpu is not None,
         )
+        if plugin is not None and not flavour.has_plugins:
+            raise UnsupportedOptionError(
+                f"{flavour.label} has no plugins, so {plugin} cannot be used. "
+                "Leave --plugin out, or build with --flavour tensorrt."
+            )
         self.plugin_path = plugin or plugin_path()
         self.plugin: PluginIdentity | None = self._load_plugins()
 

@@ -87,6 +87,11 @@ class Flavour:
             UnsupportedOptionError: Names the option and what to do without it.
         """
         if not self.is_rtx:
+            if serialize_plugins and not version_compatible:
+                raise UnsupportedOptionError(
+                    "TensorRT puts plugin libraries into version-compatible engines only. "
+                    "Add --version-compatible to --serialize-plugins, or leave both out."
+                )
             return
         if version_compatible:
             raise UnsupportedOptionError(

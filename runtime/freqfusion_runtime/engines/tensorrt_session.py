@@ -41,6 +41,7 @@ class TensorRTSession:
         trust: Load a plan that its manifest does not vouch for. A plan is code.
         contexts: How many calls can be on the GPU at a time. Each has the engine's whole working memory.
         graphs: How many shapes each context keeps as CUDA graphs; 0 for none.
+        plugin: The plugin library; where it is looked for by default if None.
 
     Raises:
         CorruptPlanError, UntrustedPlanError, ManifestError: If the file is no plan, or not the one it should be.
@@ -49,21 +50,28 @@ class TensorRTSession:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, trust: bool = False, contexts: int = CONTEXTS, graphs: int = GRAPHS
+        self,
+        path: str | os.PathLike[str],
+        *,
+        trust: bool = False,
+        contexts: int = CONTEXTS,
+        graphs: int = GRAPHS,
+        plugin: Path | None = None,
     ) -> None:
         self._path = Path(path)
         header = read_plan_header(self._path)
         told = read_plan_manifest(self._path, trust)
         self._manifest, self._record = told.manifest, told.engine
         flavour = open_flavour(self._record.flavour if self._record else header.flavour)
+        library = plugin or plugin_path()
         if self._record is not None:
             compatibility.check_version(self._path, self._record, flavour)
             if self._record.plugin is not None and not self._record.options.serialize_plugins:
-                compatibility.check_plugin(self._path, self._record, identify(plugin_path()))
+                compatibility.check_plugin(self._path, self._record, identify(library))
         gpu = require_gpu(f"running {self._path}")
         if self._record is not None:
             compatibility.check_gpu(self._path, self._record, gpu)
-        self._engine = LoadedEngine(flavour, _read_engine(self._path, flavour, self._record))
+        self._engine = LoadedEngine(flavour, _read_engine(self._path, flavour, self._record, library))
         self._label = f"{flavour.label} on {gpu.name}"
         self._inputs, self._profiles = _inputs(self._engine), _profiles(self._engine)
         self._pool: Pool[Lane] = Pool(lambda: Lane(self._engine, graphs), contexts, Lane.close)
@@ -159,9 +167,9 @@ class TensorRTSession:
         return choose_profile(self._path, self._profiles, {name: tuple(a.shape) for name, a in arrays.items()})
 
 
-def _read_engine(path: Path, flavour: Flavour, record: EngineRecord | None) -> Any:
+def _read_engine(path: Path, flavour: Flavour, record: EngineRecord | None, library: Path) -> Any:
     if record is not None and record.plugin is not None and not record.options.serialize_plugins:
-        load_plugins(flavour, plugin_path())
+        load_plugins(flavour, library)
     with listening() as messages:
         runtime = flavour.api.Runtime(logger_of(flavour))
         # Code that the plan brings along runs on this machine; only a plan whose hash is known, or trusted, gets here.
