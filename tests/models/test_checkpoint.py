@@ -83,6 +83,21 @@ def test_detectron2_pickle(state, tmp_path):
     assert_loaded(load_model(path)[0], state)
 
 
+def test_a_checkpoint_names_its_model_and_size(tmp_path):
+    """The bilinear twin is not official, so its keys alone are not recognised."""
+    twin = create_model("segnext_t_bilinear", num_classes=5)
+    path = tmp_path / "twin.safetensors"
+    save_file(weights_of(twin), path, {"model": "segnext_t_bilinear", "image_size": "[192, 256]"})
+    model, name, checkpoint = load_model(path)
+    assert name == checkpoint.model == "segnext_t_bilinear"
+    assert checkpoint.image_size == (256, 192)
+    assert_loaded(model, weights_of(twin))
+    save_file(weights_of(twin), path, {"model": "segnext_huge", "image_size": '["a", 2]'})
+    with pytest.raises(UnknownModelError, match=r"twin\.safetensors: unknown model 'segnext_huge'"):
+        load_model(path)
+    assert read_checkpoint(path).image_size is None
+
+
 def test_safetensors_in_half_precision(state, tmp_path):
     path = tmp_path / "weights.safetensors"
     halves = {name: t.half() if t.is_floating_point() else t for name, t in state.items()}

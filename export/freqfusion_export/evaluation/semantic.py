@@ -186,7 +186,7 @@ def _draw(
     }
     palette = next((labeller.palette for labeller in labellers if labeller.palette), ())
     for rank, (share, _, sample, found) in enumerate(differing, start=1):
-        titles = [f"{path.name} ({share:.1%} differ)" if i else path.name for i, path in enumerate(args.models[:2])]
+        titles = [f"{path.name} ({share:.3%} differ)" if i else path.name for i, path in enumerate(args.models[:2])]
         pictures[f"difference-{rank}.png"] = draw_side_by_side(sample.picture, sample.truth, found, titles, palette)
     for name, picture in pictures.items():
         with atomic_path(args.output / name) as temporary:
