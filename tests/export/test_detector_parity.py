@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parity of detectors: what agrees and what counts as broken."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from freqfusion_export.detector_parity import task_parity
+from freqfusion_export.object_differences import ONLY_ACTUAL, ONLY_EXPECTED, draw_object_differences
+from freqfusion_runtime.loading import load
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))  # the small models live there
+
+from small_detectors import Objects, write_detector
+
+PHOTO = np.full((200, 200, 3), 90, np.uint8)
+
+
+def found(folder, task, **objects):
+    return load(write_detector(folder / "net.onnx", task, objects=Objects(**objects))).predict(PHOTO)
+
+
+@pytest.mark.parametrize("task", ["detection", "instance_segmentation", "panoptic_segmentation"])
+def test_equal_answers_agree(tmp_path, task):
+    same = found(tmp_path, task)
+    result = task_parity("photo", [], same, same)
+    assert result.agrees
+    assert result.objects.share == 1
+    assert (result.objects.mean_mask_iou is None) == (task == "detection")
+    assert result.panoptic == (1 if task == "panoptic_segmentation" else None)
+    picture = np.asarray(draw_object_differences(same, same, result.objects))
+    assert not (picture == ONLY_ACTUAL).all(axis=2).any()
+
+
+@pytest.mark.parametrize(
+    ("task", "change"),
+    [
+        ("detection", {"labels": (1, 2)}),
+        ("detection", {"scores": (0.9, 0.699)}),
+        ("detection", {"boxes": ((0.1, 0.2, 0.6, 0.9), (0.5, 0.0, 1.0, 0.48))}),
+        ("instance_segmentation", {"masks": np.concatenate([np.full((1, 28, 28), 5.0), np.full((1, 28, 28), -5.0)])}),
+        ("panoptic_segmentation", {"semantic": np.zeros((3, 4, 4)) + np.array([0, 1, 0])[:, None, None]}),
+    ],
+)
+def test_another_label_score_box_mask_or_stuff_is_broken(tmp_path, task, change):
+    expected, actual = found(tmp_path, task), found(tmp_path, task, **change)
+    result = task_parity("photo", [], actual, expected)
+    assert not result.agrees
+    picture = np.asarray(draw_object_differences(actual, expected, result.objects))
+    assert picture.shape == PHOTO.shape
+    if "labels" in change or "boxes" in change:
+        assert (picture == ONLY_EXPECTED).all(axis=2).any()
+    if task != "detection":
+        assert (picture == ONLY_ACTUAL).all(axis=2).any()
