@@ -64,7 +64,7 @@ class AssignPrecisionPass(ir.passes.InPlacePass):
         if any(value.dtype == self.dtype for node in graph for value in node.outputs):
             return ir.passes.PassResult(model, modified=False)
         if self.dtype == ir.DataType.BFLOAT16:
-            _raise_opset(model)
+            raise_opset(model, BF16_OPSET, "bf16")
         for value in graph.initializers.values():
             if value.type is None and value.const_value is not None:
                 value.type, value.shape = (
@@ -233,14 +233,20 @@ def count_casts(nodes: Collection[ir.Node]) -> int:
     return sum(CAST_KEY in node.metadata_props for node in nodes)
 
 
-def _raise_opset(model: ir.Model) -> None:
-    """Declares the opset that bf16 needs. No operator of these graphs changed its meaning from 18 to 22."""
+def raise_opset(model: ir.Model, opset: int, precision: str) -> None:
+    """Declares the opset that a type needs. No operator of these graphs changed its meaning from 18 to 22.
+
+    Raises:
+        ExportError: If that is one at which TensorRT misreads an operator of the network.
+    """
     bodies = (node for function in model.functions.values() for node in function)
-    if any(n.op_type == "GridSample" for n in (*ir.traversal.RecursiveGraphIterator(model.graph), *bodies)):
+    if opset >= 20 and any(
+        n.op_type == "GridSample" for n in (*ir.traversal.RecursiveGraphIterator(model.graph), *bodies)
+    ):
         raise ExportError(
-            f"bf16 needs opset {BF16_OPSET}, at which TensorRT reads GridSample as nearest, and the model has one; "
+            f"{precision} needs opset {opset}, at which TensorRT reads GridSample as nearest, and the model has one; "
             "export it as fp16 or fp32"
         )
     for imports in (model.opset_imports, *(function.opset_imports for function in model.functions.values())):
         if "" in imports:
-            imports[""] = max(imports[""], BF16_OPSET)
+            imports[""] = max(imports[""], opset)
