@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -37,12 +37,14 @@ from freqfusion_export.passes.name_tensorrt_plugins import (
 )
 from freqfusion_export.precision.assignment import assign_half
 from freqfusion_export.precision.calibration import Calibration
+from freqfusion_export.precision.eight_bits import EIGHT_BITS, Options, quantise
+from freqfusion_export.precision.sensitivity import GroupLoss
 from freqfusion_export.trace import trace_network
-from freqfusion_export.verify import verify
+from freqfusion_export.verify import verify, verify_on_pictures
 
 Interface = Literal["tensor", "image"]
-Precision = Literal["fp32", "fp16", "bf16"]
-PRECISIONS = ("fp32", "fp16", "bf16")
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 
 
 def export(
@@ -58,6 +60,8 @@ def export(
     precision: Precision = "fp32",
     keep_fp32: Sequence[str] = (),
     calibration: Calibration | None = None,
+    eight_bits: Options | None = None,
+    on_sensitivity: Callable[[Sequence[GroupLoss]], None] = lambda _: None,
 ) -> Manifest:
     """Writes ``path`` and its manifest ``<stem>.json``, after checking that the file computes what the model does.
 
@@ -75,7 +79,10 @@ def export(
             files of one model need it once.
         precision: ``fp16`` and ``bf16`` files compute in that type, but for islands in fp32 (docs/precision.md).
         keep_fp32: Patterns of further nodes, modules or stages to keep in fp32.
-        calibration: Pictures on which to look for values that the type cannot hold.
+        calibration: Pictures on which to look for values that the type cannot hold; for ``int8`` and ``fp8`` those that
+            scales are taken from.
+        eight_bits: How to quantise.
+        on_sensitivity: Given the table of what each group of layers loses in 8 bits.
 
     Returns:
         The manifest.
@@ -108,9 +115,12 @@ def export(
         traced.clone() if traced else trace_network(model, settings.size_divisor), interface, settings, form
     )
     islands: tuple[KeptInFp32, ...] = ()
-    if precision != "fp32":
+    if precision in EIGHT_BITS:
+        graph_model, islands, table = quantise(graph_model, precision, calibration, settings, keep_fp32, eight_bits)
+        on_sensitivity(table)
+    elif precision in ("fp16", "bf16"):
         islands = assign_half(graph_model, precision, keep=keep_fp32, calibration=calibration, preprocessing=settings)
-        ForbidMisreadOperatorsPass()(graph_model)
+    ForbidMisreadOperatorsPass()(graph_model)
     manifest = _manifest(
         graph_model,
         model,
@@ -125,16 +135,26 @@ def export(
         manifest,
         precision=precision,
         islands=islands,
-        calibration_method="range" if calibration else None,
+        calibration_method=_method(precision, eight_bits) if calibration else None,
         calibration_pictures=len(calibration.pictures) if calibration else 0,
         calibration_sha256=calibration.sha256 if calibration else None,
     )
     graph_model.metadata_props[METADATA_KEY] = manifest.to_json()
     with atomic_path(path) as temporary:
         ir.save(graph_model, temporary)
-        verify(temporary, model, interface, settings, precision)
+        if precision in EIGHT_BITS and calibration is not None:
+            verify_on_pictures(temporary, model, interface, settings, precision, calibration)
+        else:
+            verify(temporary, model, interface, settings, precision)
     write_sidecar(path, manifest)
     return manifest
+
+
+def _method(precision: str, options: Options | None) -> str:
+    if precision not in EIGHT_BITS:
+        return "range"
+    options = options or Options()
+    return f"{options.calibrator}, for {options.target}"
 
 
 def _graph_model(traced: ir.Model, interface: Interface, settings: Preprocessing, form: Form) -> ir.Model:

@@ -12,14 +12,19 @@ import onnx_ir as ir
 import onnxruntime
 import torch
 from freqfusion.detection import Detector
+from freqfusion_runtime.comparison import label_agreement
+from freqfusion_runtime.labels import labels_from_scores
 from freqfusion_runtime.manifest import Preprocessing
+from freqfusion_runtime.pictures import read_picture
 from freqfusion_runtime.preprocess import prepare
 from freqfusion_runtime.tolerances import LOGIT_BOUNDS, TASK_BOUNDS
 from numpy.typing import NDArray
 from torch import nn
 
 from freqfusion_export.errors import VerificationError
+from freqfusion_export.precision.calibration import Calibration
 from freqfusion_export.precision.emulation import emulated
+from freqfusion_export.precision.sensitivity import eight_bit_session
 from freqfusion_export.sample_pictures import smooth_pictures
 from freqfusion_export.verify_detector import verify_detector
 
@@ -63,6 +68,48 @@ def verify(
     shares = [_label_agreement(session, network, size, *settings) for size in PICTURE_SIZES]
     shares += [_label_agreement(other, network, PICTURE_SIZES[0], *settings) for other in others]
     return {"label_agreement": min(shares)}
+
+
+def verify_on_pictures(
+    path: Path,
+    network: nn.Module,
+    interface: str,
+    preprocessing: Preprocessing,
+    precision: str,
+    calibration: Calibration,
+) -> float:
+    """Compares an 8-bit file's label maps with its network's on up to two calibration pictures.
+
+    Ranges fit the pictures they were taken from: noise, which ``verify`` uses, would be cut off.
+
+    Returns:
+        The lower share of labels that agree.
+
+    Raises:
+        VerificationError: As ``verify``.
+    """
+    try:
+        onnx.checker.check_model(path, full_check=True)
+        session = eight_bit_session(str(path), optimise=precision != "fp8")
+    except Exception as e:  # as below
+        raise VerificationError(f"{path.name}: the exported graph is malformed: {e}") from e
+    least, worst = TASK_BOUNDS[precision][0], 1.0
+    for picture in map(read_picture, calibration.pictures[:2]):
+        images = prepare(picture, preprocessing)
+        sizes = (images.shape[2], images.shape[3]), picture.shape[:2]
+        expected = labels_from_scores(_logits(network, images)[0], *sizes)
+        if interface == "image":
+            labels = session.run(None, {"image": picture[None]})[0][0]
+        else:
+            labels = labels_from_scores(session.run(None, {"images": images})[0][0], *sizes)
+        worst = min(worst, label_agreement(labels, expected))
+    if worst < least:
+        raise VerificationError(
+            f"the exported graph labels {1 - worst:.2%} of a calibration picture's pixels unlike the model, "
+            f"allowed {1 - least:.0%} for {precision}; calibrate with more pictures, lower --max-drop, "
+            "or export another precision"
+        )
+    return worst
 
 
 def _sessions(path: Path, precision: str) -> list[Any]:

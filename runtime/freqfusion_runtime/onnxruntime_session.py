@@ -56,6 +56,11 @@ class OnnxRuntimeSession:
             remaining = list_nodes(optimised) if self.kernel_library is not None else []
         self._session.disable_fallback()
         self._manifest = self._read_manifest()
+        if self._manifest.precision == "fp8":
+            raise ModelFileError(
+                f"{self._path} is fp8, which ONNX Runtime {ort.__version__} computes wrongly: it removes ReLUs before "
+                "fp8 quantisation. It is for TensorRT; export it as fp32, fp16 or int8 to run it here."
+            )
         self._operator_paths = _operator_paths(list_nodes(self._path), remaining)
         if kernels == "require":
             _require_kernels(self._path, self._operator_paths)

@@ -199,7 +199,7 @@ def test_calibration_folders_that_are_none(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"precision": "fp17"}, "precision must be one of fp32, fp16, bf16.*got 'fp17'"),
+        ({"precision": "fp17"}, "precision must be one of fp32, fp16, bf16, int8, fp8, got 'fp17'"),
         ({"keep_fp32": ["backbone*"]}, "an fp32 file has nothing to keep in fp32"),
         ({"precision": "fp16", "keep_fp32": ["nose"]}, "no node, module or stage is called 'nose'"),
     ],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from freqfusion_runtime.manifest import Manifest
 
     from freqfusion_export.precision.calibration import Calibration
+    from freqfusion_export.precision.sensitivity import GroupLoss
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bases-seed", type=int, default=0, help="seed of the head's factorisation bases")
     parser.add_argument(
         "--precision",
-        choices=("fp32", "fp16", "bf16"),
+        choices=("fp32", "fp16", "bf16", "int8", "fp8"),
         default="fp32",
         help="type that is written into the file; parts that would lose stay in fp32 and are listed",
     )
@@ -48,7 +49,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep nodes, modules or stages of this name in fp32, * as in file names; may be given several times",
     )
     parser.add_argument(
-        "--calibration", type=Path, metavar="FOLDER", help="pictures to look for values out of range with"
+        "--calibration",
+        type=Path,
+        metavar="FOLDER",
+        help="typical pictures: ranges for fp16 and bf16, scales for int8 and fp8",
+    )
+    parser.add_argument(
+        "--calibrator",
+        choices=("entropy", "percentile"),
+        default="percentile",
+        help="int8, fp8: cut ranges where the histogram loses least, or where 99.99 %% of the values are inside",
+    )
+    parser.add_argument(
+        "--target",
+        choices=("tensorrt", "onnxruntime"),
+        default="tensorrt",
+        help="int8: tensorrt: signed, inputs of layers; onnxruntime: unsigned with zero points, inputs and results",
+    )
+    parser.add_argument(
+        "--max-drop",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="int8, fp8: labels that may differ from fp32's; the worst groups of layers stay in fp32 until it is met",
+    )
+    parser.add_argument(
+        "--weight-bits", type=int, choices=(7, 8), default=8, help="int8: 7 for processors without VNNI"
     )
     add_json_argument(parser)
 
@@ -60,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
 
     from freqfusion_export.exporter import export
     from freqfusion_export.precision.calibration import read_calibration
+    from freqfusion_export.precision.eight_bits import Options
 
     say = printer(args.json)
     start = time.perf_counter()
@@ -67,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
     calibration = None if args.calibration is None else read_calibration(args.calibration)
     model, name, checkpoint = load_model(args.checkpoint, args.model, bases_seed=args.bases_seed)
     say(f"{args.checkpoint}: {name}, {len(checkpoint.state_dict)} entries, {checkpoint.weights} weights")
+    table: list[GroupLoss] = []
     manifest = export(
         model,
         output,
@@ -77,6 +105,8 @@ def run(args: argparse.Namespace) -> int:
         precision=args.precision,
         keep_fp32=args.keep_fp32,
         calibration=calibration,
+        eight_bits=Options(args.calibrator, args.target, args.max_drop, args.weight_bits),
+        on_sensitivity=table.extend,
     )
     seconds = time.perf_counter() - start
     nodes = ", ".join(f"{count} {operator}" for operator, count in manifest.operators.items())
@@ -84,11 +114,15 @@ def run(args: argparse.Namespace) -> int:
     say(f"{output}: {size_mb:.1f} MB, {args.interface} interface, FreqFusion nodes: {nodes}")
     if args.precision != "fp32":
         _print_precision(manifest, calibration, say)
+    if table:
+        _print_sensitivity(table, say)
     say(f"checked against PyTorch on ONNX Runtime; {seconds:.0f} s in all")
     facts: dict[str, Any] = {"path": str(output), "sha256": sha256_of(output), "size_mb": size_mb}
     facts["export_s"] = seconds
     facts |= {"model": name, "interface": args.interface, "operators": manifest.operators}
     facts |= {"precision": manifest.precision, "islands": [asdict(island) for island in manifest.islands]}
+    if table:
+        facts["sensitivity"] = [asdict(line) for line in table]
     if calibration is not None:
         facts["calibration"] = {
             "pictures": len(calibration.pictures),
@@ -109,3 +143,11 @@ def _print_precision(manifest: Manifest, calibration: Calibration | None, say: C
         say(f"  {island.name:<26} {island.nodes:>4} nodes  {island.reason}")
         for finding in island.found:
             say(f"    {finding}")
+
+
+def _print_sensitivity(table: Sequence[GroupLoss], say: Callable[[str], None]) -> None:
+    say("in 8 bits alone, against fp32 on calibration pictures:")
+    say(f"  {'group':<32} {'layers':>6} {'labels lost':>11} {'mIoU lost':>9}")
+    for line in table:
+        mark = "  kept in fp32" if line.is_kept else ""
+        say(f"  {line.group:<32} {line.layers:>6} {line.label_drop:>11.2%} {line.miou_drop:>9.4f}{mark}")

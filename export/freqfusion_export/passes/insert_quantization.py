@@ -36,14 +36,14 @@ class InsertQuantizationPass(ir.passes.InPlacePass):
         Before: y = Conv(x, w, b)
         After:  y = Conv(DQ(Q(x, s, z)), DQ(w8, t[channel]), b)         and with ``outputs``: DQ(Q(y)) for its readers
 
-    Weights are stored in 8 bits, symmetric, one scale a channel. A value has one pair, shared by all readers. Biases stay
-    fp32: TensorRT wants them so, and ONNX Runtime converts them itself.
+    Weights are stored in 8 bits, symmetric, one scale a channel. A value has one pair, shared by all readers. Biases
+    stay fp32: TensorRT wants them so, and ONNX Runtime converts them itself.
 
     Args:
         nodes: The convolutions, by name.
         scales: Of the values they read, and of those they compute if ``outputs``.
         dtype: Of activations: INT8, UINT8 or FLOAT8E4M3FN. Weights are INT8, or FLOAT8E4M3FN too.
-        outputs: Whether results are quantised as well, which ONNX Runtime needs to fuse and TensorRT does better without.
+        outputs: Whether results are quantised as well, which ONNX Runtime needs to fuse.
         weight_bits: 7 leaves room in the 16-bit sums of processors without VNNI.
     """
 

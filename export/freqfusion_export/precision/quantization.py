@@ -88,7 +88,9 @@ def plan(
     for pattern in keep:
         matched = nodes_matching(model.graph, pattern)
         if not matched:
-            raise ExportError(f"no node, module or stage is called {pattern!r}; `freqfusion parity --layers` lists them")
+            raise ExportError(
+                f"no node, module or stage is called {pattern!r}; `freqfusion parity --layers` lists them"
+            )
         kept |= {id(node) for node in matched}
     nodes = [node for node in model.graph if node.op_type == "Conv" and id(node) not in kept and _has_weight(node)]
     if not nodes:

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each group of layers loses in 8 bits, and which groups stay in fp32 until the loss is within a limit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+from freqfusion_runtime.comparison import label_agreement, mean_iou
+from freqfusion_runtime.kernel_library import library_path
+from numpy.typing import NDArray
+
+from freqfusion_export.errors import ExportError
+from freqfusion_export.precision.quantization import Quantization
+
+LOGITS = "logits"
+
+
+@dataclass(frozen=True)
+class GroupLoss:
+    """One line of the sensitivity table: the network with this group alone in 8 bits.
+
+    Attributes:
+        group: Its name; ``all`` for everything together, ``kept`` for the final choice.
+        layers: Convolutions in it.
+        label_drop: Share of labels that differ from fp32, at the logits' size.
+        miou_drop: 1 less the mean IoU between both label maps.
+        is_kept: Whether it stays in fp32.
+    """
+
+    group: str
+    layers: int
+    label_drop: float
+    miou_drop: float
+    is_kept: bool = False
+
+
+def settle(
+    model: ir.Model, quantization: Quantization, feeds: Sequence[Mapping[str, NDArray[Any]]], max_drop: float
+) -> tuple[Quantization, tuple[GroupLoss, ...]]:
+    """Measures every group, then takes the worst ones out until the label drop is at most ``max_drop``.
+
+    Raises:
+        ExportError: If nothing would be left.
+    """
+    expected = _labels(model, feeds, optimise=True)
+    optimise = quantization.dtype != ir.DataType.FLOAT8E4M3FN  # see EIGHT_BIT_NOTE
+    members: dict[str, list[str]] = {}
+    for node, group in quantization.nodes.items():
+        members.setdefault(group, []).append(node)
+
+    def loss(group: str, nodes: Sequence[str]) -> GroupLoss:
+        labels = _labels(quantization.applied(model, nodes), feeds, optimise)
+        return GroupLoss(group, len(nodes), 1 - label_agreement(labels, expected), 1 - mean_iou(labels, expected))
+
+    lines = sorted((loss(*item) for item in members.items()), key=lambda line: -line.label_drop)
+    kept: list[str] = []
+    total = loss("all", list(quantization.nodes))
+    final = total
+    while final.label_drop > max_drop:
+        if len(kept) + 1 >= len(lines):
+            raise ExportError(
+                f"8 bits change {final.label_drop:.1%} of the labels even with only {final.layers} layers in them, "
+                f"more than the {max_drop:.1%} allowed. Raise --max-drop, or export fp16."
+            )
+        kept.append(lines[len(kept)].group)
+        final = loss("kept", [node for node, group in quantization.nodes.items() if group not in kept])
+    table = [replace(line, is_kept=line.group in kept) for line in lines]
+    nodes = {node: group for node, group in quantization.nodes.items() if group not in kept}
+    return replace(quantization, nodes=nodes), (*table, total, replace(final, group="kept"))
+
+
+def _labels(model: ir.Model, feeds: Sequence[Mapping[str, NDArray[Any]]], optimise: bool) -> NDArray[np.int64]:
+    """The best class of every logit position of every picture, one after the other."""
+    probed = ir.from_proto(ir.to_proto(model))
+    if LOGITS not in {value.name for value in probed.graph.outputs}:
+        probed.graph.outputs.append(next(v for node in probed.graph for v in node.outputs if v.name == LOGITS))
+    session = eight_bit_session(ir.to_proto(probed).SerializeToString(), optimise)
+    found = [session.run([LOGITS], dict(feed))[0].argmax(axis=1).ravel() for feed in feeds]
+    return np.concatenate(found)
+
+
+EIGHT_BIT_NOTE = (
+    "ONNX Runtime 1.32 removes a ReLU before QuantizeLinear when the zero point's byte is 0, as it may for uint8; for "
+    "fp8 that is wrong (logits 130 % off), so its optimisations are switched off for fp8"
+)
+
+
+def eight_bit_session(content: bytes | str, optimise: bool) -> Any:
+    """Opens a quantised network on ONNX Runtime's CPU provider."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if not optimise:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if library_path().is_file():
+        options.register_custom_ops_library(str(library_path()))
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
