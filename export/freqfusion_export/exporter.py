@@ -35,6 +35,7 @@ from freqfusion_export.passes.name_tensorrt_plugins import (
     PLUGIN_VERSION,
     NameTensorRTPluginsPass,
 )
+from freqfusion_export.passes.unroll_nms import UnrollNmsPass
 from freqfusion_export.precision.assignment import assign_half
 from freqfusion_export.precision.calibration import Calibration
 from freqfusion_export.precision.eight_bits import EIGHT_BITS, Options, quantise
@@ -43,6 +44,7 @@ from freqfusion_export.trace import trace_network
 from freqfusion_export.verify import verify, verify_on_pictures
 
 Interface = Literal["tensor", "image"]
+Suppression = Literal["standard", "unrolled"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 
@@ -62,6 +64,7 @@ def export(
     calibration: Calibration | None = None,
     eight_bits: Options | None = None,
     on_sensitivity: Callable[[Sequence[GroupLoss]], None] = lambda _: None,
+    suppression: Suppression = "standard",
 ) -> Manifest:
     """Writes ``path`` and its manifest ``<stem>.json``, after checking that the file computes what the model does.
 
@@ -83,6 +86,8 @@ def export(
             scales are taken from.
         eight_bits: How to quantise.
         on_sensitivity: Given the table of what each group of layers loses in 8 bits.
+        suppression: How a detector drops overlapping boxes: by the ``standard`` operator NonMaxSuppression, or
+            ``unrolled`` into matrices, for TensorRT-RTX, which does not have it.
 
     Returns:
         The manifest.
@@ -95,6 +100,8 @@ def export(
     path = Path(path)
     if interface not in ("tensor", "image"):
         raise ExportError(f"interface must be 'tensor' or 'image', got {interface!r}")
+    if suppression not in ("standard", "unrolled"):
+        raise ExportError(f"suppression must be 'standard' or 'unrolled', got {suppression!r}")
     if path.suffix != ".onnx":
         raise ExportError(f"the output must end in .onnx, got {path}")
     if precision not in PRECISIONS:
@@ -112,7 +119,11 @@ def export(
     make_folder(path.parent)  # before half a minute of work, not after
     settings = preprocessing or form.preprocessing
     graph_model = _graph_model(
-        traced.clone() if traced else trace_network(model, settings.size_divisor), interface, settings, form
+        traced.clone() if traced else trace_network(model, settings.size_divisor),
+        interface,
+        settings,
+        form,
+        suppression,
     )
     islands: tuple[KeptInFp32, ...] = ()
     if precision in EIGHT_BITS:
@@ -157,7 +168,9 @@ def _method(precision: str, options: Options | None) -> str:
     return f"{options.calibrator}, for {options.target}"
 
 
-def _graph_model(traced: ir.Model, interface: Interface, settings: Preprocessing, form: Form) -> ir.Model:
+def _graph_model(
+    traced: ir.Model, interface: Interface, settings: Preprocessing, form: Form, suppression: Suppression
+) -> ir.Model:
     """Turns the traced network into the one to write; changes ``traced``."""
     traced.graph.name = "freqfusion"
     traced.producer_name, traced.producer_version = "freqfusion", version("freqfusion-deploy")
@@ -170,6 +183,8 @@ def _graph_model(traced: ir.Model, interface: Interface, settings: Preprocessing
     ]
     if interface == "image":
         passes.append(form.image_interface(settings))
+    if suppression == "unrolled":
+        passes.append(UnrollNmsPass())
     passes += [
         NameTensorRTPluginsPass(),
         AddFunctionBodiesPass(),

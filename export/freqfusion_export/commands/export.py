@@ -32,7 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--interface",
         choices=("image", "tensor"),
         default="image",
-        help="image: uint8 picture in, label map out; tensor: normalised tensor in, logits out",
+        help="image: uint8 picture in, label map or boxes out; tensor: normalised tensor in, logits or boxes out",
+    )
+    parser.add_argument(
+        "--suppression",
+        choices=("standard", "unrolled"),
+        default="standard",
+        help="detectors: overlapping boxes by NonMaxSuppression, or by matrices, as TensorRT-RTX needs it",
     )
     parser.add_argument("--bases-seed", type=int, default=0, help="seed of the head's factorisation bases")
     parser.add_argument(
@@ -107,6 +113,7 @@ def run(args: argparse.Namespace) -> int:
         calibration=calibration,
         eight_bits=Options(args.calibrator, args.target, args.max_drop, args.weight_bits),
         on_sensitivity=table.extend,
+        suppression=args.suppression,
     )
     seconds = time.perf_counter() - start
     nodes = ", ".join(f"{count} {operator}" for operator, count in manifest.operators.items())

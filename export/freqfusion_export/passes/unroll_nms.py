@@ -70,7 +70,7 @@ def _unroll(graph: ir.Graph, node: ir.Node) -> None:
     graph.insert_before(node, tape.nodes)
     old = node.outputs[0]
     result.shape, result.type = old.shape, old.type
-    ir.convenience.replace_all_uses_with(old, result)
+    ir.convenience.replace_all_uses_with(old, result, replace_graph_outputs=True)
     graph.remove(node, safe=True)
 
 
