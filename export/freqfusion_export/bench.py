@@ -19,6 +19,7 @@ import numpy as np
 import onnxruntime as ort
 import torch
 from freqfusion import create_model, native
+from freqfusion.detection import Detector
 from freqfusion_runtime.files import sha256_of
 from freqfusion_runtime.json_output import versions
 from freqfusion_runtime.kernel_library import library_path
@@ -31,6 +32,7 @@ from freqfusion_export.naive import naive_operators
 
 Run = Callable[[], Any]
 BASELINE = "naive export, dynamo"
+EAGER = "PyTorch eager, unfold"
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Entry:
         path: Of its ONNX file, if it has one.
         input_shape: Of its one input.
         is_picture: Whether that input is uint8.
+        model: The network, for eager forms.
+        weights: File with its state_dict, for eager forms; random weights if None.
     """
 
     name: str
@@ -50,6 +54,8 @@ class Entry:
     path: str | None
     input_shape: tuple[int, ...]
     is_picture: bool = False
+    model: str = "segnext_t"
+    weights: str | None = None
 
     def example(self) -> NDArray[Any]:
         """A fixed random input."""
@@ -71,7 +77,7 @@ def make_entries(folder: Path, height: int, width: int) -> list[Entry]:
     export(network, paths["picture"], interface="image")
     export(create_model("segnext_t_bilinear"), paths["twin"], name="segnext_t_bilinear", interface="tensor")
     entries = [
-        Entry("PyTorch eager, unfold", "eager", None, shape),
+        Entry(EAGER, "eager", None, shape),
         Entry(BASELINE, "onnx", paths["naive_dynamo"], shape),
         Entry("naive export, TorchScript", "onnx", paths["naive_script"], shape),
         Entry("ours, function bodies", "onnx", paths["ours"], shape),
@@ -127,7 +133,7 @@ def prepare(entry: Entry, threads: int) -> Run:
     if entry.kind == "openvino":
         return _openvino(entry, example, threads)
     session = open_onnx(entry, threads)
-    feed = {session.get_inputs()[0].name: example}
+    feed = feed_for(session, example)
     return lambda: session.run(None, feed)
 
 
@@ -146,22 +152,37 @@ def open_onnx(entry: Entry, threads: int, profile_prefix: str | None = None) -> 
     return ort.InferenceSession(entry.path, options, providers=["CPUExecutionProvider"])
 
 
+def feed_for(session: Any, example: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """Names the inputs; detectors' images are taken to have no padding."""
+    names = [tensor.name for tensor in session.get_inputs()]
+    return dict(zip(names, (example, image_sizes_of(example)), strict=False))
+
+
+def image_sizes_of(images: NDArray[Any]) -> NDArray[np.int64]:
+    """Height and width of each of a batch of images."""
+    return np.array([images.shape[2:]] * len(images), np.int64)
+
+
 def _eager(entry: Entry, example: NDArray[Any], threads: int) -> Run:
     torch.set_num_threads(threads)
-    network = create_model("segnext_t")
-    images = torch.from_numpy(example)
+    network = create_model(entry.model)
+    if entry.weights is not None:
+        network.load_state_dict(torch.load(entry.weights, weights_only=True))
+    inputs = [torch.from_numpy(example)]
+    if isinstance(network, Detector):
+        inputs.append(torch.from_numpy(image_sizes_of(example)))
     if entry.kind == "eager-mmcv":
-        network, images = network.cuda(), images.cuda()
+        network, inputs = network.cuda(), [tensor.cuda() for tensor in inputs]
 
     def run() -> Any:
         with torch.inference_mode():
             if entry.kind == "eager-kernels":
-                return network(images)
+                return network(*inputs)
             if entry.kind == "eager-mmcv":
                 with mmcv_peer.mmcv_operators():
-                    return network(images).cpu()
+                    return network(*inputs).cpu()
             with naive_operators():
-                return network(images)
+                return network(*inputs)
 
     return run
 
@@ -217,7 +238,7 @@ def _memory_mb(field: str) -> float:
 def operator_share(entry: Entry, threads: int, folder: Path) -> dict[str, float]:
     """Share of a profiled run that each FreqFusion operator's kernels take, of all nodes' time."""
     session = open_onnx(entry, threads, str(folder / "profile"))
-    feed = {session.get_inputs()[0].name: entry.example()}
+    feed = feed_for(session, entry.example())
     for _ in range(6):
         session.run(None, feed)
     events = json.loads(Path(session.end_profiling()).read_text())
