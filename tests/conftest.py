@@ -64,3 +64,10 @@ def typed_file(segnext_t: Any, traced_segnext: Any, tmp_path_factory: pytest.Tem
         return path
 
     return path_of
+
+
+def detector_files(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Detectors with the goldens' weights, and their exported files."""
+    from detector_files import DetectorFiles
+
+    return DetectorFiles(tmp_path_factory.mktemp("detectors"))

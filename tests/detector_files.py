@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Detectors with the goldens' weights as exported files, each traced and written once in a test run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mmdet_reference import filled_detector
+
+
+class DetectorFiles:
+    """Makes networks, traces and files by name when they are first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._networks: dict[str, Any] = {}
+        self._traces: dict[str, Any] = {}
+
+    def network(self, name: str) -> Any:
+        """The PyTorch model."""
+        if name not in self._networks:
+            self._networks[name] = filled_detector(name)
+        return self._networks[name]
+
+    def traced(self, name: str) -> Any:
+        """What ``trace_network`` makes of it; clone before changing."""
+        from freqfusion_export.trace import trace_network
+
+        if name not in self._traces:
+            self._traces[name] = trace_network(self.network(name), 64)
+        return self._traces[name]
+
+    def path(self, name: str, interface: str = "tensor") -> Path:
+        """The exported file; pictures are scaled to 160 x 96 at most, so that they are run in seconds."""
+        from freqfusion_export import export
+        from freqfusion_export.forms import form_of
+
+        path = self.folder / f"{name}_{interface}.onnx"
+        if not path.is_file():
+            network = self.network(name)
+            small = replace(form_of(network).preprocessing, long_side=160, short_side=96)
+            traced = self.traced(name)
+            export(network, path, name=name, interface=interface, traced=traced, preprocessing=small)
+        return path
