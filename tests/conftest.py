@@ -66,6 +66,7 @@ def typed_file(segnext_t: Any, traced_segnext: Any, tmp_path_factory: pytest.Tem
     return path_of
 
 
+@pytest.fixture(scope="session")
 def detector_files(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Detectors with the goldens' weights, and their exported files."""
     from detector_files import DetectorFiles
