@@ -16,21 +16,22 @@ class DetectorFiles:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._networks: dict[str, Any] = {}
-        self._traces: dict[str, Any] = {}
 
     def network(self, name: str) -> Any:
-        """The PyTorch model."""
+        """The PyTorch model; the last one asked for is kept."""
         if name not in self._networks:
-            self._networks[name] = filled_detector(name)
+            self._networks = {name: filled_detector(name)}
         return self._networks[name]
 
     def traced(self, name: str) -> Any:
-        """What ``trace_network`` makes of it; clone before changing."""
+        """What ``trace_network`` makes of it, kept on disk: each has 200 MB of weights."""
+        import onnx_ir as ir
         from freqfusion_export.trace import trace_network
 
-        if name not in self._traces:
-            self._traces[name] = trace_network(self.network(name), 64)
-        return self._traces[name]
+        path = self.folder / f"{name}.traced.onnx"
+        if not path.is_file():
+            ir.save(trace_network(self.network(name), 64), path)
+        return ir.load(path)
 
     def path(self, name: str, interface: str = "tensor") -> Path:
         """The exported file; pictures are scaled to 160 x 96 at most, so that they are run in seconds."""

@@ -31,12 +31,14 @@ MIN_AGREEMENT = 0.99
 
 @pytest.fixture(scope="module")
 def run(detector_files):
-    """Runs a file on function bodies or kernels; outputs by name. Sessions are kept."""
+    """Runs a file on function bodies or kernels; outputs by name. Sessions of the last network are kept."""
     sessions: dict[Any, Any] = {}
 
     def call(name: str, kernels: bool = False, interface: str = "tensor", **feed: np.ndarray) -> dict[str, Any]:
         key = name, kernels, interface
         if key not in sessions:
+            for other in [other for other in sessions if other[0] != name]:
+                del sessions[other]
             options = onnxruntime.SessionOptions()
             options.log_severity_level = 3
             if kernels:

@@ -56,7 +56,7 @@ def cut_roi_align(model: ir.Model) -> ir.Model:
 )
 def test_an_engine_is_built(detector_files, name, interface, tmp_path):
     form = form_of(detector_files.network(name))
-    traced = detector_files.traced(name).clone()
+    traced = detector_files.traced(name)
     model = exporter._graph_model(traced, interface, form.preprocessing, form, "unrolled")
     path = tmp_path / "model.onnx"
     ir.save(cut_roi_align(model), path)
