@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import typing
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from freqfusion_runtime.engines.errors import GateError
 from freqfusion_runtime.engines.gate import check_engine
 from freqfusion_runtime.engines.report import gate_facts, gate_lines
 from freqfusion_runtime.files import sha256_of
+from freqfusion_runtime.manifest import Precision
 from freqfusion_runtime.onnxruntime_session import OnnxRuntimeSession
 from freqfusion_runtime.segmenter import Segmenter
 from freqfusion_runtime.session import Session
+from freqfusion_runtime.tolerances import LOGIT_BOUNDS, TASK_BOUNDS
 from onnx import numpy_helper
 from PIL import Image
 from small_models import image_manifest, tensor_manifest, write_image_model, write_tensor_model
@@ -69,6 +72,11 @@ def test_a_bound_belongs_to_the_files_precision(tmp_path, picture):
     assert result.rungs[0].bounds == {"label_agreement": 0.995, "miou": 0.99}
 
 
+def test_every_precision_has_its_bounds():
+    precisions = set(typing.get_args(Precision))
+    assert set(TASK_BOUNDS) == set(LOGIT_BOUNDS) == precisions
+
+
 def test_the_noise_of_pytorch_is_printed_beside(tmp_path, picture):
     results = check_engine(session(tmp_path, "image"), session(tmp_path, "image"), [picture])
     assert "draws its NMF bases anew each time, agree in 91.5% of the labels" in gate_lines(results)[-1]
@@ -98,8 +106,6 @@ def test_what_cannot_be_compared_is_refused(tmp_path, picture):
     Image.new("L", (5, 5)).save(tmp_path / "photo.labels.png")
     with pytest.raises(GateError, match=r"has shape \(5, 5\), the picture's labels have \(60, 90\)"):
         check_engine(engine, engine, [picture], tmp_path)
-    with pytest.raises(GateError, match=r"is fp8, and there is no tolerance for that"):
-        check_engine(session(tmp_path, "image", precision="fp8"), engine, [picture])
 
 
 def test_an_engine_that_fails_is_deleted_and_another_one_stays(tmp_path):
