@@ -6,6 +6,7 @@ from __future__ import annotations
 import colorsys
 import math
 from collections import defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -73,7 +74,10 @@ def draw_panoptic(found: PanopticSegmentation) -> Image.Image:
             continue
         halo = max(1, outline_width(*labels.shape))
         draw.text((x * factor, y * factor), name, _LIGHT, font, "mm", stroke_width=halo, stroke_fill=_DARK)
-    return beside_legend(picture, found.shares()) if found.segments else picture
+    if not found.segments:
+        return picture
+    shown = {segment.label: colors[segment.id] for segment in reversed(found.segments)}  # the first of a class
+    return beside_legend(picture, [replace(share, color=shown[share.label]) for share in found.shares()])
 
 
 def instance_colors(labels: list[int], palette: tuple[Color, ...]) -> list[Color]:
