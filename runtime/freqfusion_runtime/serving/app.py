@@ -14,6 +14,7 @@ from freqfusion_runtime.serving.guard import Guard, add_error_answers
 from freqfusion_runtime.serving.registry import ModelSource, parse_source
 from freqfusion_runtime.serving.service import Service, release
 from freqfusion_runtime.serving.settings import Settings
+from freqfusion_runtime.serving.shortcuts import Application
 
 
 def create_app(models: Sequence[str | os.PathLike[str] | ModelSource], settings: Settings | None = None) -> FastAPI:
@@ -38,7 +39,8 @@ def create_app(models: Sequence[str | os.PathLike[str] | ModelSource], settings:
             yield
 
     # No /docs: FastAPI's page loads its scripts from another host.
-    app = FastAPI(
+    app = Application(
+        service,
         title="FreqFusion",
         summary="Labels every pixel of a picture",
         version=release(),
@@ -46,7 +48,6 @@ def create_app(models: Sequence[str | os.PathLike[str] | ModelSource], settings:
         docs_url=None,
         redoc_url=None,
     )
-    app.state.service = service
     app.add_middleware(Guard, service=service)
     add_error_answers(app)
     app.include_router(segment_routes.router(service))

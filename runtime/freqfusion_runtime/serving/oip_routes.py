@@ -19,7 +19,7 @@ from freqfusion_runtime.serving.errors import NotAllowedError
 from freqfusion_runtime.serving.inference import EXTENSIONS, SERVER_NAME, counted, infer
 from freqfusion_runtime.serving.oip_json import HEADER_LENGTH, parse, parse_index_request, parse_raw, write
 from freqfusion_runtime.serving.pipeline import decode
-from freqfusion_runtime.serving.registry import LoadedModel, Slot
+from freqfusion_runtime.serving.registry import Slot
 from freqfusion_runtime.serving.requests import deadline_of, read_body, record_of, while_connected
 from freqfusion_runtime.serving.service import Service, release
 
@@ -32,9 +32,9 @@ _COMPRESSION_LEVEL = 1
 def router(service: Service) -> APIRouter:
     """Makes all routes below ``/v2``."""
     routes = APIRouter(prefix="/v2")
-    _add_infer_routes(routes, service)  # first, since routes are tried in their order: 0.2 ms of each request else
     _add_server_routes(routes, service)
     _add_model_routes(routes, service)
+    _add_infer_routes(routes, service)
     return routes
 
 
@@ -181,11 +181,17 @@ def _add_infer_routes(routes: APIRouter, service: Service) -> None:
             with that header 0, the bytes of the only input; or an encoded picture of type `image/*` for a model that
             takes pictures.
             """
-            return await _infer(service, request, service.registry.model(model_name, version))
+            return await infer_answer(service, request, model_name, version)
 
 
-async def _infer(service: Service, request: Request, model: LoadedModel) -> Response:
+async def infer_answer(service: Service, request: Request, name: str, version: str) -> Response:
+    """Answers an inference request.
+
+    Raises:
+        ServingError: If it is refused, or fails.
+    """
     record, settings = record_of(request), service.settings
+    model = service.registry.model(name, version)
     record.model = model.source.name
     deadline = deadline_of(request, settings)
     service.scheduler.check_room(model, deadline)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
@@ -30,7 +31,22 @@ _GEOMETRY = {
     "polygons": frozenset({"polygons"}),
     "none": frozenset[str](),
 }
+View = Literal["labels", "overlay"]
+_OPACITY = 0.55
 _FORMATS = "image/png, image/png;view=overlay, image/jpeg, image/webp, application/json or application/octet-stream"
+
+
+@dataclass(frozen=True)
+class SegmentQuery:
+    """The query of a request, as the route documents it."""
+
+    model: str | None = None
+    version: str = ""
+    classes: str | None = None
+    size: int | None = None
+    view: View | None = None
+    opacity: float = _OPACITY
+    geometry: Geometry = "all"
 
 
 def router(service: Service) -> APIRouter:
@@ -54,10 +70,8 @@ def router(service: Service) -> APIRouter:
         size: Annotated[
             int | None, Query(ge=1, le=100_000, description="Reduce the picture to this long side first")
         ] = None,
-        view: Annotated[
-            Literal["labels", "overlay"] | None, Query(description="Which PNG to make; labels by default")
-        ] = None,
-        opacity: Annotated[float, Query(ge=0, le=1, description="Of an overlay's colours")] = 0.55,
+        view: Annotated[View | None, Query(description="Which PNG to make; labels by default")] = None,
+        opacity: Annotated[float, Query(ge=0, le=1, description="Of an overlay's colours")] = _OPACITY,
         geometry: Annotated[Geometry, Query(description="Which areas JSON holds")] = "all",
     ) -> Response:
         """Labels every pixel of a picture.
@@ -66,42 +80,52 @@ def router(service: Service) -> APIRouter:
         or `image/webp` (the picture under the classes' colours), `application/json` (areas, run-length codes, polygons)
         or `application/octet-stream` (labels, row by row). `Server-Timing` says how long each stage took.
         """
-        record, settings = record_of(request), service.settings
-        deadline = deadline_of(request, settings)
-        kind = choose(request.headers.getlist("accept"), view)
-        if kind is None:
-            accept = request.headers.get("accept", "")[:80]
-            raise NotAcceptableError(f"no answer can be made for 'Accept: {accept}'. Accept {_FORMATS}.")
-        loaded = service.registry.segmenter(model or service.registry.default_name, version)
-        record.model = loaded.source.name
-        selected = _selected(classes, loaded)
-        service.scheduler.check_room(loaded, deadline)
-        data = await _picture(request, await read_body(request, settings))
-
-        def finish(segmentation: Segmentation) -> Encoded:
-            facts = {"model": loaded.source.name, "version": loaded.source.version, "request_id": record.request_id}
-            wish = Wish(kind, selected, opacity, _GEOMETRY[geometry], facts)
-            return record.stages.timed("encode", lambda: encode(segmentation, wish))
-
-        with service.scheduler.admit(loaded, deadline) as admission, counted(service, loaded, record.stages):
-            work = segment(
-                loaded,
-                data,
-                size=size,
-                scheduler=service.scheduler,
-                admission=admission,
-                workers=service.workers,
-                holding=record.holding,
-                deadline=deadline,
-                stages=record.stages,
-                finish=finish,
-            )
-            encoded = await while_connected(request, work)
-        headers = {**encoded.headers, "Server-Timing": record.stages.header(), "Vary": "Accept"}
-        record.holding.add(len(encoded.body))
-        return Answer(encoded.body, media_type=encoded.media_type, headers=headers)
+        wishes = SegmentQuery(model, version, classes, size, view, opacity, geometry)
+        return await segment_answer(service, request, wishes)
 
     return routes
+
+
+async def segment_answer(service: Service, request: Request, query: SegmentQuery) -> Response:
+    """Answers a request for a picture's labels.
+
+    Raises:
+        ServingError: If it is refused, or fails.
+    """
+    record, settings = record_of(request), service.settings
+    deadline = deadline_of(request, settings)
+    kind = choose(request.headers.getlist("accept"), query.view)
+    if kind is None:
+        accept = request.headers.get("accept", "")[:80]
+        raise NotAcceptableError(f"no answer can be made for 'Accept: {accept}'. Accept {_FORMATS}.")
+    loaded = service.registry.segmenter(query.model or service.registry.default_name, query.version)
+    record.model = loaded.source.name
+    selected = _selected(query.classes, loaded)
+    service.scheduler.check_room(loaded, deadline)
+    data = await _picture(request, await read_body(request, settings))
+
+    def finish(segmentation: Segmentation) -> Encoded:
+        facts = {"model": loaded.source.name, "version": loaded.source.version, "request_id": record.request_id}
+        wish = Wish(kind, selected, query.opacity, _GEOMETRY[query.geometry], facts)
+        return record.stages.timed("encode", lambda: encode(segmentation, wish))
+
+    with service.scheduler.admit(loaded, deadline) as admission, counted(service, loaded, record.stages):
+        work = segment(
+            loaded,
+            data,
+            size=query.size,
+            scheduler=service.scheduler,
+            admission=admission,
+            workers=service.workers,
+            holding=record.holding,
+            deadline=deadline,
+            stages=record.stages,
+            finish=finish,
+        )
+        encoded = await while_connected(request, work)
+    headers = {**encoded.headers, "Server-Timing": record.stages.header(), "Vary": "Accept"}
+    record.holding.add(len(encoded.body))
+    return Answer(encoded.body, media_type=encoded.media_type, headers=headers)
 
 
 def _selected(classes: str | None, model: LoadedModel) -> frozenset[int] | None:

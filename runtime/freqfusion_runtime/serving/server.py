@@ -100,6 +100,7 @@ def _uvicorn_config(app: object, service: Service) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nothing here asks who the client is; a layer less on each request's way
         timeout_keep_alive=round(settings.keep_alive_s),
         timeout_graceful_shutdown=round(settings.drain_timeout_s),
         ssl_certfile=settings.tls_certificate,
