@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import json
 import random
+import resource
 import sys
 import time
 from collections import Counter
@@ -138,7 +139,9 @@ def main() -> None:
         import uvloop
 
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-    json.dump(summary(asyncio.run(open_loop(plan) if "rate" in plan else closed_loop(plan))), sys.stdout)
+    found = summary(asyncio.run(open_loop(plan) if "rate" in plan else closed_loop(plan)))
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    json.dump({**found, "client_cpu_s": round(used.ru_utime + used.ru_stime, 2)}, sys.stdout)
 
 
 if __name__ == "__main__":
