@@ -185,18 +185,25 @@ class Scheduler:
         if admission is None:
             with self.admit(model, deadline) as taken:
                 return await self.run(model, inputs, deadline, taken)
-        future = self._submit(model, inputs, deadline, admission)
+        future = self.submit(model, inputs, deadline, admission)
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), max(0.0, deadline - time.monotonic()))
         except asyncio.TimeoutError as e:
-            raise DeadlineError(
-                f"model {model.source.name!r} did not answer within the request's time. Allow more, or ask less often."
-            ) from e
+            raise late(model) from e
         finally:
-            if future.cancel():
-                self._forget()
+            self.give_up(future)
 
-    def _submit(self, model: LoadedModel, inputs: Tensors, deadline: float, admission: Admission) -> Future[Outcome]:
+    def give_up(self, future: Future[Outcome]) -> None:
+        """Drops a request that nobody waits for any more, unless it runs already; it takes no room from then on."""
+        if future.cancel():
+            self._forget()
+
+    def submit(self, model: LoadedModel, inputs: Tensors, deadline: float, admission: Admission) -> Future[Outcome]:
+        """Queues a request, as :meth:`run` does, from any thread; what the future calls back must be short.
+
+        Raises:
+            NotReadyError: If the server is stopping.
+        """
         items = next(iter(inputs.values())).shape[0]
         with self._condition:
             queue = self._queue_of(model)
@@ -339,6 +346,13 @@ class Scheduler:
         self._statistics.add_execution(batch[0].model, total, inference_ms)
         for job, outputs in zip(batch, results, strict=True):
             job.future.set_result(Outcome(outputs, (start - job.arrived) * 1e3, inference_ms, total))
+
+
+def late(model: LoadedModel) -> DeadlineError:
+    """Words the answer to a request whose time is over."""
+    return DeadlineError(
+        f"model {model.source.name!r} did not answer within the request's time. Allow more, or ask less often."
+    )
 
 
 def _bucket(job: _Job) -> Any:
