@@ -9,7 +9,7 @@ import re
 
 import numpy as np
 import pytest
-from conftest import photo, png
+from conftest import photo, png, wait_until
 from PIL import Image
 
 
@@ -117,7 +117,12 @@ def test_timing_and_request_id_come_with_the_answer(server):
     assert headers["x-request-id"] == "my-photo.7"
     headers, _ = ask(server, png(photo()), **{"X-Request-Id": "no spaces, please"})
     assert re.fullmatch("[0-9a-f]{16}", headers["x-request-id"])
-    log = [event for event in server.events() if event.get("request_id") == "my-photo.7"]
+
+    def logged() -> list[dict]:
+        return [event for event in server.events() if event.get("request_id") == "my-photo.7"]
+
+    wait_until(logged)
+    log = logged()
     assert log[0]["status"] == 200
     assert log[0]["stages_ms"].keys() >= {"decode", "queue", "inference", "encode"}
 
