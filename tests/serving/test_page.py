@@ -25,6 +25,7 @@ from selenium.webdriver import ActionChains
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 from small_models import CLASSES, PALETTE, image_manifest, write_image_model, write_tensor_model
+from test_other_tasks import write_detector
 
 # Each quarter has a colour that one class likes best: sky, tree, car, road.
 QUARTERS = {(0.25, 0.25): (0, 0, 255), (0.75, 0.25): (0, 255, 0), (0.25, 0.75): (255, 0, 0), (0.75, 0.75): (0, 0, 0)}
@@ -411,6 +412,20 @@ def test_an_api_key_is_asked_for_and_used(browser, models, photo):
         browser.one("#picker").send_keys(str(large))
         browser.until(lambda: "The photo is too large" in browser.one("#notice").text, "the limit")
         assert all("401" in error for error in browser.errors())
+
+
+def test_only_models_that_label_pixels_are_offered(browser, models, photo, tmp_path):
+    detector = write_detector(tmp_path / "detector.onnx", "image")
+    settings = Settings(threads=1, kernels="never")
+    with serving([f"detector={detector}", f"pixels={models['pixels']}"], settings) as address:
+        browser.open(address)
+        assert [option.text for option in Select(browser.one("#model")).options] == ["pixels"]
+        browser.choose(photo)
+        assert browser.one("#notice").is_displayed() is False
+    with serving([f"detector={detector}"], settings) as address:
+        browser.open(address)
+        browser.until(lambda: "None of the models here labels pixels" in browser.one("#notice").text, "the notice")
+    assert browser.errors() == []
 
 
 @pytest.mark.parametrize("width", [320, 360, 768])

@@ -59,7 +59,8 @@ class RayServer:
 def ray_server(models, tmp_path_factory):
     key = tmp_path_factory.mktemp("key") / "key"
     key.write_text("open sesame\n")
-    server = RayServer(models["colors"], models["means"], "--api-key-file", key)
+    # A busy machine may need longer than the default for the largest picture below.
+    server = RayServer(models["colors"], models["means"], "--api-key-file", key, "--deadline-ms", "300000")
     yield server
     if server.process.poll() is None:
         server.process.kill()

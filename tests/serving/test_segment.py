@@ -143,3 +143,27 @@ def test_metrics_show_stages_batches_and_errors(server):
     assert server.metric("freqfusion_stage_seconds_count") > 0
     assert server.metric("freqfusion_errors_total") > 0
     assert server.metric("freqfusion_held_bytes") == 0
+
+
+def test_both_ways_to_a_route_give_the_same_answer_and_are_counted_as_one(server):
+    """A query that needs no check goes past the web framework; one with the same meaning that does, through it."""
+    picture = png(photo(40, 30, seed=3))
+    counted = 'freqfusion_requests_total{protocol="http",route="/v1/segment",status="200"} '
+
+    def count() -> float:
+        line = next(line for line in server.ask("GET", "/metrics")[2].decode().splitlines() if line.startswith(counted))
+        return float(line.removeprefix(counted))
+
+    before = ask(server, picture) and count()
+    short = ask(server, picture, query="?model=colors&classes=sky,tree")
+    framework = ask(server, picture, query="?model=colors&classes=sky,tree&geometry=all")
+    assert short[1] == framework[1]
+    differing = {"x-request-id", "server-timing", "date"}
+    assert {k: v for k, v in short[0].items() if k not in differing} == {
+        k: v for k, v in framework[0].items() if k not in differing
+    }
+    assert count() == before + 2
+    for query, reason in [("?model=%C3%A4", "no model 'ä'"), ("?classes=%ff", "no class"), ("?model=a&model=b", "'b'")]:
+        status, message = server.error("POST", f"/v1/segment{query}", picture)
+        assert status in (400, 404)
+        assert reason in message

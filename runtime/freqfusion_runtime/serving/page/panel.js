@@ -174,7 +174,7 @@ export function showModels(place, models, agreement) {
       block.append(operatorsOf(model));
     }
     if (model.weights === "random") {
-      const text = "This file was exported without a checkpoint; its classes mean nothing.";
+      const text = "This network has not been trained; its classes mean nothing.";
       block.append(element("p", { class: "warning" }, element("strong", {}, "Random weights. "), text));
     }
     if (model.problem !== "") {
