@@ -419,7 +419,8 @@ def test_only_models_that_label_pixels_are_offered(browser, models, photo, tmp_p
     settings = Settings(threads=1, kernels="never")
     with serving([f"detector={detector}", f"pixels={models['pixels']}"], settings) as address:
         browser.open(address)
-        assert [option.text for option in Select(browser.one("#model")).options] == ["pixels"]
+        # A model that is still being loaded does not say yet what it does.
+        browser.until(lambda: [o.text for o in Select(browser.one("#model")).options] == ["pixels"], "the list")
         browser.choose(photo)
         assert browser.one("#notice").is_displayed() is False
     with serving([f"detector={detector}"], settings) as address:
