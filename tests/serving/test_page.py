@@ -420,7 +420,8 @@ def test_only_models_that_label_pixels_are_offered(browser, models, photo, tmp_p
     with serving([f"detector={detector}", f"pixels={models['pixels']}"], settings) as address:
         browser.open(address)
         # A model that is still being loaded does not say yet what it does.
-        browser.until(lambda: [o.text for o in Select(browser.one("#model")).options] == ["pixels"], "the list")
+        listed = "return [...document.querySelectorAll('#model option')].map(option => option.textContent);"
+        browser.until(lambda: browser.script(listed) == ["pixels"], "the list")
         browser.choose(photo)
         assert browser.one("#notice").is_displayed() is False
     with serving([f"detector={detector}"], settings) as address:
