@@ -75,7 +75,8 @@ def open_session(
         threads: Cores to use for one call, 0 for all.
         kernels: ``auto`` uses our custom-operator library where it is found, ``never`` runs on standard operators
             only, ``require`` refuses to run any FreqFusion node otherwise than by a kernel. An engine's nodes were
-            settled when it was built; ``never`` refuses one with plugins.
+            settled when it was built; ``never`` refuses one with plugins, ``require`` one in which an operator that
+            has a plugin runs otherwise.
         trust: Load a plan that is not the one its manifest tells of. A plan is code.
 
     Raises:
@@ -94,8 +95,11 @@ def open_session(
 
 
 def _check_engine_kernels(engine: Session, kernels: Kernels) -> None:
+    from freqfusion_runtime.engines.plugin_library import OPERATORS  # of no use to ONNX files
+
     unwanted = {"never": "kernel", "require": "function body"}.get(kernels)
-    nodes = [entry.node for entry in engine.operator_paths if entry.path == unwanted]
+    # An operator without a plugin (PrepareImage, elementwise) runs as its function body on every engine.
+    nodes = [entry.node for entry in engine.operator_paths if entry.path == unwanted and entry.operator in OPERATORS]
     if nodes:
         raise KernelLibraryError(
             f"{engine.path}: {len(nodes)} FreqFusion nodes run by {unwanted}, which kernels={kernels!r} forbids: "

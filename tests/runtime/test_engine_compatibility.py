@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from freqfusion_runtime import session
 from freqfusion_runtime.engines.compatibility import check_gpu, check_plugin, check_version, refusal
 from freqfusion_runtime.engines.cuda import GpuIdentity
 from freqfusion_runtime.engines.errors import (
@@ -26,7 +27,7 @@ from freqfusion_runtime.engines.plan_header import PlanHeader, read_plan_header
 from freqfusion_runtime.engines.plugin_library import PluginIdentity
 from freqfusion_runtime.engines.profiles import Profile, ShapeRange
 from freqfusion_runtime.engines.record import EngineRecord, plan_sidecar, read_plan_manifest
-from freqfusion_runtime.errors import ManifestError
+from freqfusion_runtime.errors import KernelLibraryError, ManifestError
 from freqfusion_runtime.files import sha256_of
 from freqfusion_runtime.session import OperatorPath, open_session
 from small_models import tensor_manifest
@@ -178,3 +179,16 @@ def test_a_plan_that_is_missing_is_told_so(tmp_path):
 
 def test_the_header_of_a_tensorrt_plan_names_no_version(plan):
     assert read_plan_header(plan) == PlanHeader("tensorrt", None)
+
+
+def test_required_kernels_are_asked_of_operators_that_have_a_plugin():
+    def check(kernels, *paths):
+        session._check_engine_kernels(SimpleNamespace(path=Path("model.plan"), operator_paths=paths), kernels)
+
+    preparation = OperatorPath("prepare", "PrepareImage", "function body")  # has no plugin
+    plugin, body = OperatorPath("a", "Carafe", "kernel"), OperatorPath("b", "Carafe", "function body")
+    check("require", preparation, plugin)
+    with pytest.raises(KernelLibraryError, match=r"1 FreqFusion nodes run by function body.*: b\. "):
+        check("require", preparation, plugin, body)
+    with pytest.raises(KernelLibraryError, match=r"run by kernel, which kernels='never' forbids: a\. "):
+        check("never", preparation, plugin, body)
