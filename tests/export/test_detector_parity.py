@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parity of detectors: what agrees and what counts as broken."""
+"""Parity of detectors: on a real exported file, and what counts as broken."""
 
+import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from freqfusion_export.detector_parity import task_parity
 from freqfusion_export.object_differences import ONLY_ACTUAL, ONLY_EXPECTED, draw_object_differences
+from freqfusion_runtime.cli import main
 from freqfusion_runtime.loading import load
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))  # the small models live there
 
@@ -53,3 +57,23 @@ def test_another_label_score_box_mask_or_stuff_is_broken(tmp_path, task, change)
         assert (picture == ONLY_EXPECTED).all(axis=2).any()
     if task != "detection":
         assert (picture == ONLY_ACTUAL).all(axis=2).any()
+
+
+def test_parity_of_an_exported_file_with_its_checkpoint(detector_files, tmp_path, capsys):
+    network = detector_files.network("panoptic_fpn_r50")
+    torch.save({"meta": {"weights": "random"}, "state_dict": network.state_dict()}, tmp_path / "net.pth")
+    y, x = np.mgrid[:90, :150]
+    Image.fromarray(np.stack([2 * y, x + y, 255 - x], axis=2).astype(np.uint8)).save(tmp_path / "photo.png")
+    model = detector_files.path("panoptic_fpn_r50", "tensor")
+    arguments = ["parity", model, tmp_path / "photo.png", "--checkpoint", tmp_path / "net.pth"]
+    status = main([*map(str, arguments), "--output", str(tmp_path), "--json", str(tmp_path / "parity.json")])
+    printed = capsys.readouterr().out
+    assert status == 0, printed
+    assert "PARITY HOLDS" in printed
+    assert "panoptic quality between the maps" in printed
+    (entry,) = json.loads((tmp_path / "parity.json").read_text())["pictures"]
+    assert entry["object_agreement"] >= 0.99
+    assert entry["panoptic_quality"] >= 0.99
+    modules = [c["name"] for c in entry["comparisons"] if c["level"] == "module"]
+    assert sorted(modules) == [f"neck.alignment.{level}.{part}" for level in range(4) for part in ("hr_out", "lr_out")]
+    assert Image.open(tmp_path / "photo.differences.png").size == (150, 90)
