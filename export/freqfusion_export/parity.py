@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -50,6 +50,7 @@ class PictureParity:
         photo: The picture.
         labels: The file's label map.
         expected: PyTorch's label map.
+        expected_logits: PyTorch's logits.
         bounds: Least label agreement and mIoU.
     """
 
@@ -60,6 +61,7 @@ class PictureParity:
     photo: NDArray[np.uint8]
     labels: NDArray[Any]
     expected: NDArray[Any]
+    expected_logits: NDArray[Any]
     bounds: tuple[float, float]
 
     @property
@@ -100,12 +102,9 @@ class Parity:
     def on_picture(self, picture: Path) -> PictureParity:
         """Runs both on one picture; PyTorch with its plain definitions and the official pre-processing."""
         photo = read_picture(picture)
-        height, width = photo.shape[:2]
-        images = prepare(photo, self.manifest.preprocessing)
+        images, inputs = self._inputs(photo)
         wanted = self._wanted_stages()
         expected = self._by_pytorch(images, wanted)
-        is_image = self.manifest.interface == "image"
-        inputs = {self.manifest.inputs[0].name: photo[None] if is_image else images}
         stages = {stage: value for stage, value in self.probe.stages.items() if stage in wanted}
         names = [IMAGES, LOGITS, *stages.values()]
         names += [str(value.name) for node in self.probe.operators for value in (*node.inputs, *node.outputs) if value]
@@ -118,15 +117,10 @@ class Parity:
             comparisons.append(compare(level, stage, found[value], expected[stage], INSIDE_BOUNDS[self.precision]))
         comparisons.append(compare("network", LOGITS, found[LOGITS], expected[LOGITS], LOGIT_BOUNDS[self.precision]))
 
-        network_size = (images.shape[2], images.shape[3])
-        sizes = [*network_size, height, width]
+        sizes = [*images.shape[2:], *photo.shape[:2]]
         with native.disabled():
             labels = torch.ops.freqfusion.resize_argmax(torch.from_numpy(expected[LOGITS]), sizes, False)[0].numpy()
-        actual = (
-            found[self.manifest.outputs[0].name][0]
-            if is_image
-            else labels_from_scores(found[LOGITS][0], network_size, (height, width))
-        )
+        actual = self._labels(found, images, photo)
         return PictureParity(
             picture.name,
             comparisons,
@@ -135,8 +129,36 @@ class Parity:
             photo,
             actual,
             labels,
+            expected[LOGITS],
             TASK_BOUNDS[self.precision],
         )
+
+    def on_variant(self, model: ir.Model, known: PictureParity) -> PictureParity:
+        """Runs a variant of the file's network on a picture that was compared before; only logits and labels are."""
+        images, inputs = self._inputs(known.photo)
+        found = self.probe.run_model(model, inputs, [LOGITS])
+        logits = compare("network", LOGITS, found[LOGITS], known.expected_logits, LOGIT_BOUNDS[self.precision])
+        labels = self._labels(found, images, known.photo)
+        agreement, miou = label_agreement(labels, known.expected), mean_iou(labels, known.expected)
+        return replace(known, comparisons=[logits], labels=labels, label_agreement=agreement, miou=miou)
+
+    def _inputs(self, photo: NDArray[np.uint8]) -> tuple[NDArray[np.float32], dict[str, NDArray[Any]]]:
+        """The network's images of a picture, and the file's inputs."""
+        images = prepare(photo, self.manifest.preprocessing)
+        is_image = self.manifest.interface == "image"
+        return images, {self.manifest.inputs[0].name: photo[None] if is_image else images}
+
+    def _labels(
+        self, found: Mapping[str, NDArray[Any]], images: NDArray[np.float32], photo: NDArray[np.uint8]
+    ) -> NDArray[Any]:
+        """The file's label map at the picture's size."""
+        if self.manifest.interface == "image":
+            labels: NDArray[Any] = found[self.manifest.outputs[0].name][0]
+            return labels
+        height, width = photo.shape[:2]
+        # The runtime refuses scores that overflowed; here the logits' comparison says so.
+        scores = np.nan_to_num(found[LOGITS][0], nan=0, posinf=0, neginf=0)
+        return labels_from_scores(scores, (images.shape[2], images.shape[3]), (height, width))
 
     def _wanted_stages(self) -> list[str]:
         """Modules to compare: FreqFusion's results always, every labelled module's on request."""

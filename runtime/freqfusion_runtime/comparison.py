@@ -41,7 +41,7 @@ class Comparison:
 
 
 def compare(level: str, name: str, actual: NDArray[Any], expected: NDArray[Any], tolerance: float) -> Comparison:
-    """Compares two arrays of equal shape in fp64.
+    """Compares two arrays of equal shape in fp64; errors of infinities are infinite or not a number.
 
     Raises:
         ValueError: If the shapes differ.
@@ -51,15 +51,17 @@ def compare(level: str, name: str, actual: NDArray[Any], expected: NDArray[Any],
     a, e = actual.astype(np.float64).ravel(), expected.astype(np.float64).ravel()
     if a.size == 0:
         return Comparison(level, name, 0.0, 0.0, 0.0, 1.0, 0.0, tolerance)
-    error = np.abs(a - e)
+    with np.errstate(invalid="ignore"):
+        error = np.abs(a - e)
+        product, distance = float(a @ e), float(np.linalg.norm(a - e))
     norm_a, norm_e = float(np.linalg.norm(a)), float(np.linalg.norm(e))
     return Comparison(
         level,
         name,
         max_abs=float(error.max()),
         mean_abs=float(error.mean()),
-        rel_l2=_ratio(float(np.linalg.norm(a - e)), norm_e),
-        cosine=float(a @ e) / (norm_a * norm_e) if norm_a and norm_e else float(norm_a == norm_e),
+        rel_l2=_ratio(distance, norm_e),
+        cosine=product / (norm_a * norm_e) if norm_a and norm_e else float(norm_a == norm_e),
         max_over_std=_ratio(float(error.max()), float(e.std())),
         tolerance=tolerance,
     )

@@ -152,6 +152,14 @@ def test_somebody_elses_model_is_refused(tmp_path):
         open_session(path)
 
 
+def test_fp8_is_refused_with_what_was_measured(tmp_path):
+    path = write_tensor_model(tmp_path / "net.onnx", tensor_manifest(precision="fp8"))
+    with pytest.raises(
+        ModelFileError, match=r"net\.onnx is fp8, .* off by 130 % of their deviation, 12 % with them off\. It is for"
+    ):
+        open_session(path)
+
+
 def test_a_damaged_manifest_is_refused(tmp_path):
     path = write_tensor_model(tmp_path / "net.onnx", metadata='{"format_version": 99}')
     with pytest.raises(ManifestError, match=rf"net\.onnx: has manifest format 99, .* reads {FORMAT_VERSION}\."):

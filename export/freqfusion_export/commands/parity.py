@@ -3,8 +3,8 @@
 
 Exit status 1 if anything is beyond its tolerance; --layers then names the first module that is. With --output writes
 NAME.differences.png for each picture: where the two label maps, masks or panoptic maps differ, and which objects only
-one of them finds. Where mmcv and a CUDA device are there, mmcv's
-CARAFE is one more reference.
+one of them finds. --bisect looks for the smallest set of nodes that must be in fp32 for a half-typed file to hold, and
+names the export options for it. Where mmcv and a CUDA device are there, mmcv's CARAFE is one more reference.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from freqfusion_runtime.commands.arguments import not_negative
 from freqfusion_runtime.json_output import add_json_argument, printer, write_json
@@ -33,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", type=Path, required=True, help="what the file was exported from")
     parser.add_argument("--layers", action="store_true", help="compare every module's result, not only FreqFusion's")
     parser.add_argument(
+        "--bisect", action="store_true", help="fp16, bf16: if parity is broken, find the nodes to keep in fp32"
+    )
+    parser.add_argument(
         "--kernels", choices=("auto", "never", "require"), default="auto", help="native kernels, as for `run`"
     )
     parser.add_argument("--threads", type=not_negative, default=0, metavar="N", help="cores to use, 0 for all")
@@ -47,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     from freqfusion_runtime.pictures import find_pictures
     from freqfusion_runtime.session import open_session
 
+    from freqfusion_export.commands.precision_bisection import bisect, conclude, refuse_unless_half
     from freqfusion_export.difference_picture import draw_differences
     from freqfusion_export.errors import ExportError
     from freqfusion_export.parity import Parity, read_manifest
@@ -54,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
     say = printer(args.json)
     pictures = find_pictures(args.pictures)
     manifest = read_manifest(args.model)
+    if args.bisect:
+        refuse_unless_half(args.model, manifest.precision)
     is_half = manifest.precision in ("fp16", "bf16")
     # ONNX Runtime does not open a bf16 file on a CPU; both half types are emulated below.
     paths = () if is_half else open_session(args.model, kernels=args.kernels).operator_paths
@@ -85,18 +92,23 @@ def run(args: argparse.Namespace) -> int:
                 draw_differences(result.photo, result.labels, result.expected).save(temporary)
             say(f"differences: {name}")
     agrees = all(result.agrees for result in results)
+    bisection = bisect(parity, args.model, results, say) if args.bisect and not agrees else None
+    if bisection is not None:
+        conclude(bisection, say)
     say("PARITY HOLDS" if agrees else "PARITY BROKEN")
-    facts = {"model": str(args.model), "model_sha256": sha256_of(args.model), "operator_paths": by_path}
+    facts: dict[str, Any] = {"model": str(args.model), "model_sha256": sha256_of(args.model), "operator_paths": by_path}
     entries = [
         {
             "picture": result.name,
             "agrees": result.agrees,
             "label_agreement": result.label_agreement,
             "miou": result.miou,
-            "comparisons": [{**asdict(c), "agrees": c.agrees} for c in result.comparisons],
+            "comparisons": [{**_numbers(c), "agrees": c.agrees} for c in result.comparisons],
         }
         for result in results
     ]
+    if args.bisect:
+        facts["bisection"] = bisection.facts() if bisection is not None else None
     write_json(args.json, {**facts, "agrees": agrees, "pictures": entries})
     return 0 if agrees else 1
 
@@ -111,8 +123,15 @@ def _print(result: PictureParity, say: Callable[[str], None]) -> None:
         say(f"  first beyond tolerance: {first.level} {first.name}, {first.max_over_std:.1e} > {first.tolerance:.0e}")
 
 
+def _numbers(c: Comparison) -> dict[str, Any]:
+    """For JSON, which has no infinities: null."""
+    return {
+        key: None if isinstance(value, float) and not isfinite(value) else value for key, value in asdict(c).items()
+    }
+
+
 def row(c: Comparison) -> str:
     """Words one compared array as a line below :data:`HEADER`."""
     mark = "" if c.agrees else "  <-- beyond tolerance"
-    numbers = f"{c.max_abs:9.1e} {c.mean_abs:9.1e} {c.rel_l2:9.1e} {max(0.0, 1 - c.cosine):9.1e} {c.max_over_std:9.1e}"
+    numbers = f"{c.max_abs:9.1e} {c.mean_abs:9.1e} {c.rel_l2:9.1e} {max(1 - c.cosine, 0.0):9.1e} {c.max_over_std:9.1e}"
     return f"  {c.level:<13} {c.name:<44} {numbers}{mark}"

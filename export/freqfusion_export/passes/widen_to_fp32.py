@@ -19,6 +19,8 @@ class WidenToFp32Pass(ir.passes.InPlacePass):
 
         Before: y = Relu(Conv(x, w))                         x, w, y float16
         After:  y = Round(Relu(Round(Conv(x, w))))           all float; Round = Cast<float>(Cast<float16>(...))
+
+    Without, the file's fp32 network is left, as ``AssignPrecisionPass`` takes it; its weights stay rounded.
     """
 
     def __init__(self, rounding: bool) -> None:
@@ -45,7 +47,7 @@ class WidenToFp32Pass(ir.passes.InPlacePass):
                 _round(graph, value, dtype)
         for node in list(graph):
             if node.op_type == "Cast" and CAST_KEY in node.metadata_props:
-                _bypass(graph, node)
+                _bypass(graph, node, keeps_names=self.rounding)
         return ir.passes.PassResult(model, modified=True)
 
 
@@ -63,13 +65,18 @@ def _round(graph: ir.Graph, value: ir.Value, dtype: ir.DataType) -> None:
         use.node.replace_input_with(use.idx, up.outputs[0])
 
 
-def _bypass(graph: ir.Graph, node: ir.Node) -> None:
+def _bypass(graph: ir.Graph, node: ir.Node, keeps_names: bool) -> None:
     """Removes a cast between equal types; a network's output keeps its name."""
     source, result = node.inputs[0], node.outputs[0]
     assert source is not None
     if result.is_graph_output():
-        node.op_type = "Identity"
-        node.attributes.clear()
-        return
+        producer = source.producer()
+        if keeps_names or producer is None or source.is_graph_output():
+            node.op_type = "Identity"
+            node.attributes.clear()
+            return
+        # What was computed gets the output's name back, or typing the network again would give a name twice.
+        source.name, result.name = result.name, None
+        graph.outputs[list(graph.outputs).index(result)] = source
     ir.convenience.replace_all_uses_with(result, source)
     graph.remove(node, safe=True)
