@@ -8,8 +8,8 @@ import onnx_ir as ir
 
 from freqfusion_export.passes.name_tensorrt_plugins import DOMAIN
 
-# A box's fate is settled as many rounds in as the longest chain of overlaps above it. In the goldens none is longer
-# than 9; boxes beyond the last round are dropped if any box kept so far overlaps them.
+# A box's fate is settled as many rounds in as the longest chain of overlaps above it; boxes beyond the last round are
+# dropped if any box kept so far overlaps them.
 ROUNDS = 24
 # Best boxes of each set that take part where few are kept: matrices of the proposals of 80 classes would be a gigabyte.
 CANDIDATES = 256
