@@ -265,7 +265,15 @@ def test_an_interrupted_build_leaves_nothing_behind(tmp_path):
     before = sorted(p.name for p in tmp_path.rglob("*"))
     command = [sys.executable, "-m", "freqfusion_runtime.cli", "build", str(model), "--flavour", "tensorrt-rtx"]
     command += ["--opt", "1x64x64"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=dict(os.environ),
+        # A shell without job control starts what it puts in the background with SIGINT ignored, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert process.stdout is not None
     assert "cache miss" in process.stdout.readline()  # printed when the build begins
     time.sleep(0.5)
