@@ -12,18 +12,11 @@ from freqfusion.detection import Detector
 from freqfusion_runtime.comparison import Comparison, compare
 from freqfusion_runtime.detections import Detections, PanopticSegmentation
 from freqfusion_runtime.loading import ObjectFinder, load, predictor_of
-from freqfusion_runtime.object_agreement import ObjectAgreement, match_objects, panoptic_agreement
+from freqfusion_runtime.object_agreement import AnswerAgreement, ObjectAgreement, compare_answers
 from freqfusion_runtime.pictures import read_picture
 from freqfusion_runtime.preprocess import keep_ratio_size, prepare
 from freqfusion_runtime.session import Kernels
-from freqfusion_runtime.tolerances import (
-    MASK_IOU_FP32,
-    MAX_ERROR_FP32,
-    MAX_ERROR_INSIDE_FP32,
-    OBJECT_AGREEMENT_FP32,
-    PANOPTIC_FP32,
-    SCORE_FP32,
-)
+from freqfusion_runtime.tolerances import MAX_ERROR_FP32, MAX_ERROR_INSIDE_FP32
 from numpy.typing import NDArray
 
 from freqfusion_export.detector_session import INPUTS, DetectorSession
@@ -55,13 +48,7 @@ class ObjectParity:
     @property
     def agrees(self) -> bool:
         """Whether everything is within its tolerance."""
-        objects = self.objects
-        at_task = (
-            objects.share >= OBJECT_AGREEMENT_FP32
-            and (objects.max_score_difference or 0.0) <= SCORE_FP32
-            and (objects.mean_mask_iou is None or objects.mean_mask_iou >= MASK_IOU_FP32)
-            and (self.panoptic is None or self.panoptic >= PANOPTIC_FP32)
-        )
+        at_task = AnswerAgreement(self.objects, self.panoptic).agrees
         return at_task and all(comparison.agrees for comparison in self.comparisons)
 
     @property
@@ -114,9 +101,5 @@ class DetectorParity(Parity):
 
 def task_parity(name: str, comparisons: list[Comparison], actual: Found, expected: Found) -> ObjectParity:
     """Compares two answers about one picture."""
-    if isinstance(actual, PanopticSegmentation) and isinstance(expected, PanopticSegmentation):
-        objects = match_objects(actual.instances, expected.instances)
-        return ObjectParity(name, comparisons, objects, panoptic_agreement(actual, expected), actual, expected)
-    assert isinstance(actual, Detections)
-    assert isinstance(expected, Detections)
-    return ObjectParity(name, comparisons, match_objects(actual, expected), None, actual, expected)
+    found = compare_answers(actual, expected)
+    return ObjectParity(name, comparisons, found.objects, found.panoptic, actual, expected)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,13 @@ from numpy.typing import NDArray
 
 from freqfusion_runtime.detections import Detections, InstanceSegmentation, PanopticSegmentation
 from freqfusion_runtime.evaluation.panoptic_quality import PanopticScore, SegmentOf
-from freqfusion_runtime.tolerances import BOX_IOU
+from freqfusion_runtime.tolerances import (
+    BOX_IOU,
+    MASK_IOU_FP32,
+    OBJECT_AGREEMENT_FP32,
+    PANOPTIC_FP32,
+    SCORE_FP32,
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,61 @@ class ObjectAgreement:
         """Share of both answers' objects that have a partner; 1 where neither has any."""
         total = sum(self.counts)
         return 2 * len(self.pairs) / total if total else 1.0
+
+
+# Of each measure of `AnswerAgreement`: the largest allowed for errors, the least for all others.
+OBJECT_BOUNDS: Mapping[str, float] = {
+    "object_agreement": OBJECT_AGREEMENT_FP32,
+    "max_score_difference": SCORE_FP32,
+    "mean_mask_iou": MASK_IOU_FP32,
+    "panoptic_quality": PANOPTIC_FP32,
+}
+ERRORS = ("max_score_difference",)
+
+
+@dataclass(frozen=True)
+class AnswerAgreement:
+    """How far two answers of a model that finds objects are the same.
+
+    Args:
+        objects: Which objects are.
+        panoptic: Panoptic quality of the first map with the second as the truth; None of other models.
+    """
+
+    objects: ObjectAgreement
+    panoptic: float | None
+
+    @property
+    def measures(self) -> dict[str, float]:
+        """What is held to a bound, by its name; what the task does not have is left out."""
+        found = {
+            "object_agreement": self.objects.share,
+            "max_score_difference": self.objects.max_score_difference,
+            "mean_mask_iou": self.objects.mean_mask_iou,
+            "panoptic_quality": self.panoptic,
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+    @property
+    def agrees(self) -> bool:
+        """Whether every measure is within its bound; not a number never is."""
+        return all(
+            value <= OBJECT_BOUNDS[name] if name in ERRORS else value >= OBJECT_BOUNDS[name]
+            for name, value in self.measures.items()
+        )
+
+
+def compare_answers(
+    actual: Detections | PanopticSegmentation, expected: Detections | PanopticSegmentation
+) -> AnswerAgreement:
+    """Compares two answers of one task about one picture."""
+    if isinstance(actual, PanopticSegmentation) and isinstance(expected, PanopticSegmentation):
+        return AnswerAgreement(
+            match_objects(actual.instances, expected.instances), panoptic_agreement(actual, expected)
+        )
+    assert isinstance(actual, Detections)
+    assert isinstance(expected, Detections)
+    return AnswerAgreement(match_objects(actual, expected), None)
 
 
 def match_objects(actual: Detections, expected: Detections) -> ObjectAgreement:
