@@ -33,8 +33,10 @@ def KeepRatioSize(height, width, long_side: int, short_side: int):
     limit = op.Where(by_long, long_limit, short_limit)
     side = op.Where(by_long, long, short)
     one = op.Constant(value_ints=[1])  # what is left of a side that rounds to nothing
-    new_height = op.Max((two * height * limit + side) / (two * side), one)
-    new_width = op.Max((two * width * limit + side) / (two * side), one)
+    # No side exceeds long_side anyway. TensorRT bounds each operator's result by its inputs' bounds, one at a time: a
+    # picture of 64 x 64 to 1024 x 2048 might become 8192 x 16384 for all it knows, and it reserves memory for that.
+    new_height = op.Min(op.Max((two * height * limit + side) / (two * side), one), long_limit)
+    new_width = op.Min(op.Max((two * width * limit + side) / (two * side), one), long_limit)
     return new_height, new_width
 
 

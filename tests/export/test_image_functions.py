@@ -67,3 +67,38 @@ def test_sizes_are_mmcvs_for_every_common_picture():
     for height, width in sizes:
         a, b = run({"h": np.array([height]), "w": np.array([width])})
         assert (int(a[0]), int(b[0])) == keep_ratio_size(height, width, plan), (height, width)
+
+
+def test_tensorrt_reserves_memory_for_sizes_that_can_be(tmp_path):
+    """TensorRT cannot know that both sides are scaled by one factor, and took 8192 x 16384 for the largest size."""
+    pytest.importorskip("tensorrt_rtx", reason="pip install 'freqfusion-deploy[rtx]'")
+    from freqfusion_runtime.engines.builder import EngineBuilder
+    from freqfusion_runtime.engines.flavours import open_flavour
+    from freqfusion_runtime.engines.options import BuildOptions
+    from freqfusion_runtime.engines.profiles import read_profiles
+    from freqfusion_runtime.manifest import METADATA_KEY, Manifest, TensorSpec
+    from freqfusion_runtime.onnx_facts import read_onnx_facts
+
+    model = ir.from_onnx_text("""<ir_version: 10, opset_import: ["": 18, "freqfusion": 1]>
+        g (uint8[n,h,w,3] image) => (float[n,3,i,j] o) { o = freqfusion.PrepareImage<long_side=2048, short_side=512,
+            size_divisor=32, mean=[0.0, 0.0, 0.0], inverse_std=[1.0, 1.0, 1.0]>(image) }""")
+    manifest = Manifest(
+        model="segnext_t",
+        task="semantic_segmentation",
+        interface="image",
+        precision="fp32",
+        opset=18,
+        num_classes=3,
+        inputs=(TensorSpec("image", "uint8", ("batch", "height", "width", 3)),),
+        outputs=(TensorSpec("o", "float32", ("batch", 3, "i", "j")),),
+        weights="random",
+    )
+    model = AddFunctionBodiesPass()(model).model
+    model.metadata_props[METADATA_KEY] = manifest.to_json()
+    ir.save(model, tmp_path / "prepare.onnx")
+    facts = read_onnx_facts(tmp_path / "prepare.onnx")
+    profiles = read_profiles(manifest, ["1x64x64"], ["1x512x512"], ["1x1024x2048"])
+    flavour = open_flavour("tensorrt-rtx")
+    built = EngineBuilder(flavour, tmp_path / "prepare.onnx", facts, profiles, BuildOptions()).build(tmp_path / "x.plan")
+    largest = 2048 * 2048 * 3 * 4  # bytes of the network's input
+    assert largest / 2 < built.memory["activations"] < 8 * largest
