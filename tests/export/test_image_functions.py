@@ -99,6 +99,7 @@ def test_tensorrt_reserves_memory_for_sizes_that_can_be(tmp_path):
     facts = read_onnx_facts(tmp_path / "prepare.onnx")
     profiles = read_profiles(manifest, ["1x64x64"], ["1x512x512"], ["1x1024x2048"])
     flavour = open_flavour("tensorrt-rtx")
-    built = EngineBuilder(flavour, tmp_path / "prepare.onnx", facts, profiles, BuildOptions()).build(tmp_path / "x.plan")
+    builder = EngineBuilder(flavour, tmp_path / "prepare.onnx", facts, profiles, BuildOptions())
+    built = builder.build(tmp_path / "x.plan")
     largest = 2048 * 2048 * 3 * 4  # bytes of the network's input
     assert largest / 2 < built.memory["activations"] < 8 * largest
