@@ -3,29 +3,26 @@
 
 from __future__ import annotations
 
-import gc
-import os
 import re
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
 
 from freqfusion_runtime.engines.cache import BuildKey, TimingCache
+from freqfusion_runtime.engines.config import build_config
 from freqfusion_runtime.engines.cuda import GpuIdentity, find_gpu, require_gpu
 from freqfusion_runtime.engines.errors import (
-    BuildInterruptedError,
     FunctionBodiesError,
     MisreadOperatorError,
     PluginLibraryError,
-    UnknownOperatorsError,
     UnsupportedOptionError,
 )
 from freqfusion_runtime.engines.flavours import Flavour
+from freqfusion_runtime.engines.interruption import in_thread
 from freqfusion_runtime.engines.layers import EngineLayer, layers_of_engine, read_listing
-from freqfusion_runtime.engines.messages import Messages, listening, logger_of, silence_s
+from freqfusion_runtime.engines.messages import Messages, listening, logger_of
+from freqfusion_runtime.engines.network import ParsedNetwork, parse_network
 from freqfusion_runtime.engines.options import BuildOptions
 from freqfusion_runtime.engines.plugin_library import OPERATORS, PluginIdentity, load_plugins, plugin_path
 from freqfusion_runtime.engines.profiles import Profile, words
@@ -35,25 +32,8 @@ from freqfusion_runtime.files import sha256_of
 from freqfusion_runtime.manifest import Manifest
 from freqfusion_runtime.onnx_facts import OnnxFacts
 from freqfusion_runtime.onnx_nodes import DOMAIN
-from freqfusion_runtime.session import OperatorPath
-
-T = TypeVar("T")
 
 _PEAK = re.compile(r"Peak memory usage of TRT CPU/GPU memory allocators: CPU (\d+) MiB, GPU (\d+) MiB")
-_SILENT = 2.0  # seconds without a word after which a thread of TensorRT is taken to be idle
-_WORKING = 0.1  # seconds between two looks for Ctrl-C while TensorRT works
-
-
-@dataclass(frozen=True, eq=False)
-class ParsedNetwork:
-    """A file inside TensorRT. ``keep`` holds what TensorRT still refers to."""
-
-    network: Any
-    builder: Any
-    plugin_libraries: tuple[str, ...]
-    operator_paths: tuple[OperatorPath, ...]
-    parse_s: float
-    keep: tuple[Any, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +66,8 @@ class EngineBuilder:
         profiles: At least one.
         options: See there.
         plugin: The plugin library; where it is looked for by default if None.
+        further_outputs: Values inside the network that become outputs too, for the gate. TensorRT may fuse less around
+            them, so this is another engine than without.
 
     Raises:
         ModelFileError, ManifestError: If the file is none of ours.
@@ -101,8 +83,10 @@ class EngineBuilder:
         profiles: Sequence[Profile],
         options: BuildOptions,
         plugin: Path | None = None,
+        further_outputs: Sequence[str] = (),
     ) -> None:
         self.flavour, self.model, self.profiles, self.options = flavour, model, tuple(profiles), options
+        self.further_outputs = tuple(further_outputs)
         self.facts = facts
         self.manifest: Manifest = facts.manifest(str(model))
         if misread := facts.misread_nodes():
@@ -146,6 +130,7 @@ class EngineBuilder:
                 "GPU": bound.label if bound else "any",
                 **shapes,
                 **options,
+                **({"further outputs": ", ".join(self.further_outputs)} if self.further_outputs else {}),
             }
         )
 
@@ -157,7 +142,7 @@ class EngineBuilder:
             FunctionBodiesError: If a FreqFusion node became no plugin, and the options do not allow that.
             BuildInterruptedError: On Ctrl-C.
         """
-        return _in_thread(self._parse, Progress(lambda fraction, phase: None), self.model)
+        return in_thread(self._parse, Progress(lambda fraction, phase: None), self.model)
 
     def build(self, output: Path, report: Callable[[float, str], None] = lambda fraction, phase: None) -> BuiltEngine:
         """Parses and builds.
@@ -172,32 +157,22 @@ class EngineBuilder:
             UnknownOperatorsError, FunctionBodiesError: As :meth:`parse`.
         """
         progress = Progress(report)
-        return _in_thread(lambda: self._build(output, progress), progress, output)
+        return in_thread(lambda: self._build(output, progress), progress, output)
 
     def _parse(self) -> ParsedNetwork:
-        api, logger = self.flavour.api, logger_of(self.flavour)
-        with listening() as messages:
-            start = time.perf_counter()
-            builder = api.Builder(logger)
-            network = builder.create_network(self.flavour.network_flags())
-            parser = api.OnnxParser(network, logger)
-            parsed = parser.parse_from_file(str(self.model))
-            if not parsed:
-                raise self._parse_error(parser, messages)
-            seconds = time.perf_counter() - start
-        paths = find_operator_paths(self.facts, network, api)
+        parsed = parse_network(self.flavour, self.model, self.facts, self.further_outputs)
         # PrepareImage has no plugin: TensorRT fuses its body of elementwise operators into a few kernels by itself.
-        bodies = [entry.node for entry in paths if entry.path != "kernel" and entry.operator in OPERATORS]
+        bodies = [e.node for e in parsed.operator_paths if e.path != "kernel" and e.operator in OPERATORS]
         if bodies and self.flavour.has_plugins and not self.options.allow_function_bodies:
             raise FunctionBodiesError(self.model, bodies, self._why_bodies())
-        libraries = tuple(parser.get_used_vc_plugin_libraries())
-        return ParsedNetwork(network, builder, libraries, paths, seconds, (parser, logger))
+        return parsed
 
     def _build(self, output: Path, progress: Progress) -> BuiltEngine:
         parsed = self._parse()
         timing = TimingCache(self.flavour, self.gpu.label if self.gpu else "no-gpu")
         with listening() as messages:
-            config = self._config(parsed, timing)
+            library = self.plugin_path if self.plugin else None
+            config = build_config(self.flavour, parsed, self.profiles, self.options, library, timing)
             config.progress_monitor = monitor = progress.monitor(self.flavour)
             start = time.perf_counter()
             plan = None if progress.is_stopped else parsed.builder.build_serialized_network(parsed.network, config)
@@ -244,50 +219,6 @@ class EngineBuilder:
             "plugin_namespace and plugin_version, which `freqfusion export` writes; export the model again."
         )
 
-    def _parse_error(self, parser: Any, messages: Messages) -> Exception:
-        nodes = []
-        for index in range(parser.num_errors):
-            error = parser.get_error(index)
-            within = " in " + " in ".join(error.local_function_stack()) if error.local_function_stack() else ""
-            reason = re.sub(r'^.*&& "(.*)"$', r"\1", error.desc().strip()).rstrip(".?")
-            nodes.append(f"{error.node_name() or f'number {error.node()}'} ({error.node_operator()}){within}: {reason}")
-        if nodes:
-            return UnknownOperatorsError(self.model, self.flavour.label, nodes)
-        return messages.failure(f"reading {self.model} with {self.flavour.label}")
-
-    def _config(self, parsed: ParsedNetwork, timing: TimingCache) -> Any:
-        api, options = self.flavour.api, self.options
-        config = parsed.builder.create_builder_config()
-        config.profiling_verbosity = api.ProfilingVerbosity.DETAILED  # else the inspector knows no types
-        if options.workspace_mb is not None:
-            config.set_memory_pool_limit(api.MemoryPoolType.WORKSPACE, options.workspace_mb << 20)
-        if options.optimization_level is not None:
-            config.builder_optimization_level = options.optimization_level
-        if not options.tf32:
-            config.clear_flag(api.BuilderFlag.TF32)
-        if options.version_compatible:
-            config.set_flag(api.BuilderFlag.VERSION_COMPATIBLE)
-        if options.refittable:
-            config.set_flag(api.BuilderFlag.REFIT)
-        if options.strip_weights:
-            config.set_flag(api.BuilderFlag.STRIP_PLAN)
-        if options.hardware_compatible and self.flavour.binds_to_gpu:
-            config.hardware_compatibility_level = api.HardwareCompatibilityLevel.AMPERE_PLUS
-        if options.serialize_plugins:
-            libraries = dict.fromkeys((*parsed.plugin_libraries, *([str(self.plugin_path)] if self.plugin else [])))
-            config.plugins_to_serialize = list(libraries)
-        for profile in self.profiles:
-            built = parsed.builder.create_optimization_profile()
-            for name, shapes in profile.ranges.items():
-                built.set_shape(name, shapes.min, shapes.opt, shapes.max)
-            config.add_optimization_profile(built)
-        if self.flavour.has_timing_cache:
-            cache = config.create_timing_cache(timing.read())
-            # A file of another GPU or version never has this name; a damaged one is refused here and made anew.
-            if cache is None or not config.set_timing_cache(cache, False):
-                config.set_timing_cache(config.create_timing_cache(b""), False)
-        return config
-
     def _layers(self, plan: bytes, messages: Messages) -> list[EngineLayer]:
         if self.gpu is not None:
             runtime = self.flavour.api.Runtime(logger_of(self.flavour))
@@ -298,77 +229,6 @@ class EngineBuilder:
         return read_listing(messages.details[-1]) if messages.details else []
 
 
-def find_operator_paths(facts: OnnxFacts, network: Any, api: Any) -> tuple[OperatorPath, ...]:
-    """Tells for each FreqFusion node whether the parser made a plugin layer of it.
-
-    A plugin layer's metadata or name holds the node's name; a layer from a function body is ``body node | node (Op)``.
-    """
-    plugins = set()
-    for index in range(network.num_layers):
-        layer = network.get_layer(index)
-        if layer.type in (api.LayerType.PLUGIN_V3, api.LayerType.PLUGIN_V2):
-            plugins |= {layer.name, *re.findall(r"\[ONNX Layer: ([^|\]]+?)\]", layer.metadata)}
-    return tuple(
-        OperatorPath(node.name, node.operator, "kernel" if node.name in plugins else "function body")
-        for node in facts.main_nodes
-        if node.domain == DOMAIN
-    )
-
-
-def _in_thread(work: Callable[[], T], progress: Progress, subject: Path) -> T:
-    """Runs ``work`` beside this thread, asks it to stop on Ctrl-C, and waits for its end.
-
-    Python raises KeyboardInterrupt in the main thread. Were TensorRT at work there, that would be inside one of its
-    calls of our logger, where it gets lost.
-    """
-    results: list[T] = []
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            results.append(work())
-        except BaseException as e:
-            failures.append(e)
-
-    threads_before = _native_threads()
-    thread = threading.Thread(target=run, name="TensorRT")
-    thread.start()
-    while thread.is_alive():
-        try:
-            thread.join(_WORKING)
-        except KeyboardInterrupt:
-            progress.stop()
-    if progress.is_stopped:
-        # What TensorRT made must go while Python still lives: its destructors call our logger. An error refers to it.
-        for failure in failures:
-            failure.__traceback__ = None
-        results.clear()
-        failures.clear()
-        gc.collect()
-        _wait_for_threads(threads_before)
-        raise BuildInterruptedError(subject)
-    if failures:
-        raise failures.pop()
-    return results.pop()
-
-
-def _wait_for_threads(before: set[str]) -> None:
-    """Waits until TensorRT's own threads are gone; one that still logs when Python ends would abort the process.
-
-    RTX 1.7 gives a stopped build back while such threads finish what they are at, for some tenths of a second. Threads
-    that stay, as in a pool, are told apart by their silence.
-    """
-    while _native_threads() - before and silence_s() < _SILENT:
-        time.sleep(_WORKING)
-
-
-def _native_threads() -> set[str]:
-    try:
-        return set(os.listdir("/proc/self/task"))
-    except OSError:  # not Linux
-        return set()
-
-
 def _memory(messages: Messages) -> dict[str, int]:
     said = {
         "activations": messages.number_after("Total Activation Memory:"),
@@ -376,8 +236,6 @@ def _memory(messages: Messages) -> dict[str, int]:
         "scratch": messages.number_after("Max Scratch Memory:"),
     }
     for note in messages.notes:
-        if match := re.search(
-            r"Peak memory usage of TRT CPU/GPU memory allocators: CPU (\d+) MiB, GPU (\d+) MiB", note
-        ):
+        if match := _PEAK.search(note):
             said["builder on the host"], said["builder on the GPU"] = int(match[1]) << 20, int(match[2]) << 20
     return {name: value for name, value in said.items() if value is not None}
