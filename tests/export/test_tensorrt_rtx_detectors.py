@@ -2,8 +2,7 @@
 """TensorRT-RTX takes the detectors, suppression unrolled.
 
 Its parser makes RoiAlign's plugin only where a CUDA driver is, so RoiAlign becomes inputs here: the rest is what is
-parsed and built. With a driver the whole files can be. The semantic head is left out: TensorRT-RTX 1.7 parses it, and
-its compiler then fails with std::bad_alloc.
+parsed and built. With a driver the whole files can be.
 """
 
 from __future__ import annotations
@@ -59,7 +58,6 @@ def test_an_engine_is_built(detector_files, name, interface, tmp_path):
     form = form_of(detector_files.network(name))
     traced = detector_files.traced(name)
     model = exporter._graph_model(traced, interface, form.preprocessing, form, "unrolled")
-    model.graph.outputs[:] = [output for output in model.graph.outputs if output.name != "semantic"]
     path = tmp_path / "model.onnx"
     ir.save(cut_roi_align(model), path)
     onnx.checker.check_model(path, full_check=True)

@@ -21,16 +21,21 @@ class _Branch(nn.Module):
     def __init__(self, level: int) -> None:
         super().__init__()
         count = max(level, 1)
-        self.doubles = level > 0
         self.conv = nn.ModuleList(
             NamedConv(OUT_CHANNELS if i == 0 else _HIDDEN, _HIDDEN, 3, norm_groups=_NORM_GROUPS) for i in range(count)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Returns ``(N, 128, H/4, W/4)`` for the maps from P2 to this level.
+
+        A doubling is written as a resize to the size of the next finer map. Of maps that are doubled three times, and
+        so have sizes of their own, TensorRT-RTX 1.7 cannot build the sum: its compiler ends with std::bad_alloc.
+        """
+        *finer, x = maps
         for conv in self.conv:
             x = F.relu(conv(x))
-            if self.doubles:
-                x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+            if finer:
+                x = F.interpolate(x, size=finer.pop().shape[2:], mode="bilinear", align_corners=False)
         return x
 
 
@@ -50,7 +55,7 @@ class SemanticHead(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Returns logits ``(N, num_classes, H/4, W/4)`` for P2 to P5 or more."""
-        branches = [branch(x) for branch, x in zip(self.conv_upsample_layers, maps[:_LEVELS], strict=True)]
+        branches = [branch(maps[: level + 1]) for level, branch in enumerate(self.conv_upsample_layers)]
         total: Tensor = branches[0] + branches[1] + branches[2] + branches[3]
         y: Tensor = self.conv_logits(total)
         return y
