@@ -12,6 +12,11 @@ from torch import Tensor, nn
 from freqfusion.fusion import FreqFusion
 
 
+def draw_bases(channels: int, rank: int, seed: int) -> Tensor:
+    """Draws the initial bases of a factorisation: ``(channels, rank)``, in ``[0, 1)``."""
+    return torch.rand(channels, rank, generator=torch.Generator().manual_seed(seed))
+
+
 class NMF2D(nn.Module):
     """Reconstructs a map from a non-negative matrix factorisation, fitted anew to each image.
 
@@ -32,8 +37,7 @@ class NMF2D(nn.Module):
         super().__init__()
         self.steps = steps
         self.bases_seed = bases_seed
-        generator = torch.Generator().manual_seed(bases_seed)
-        self.register_buffer("bases", torch.rand(channels, rank, generator=generator), persistent=False)
+        self.register_buffer("bases", draw_bases(channels, rank, bases_seed), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Approximates ``x`` ``(N, D, h, w)``, not negative, by a product of rank R."""

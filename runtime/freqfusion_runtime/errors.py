@@ -66,3 +66,7 @@ class NoPicturesError(FreqFusionError):
             f"no picture found in {', '.join(map(str, places))}. "
             f"Name files, or folders that hold files ending in {', '.join(suffixes)}."
         )
+
+
+class ReferenceDataError(FreqFusionError):
+    """Reference data is missing, damaged, or was made for another file."""

@@ -52,9 +52,6 @@ TASK_BOUNDS: Mapping[str, tuple[float, float]] = {
     "fp8": (0.85, 0.70),
 }
 
-# Share of equal labels between two draws of the NMF bases in the official model, mean of six draws at 512 x 512 (SPEC
-# section 7.3): what PyTorch's own randomness costs, and so the scale to read all others by.
-NMF_SEED_AGREEMENT = 0.915
 
 # Two objects are one if label and box agree; a box of 10 pixels may be off by 0.05 of a pixel for this IoU, and fp32
 # differs from fp64 by 5e-4 pixels at worst (SPEC of the detectors, section 8).

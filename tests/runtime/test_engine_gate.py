@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gate holds two real sessions against each other. ONNX Runtime plays the engine, since a plan needs a GPU."""
+"""The gate holds real sessions against each other. ONNX Runtime plays the engine, since a plan needs a GPU."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from freqfusion_runtime.commands.build import delete_same
 from freqfusion_runtime.engines.errors import GateError
-from freqfusion_runtime.engines.gate import check_engine
+from freqfusion_runtime.engines.gate import Gate, PictureGate, Rung
+from freqfusion_runtime.engines.publication import delete_same
 from freqfusion_runtime.engines.report import gate_facts, gate_lines
 from freqfusion_runtime.files import sha256_of
 from freqfusion_runtime.manifest import Precision
@@ -22,6 +22,7 @@ from freqfusion_runtime.session import Session
 from freqfusion_runtime.tolerances import LOGIT_BOUNDS, TASK_BOUNDS
 from onnx import numpy_helper
 from PIL import Image
+from small_detectors import Objects, write_detector
 from small_models import image_manifest, tensor_manifest, write_image_model, write_tensor_model
 
 WRITERS = {"tensor": (write_tensor_model, tensor_manifest), "image": (write_image_model, image_manifest)}
@@ -49,9 +50,15 @@ def session(folder: Path, interface: str, bias: float = 0.0, precision: str = "f
     return OnnxRuntimeSession(path)
 
 
+def check(engine: Session, onnx_file: Session, pictures: list[Path], labels: Path | None = None) -> list[PictureGate]:
+    gate = Gate(engine.manifest, pictures, onnx_file.path, label_maps=labels)
+    gate.check_engine(engine)
+    return gate.results
+
+
 @pytest.mark.parametrize("interface", WRITERS)
 def test_the_same_network_passes(tmp_path, picture, interface):
-    (result,) = check_engine(session(tmp_path, interface), session(tmp_path, interface), [picture])
+    (result,) = check(session(tmp_path, interface), session(tmp_path, interface), [picture])
     assert result.agrees
     levels = [(rung.reference, rung.level) for rung in result.rungs]
     assert levels == [("ONNX file", "network")] * (interface == "tensor") + [("ONNX file", "task")]
@@ -60,15 +67,39 @@ def test_the_same_network_passes(tmp_path, picture, interface):
 
 @pytest.mark.parametrize("interface", WRITERS)
 def test_another_network_does_not(tmp_path, picture, interface):
-    (result,) = check_engine(session(tmp_path, interface, bias=2.0), session(tmp_path, interface), [picture])
+    (result,) = check(session(tmp_path, interface, bias=2.0), session(tmp_path, interface), [picture])
     assert not result.agrees
     assert not any(rung.agrees for rung in result.rungs)
     assert any("<-- beyond" in line for line in gate_lines([result]))
     assert gate_facts([result])[0]["rungs"][-1]["bounds"]["label_agreement"] == 0.999
 
 
+def test_scores_that_are_no_numbers_are_a_wrong_answer_and_no_failure_of_ours(tmp_path, picture):
+    (result,) = check(session(tmp_path, "tensor", bias=np.nan), session(tmp_path, "tensor"), [picture])
+    assert [rung.agrees for rung in result.rungs] == [False, False]
+    assert "infinite or not a number" in result.rungs[-1].note
+    assert any("infinite or not a number" in line and "<-- beyond" in line for line in gate_lines([result]))
+
+
+@pytest.mark.parametrize("task", ["detection", "instance_segmentation", "panoptic_segmentation"])
+def test_models_that_find_objects_are_compared_object_by_object(tmp_path, picture, task):
+    right = OnnxRuntimeSession(write_detector(tmp_path / "right.onnx", task))
+    (result,) = check(right, right, [picture])
+    assert result.agrees
+    measured = {
+        "detection": {"object_agreement", "max_score_difference"},
+        "instance_segmentation": {"object_agreement", "max_score_difference", "mean_mask_iou"},
+        "panoptic_segmentation": {"object_agreement", "max_score_difference", "mean_mask_iou", "panoptic_quality"},
+    }
+    assert set(result.rungs[0].measures) == set(result.rungs[0].bounds) == measured[task]
+    wrong = OnnxRuntimeSession(write_detector(tmp_path / "wrong.onnx", task, objects=Objects(scores=(0.9, 0.699))))
+    (result,) = check(wrong, right, [picture])
+    assert not result.agrees
+    assert result.rungs[0].measures["max_score_difference"] == pytest.approx(1e-3, rel=0.01)
+
+
 def test_a_bound_belongs_to_the_files_precision(tmp_path, picture):
-    (result,) = check_engine(session(tmp_path, "image", precision="fp16"), session(tmp_path, "image"), [picture])
+    (result,) = check(session(tmp_path, "image", precision="fp16"), session(tmp_path, "image"), [picture])
     assert result.rungs[0].bounds == {"label_agreement": 0.995, "miou": 0.99}
 
 
@@ -77,35 +108,46 @@ def test_every_precision_has_its_bounds():
     assert set(TASK_BOUNDS) == set(LOGIT_BOUNDS) == precisions
 
 
-def test_the_noise_of_pytorch_is_printed_beside(tmp_path, picture):
-    results = check_engine(session(tmp_path, "image"), session(tmp_path, "image"), [picture])
-    assert "draws its NMF bases anew each time, agree in 91.5% of the labels" in gate_lines(results)[-1]
-
-
 def test_pytorchs_own_label_maps_are_one_more_step(tmp_path, picture):
     engine = session(tmp_path, "image")
     segmentation = Segmenter(engine).predict(picture)
     segmentation.label_image().save(tmp_path / "photo.labels.png")
-    (right,) = check_engine(engine, engine, [picture], tmp_path)
+    (right,) = check(engine, engine, [picture], tmp_path)
     assert [rung.reference for rung in right.rungs] == ["ONNX file", "PyTorch"]
     assert right.agrees
     Image.fromarray((segmentation.labels + 1) % 4).save(tmp_path / "photo.labels.png")
-    (wrong,) = check_engine(engine, engine, [picture], tmp_path)
+    (wrong,) = check(engine, engine, [picture], tmp_path)
     assert [rung.agrees for rung in wrong.rungs] == [True, False]
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path, picture):
     engine = session(tmp_path, "image")
     with pytest.raises(GateError, match="the gate has no picture"):
-        check_engine(engine, engine, [])
+        check(engine, engine, [])
+    with pytest.raises(GateError, match="cannot be run here, and PyTorch's answers are known for the pictures of"):
+        Gate(image_manifest(precision="bf16"), [picture], None)
     with pytest.raises(GateError, match=r"photo\.labels\.png does not exist: there is no reference for photo\.png"):
-        check_engine(engine, engine, [picture], tmp_path)
+        check(engine, engine, [picture], tmp_path)
     (tmp_path / "photo.labels.png").write_bytes(b"no picture")
     with pytest.raises(GateError, match="is no picture"):
-        check_engine(engine, engine, [picture], tmp_path)
+        check(engine, engine, [picture], tmp_path)
     Image.new("L", (5, 5)).save(tmp_path / "photo.labels.png")
     with pytest.raises(GateError, match=r"has shape \(5, 5\), the picture's labels have \(60, 90\)"):
-        check_engine(engine, engine, [picture], tmp_path)
+        check(engine, engine, [picture], tmp_path)
+
+
+def inside(name: str, error: float, bound: float = 2e-4) -> Rung:
+    return Rung("PyTorch", "layer", name, {"max_over_std": error}, {"max_over_std": bound}, error <= bound)
+
+
+def test_the_report_names_where_an_error_grows():
+    agreeing = PictureGate("photo", (inside("a", 1e-6), inside("b", 1.2e-6), inside("c", 8e-6), inside("d", 9e-6)))
+    assert any("grows most at layer c: 1.2e-06 before, 8.0e-06 there" in line for line in gate_lines([agreeing]))
+    broken = PictureGate("photo", (inside("a", 1e-6), inside("b", 3e-4), inside("c", 9e-3)))
+    assert any("the first value beyond its bound is layer b" in line for line in gate_lines([broken]))
+    task = Rung("PyTorch", "task", "labels", {"miou": 0.5}, {"miou": 0.99}, False)
+    outside = PictureGate("photo", (inside("a", 1e-6), inside("b", 2e-6), task))
+    assert any("look at what is fused in this one" in line for line in gate_lines([outside]))
 
 
 def test_an_engine_that_fails_is_deleted_and_another_one_stays(tmp_path):
@@ -114,6 +156,5 @@ def test_an_engine_that_fails_is_deleted_and_another_one_stays(tmp_path):
         plan.write_bytes(plan.name.encode())
         plan.with_suffix(".json").write_text("{}")
     sha256 = sha256_of(failed)
-    delete_same(failed, sha256)
-    delete_same(other, sha256)
+    assert [delete_same(plan, sha256) for plan in (failed, other, tmp_path / "none.plan")] == [False, True, False]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other.json", "other.plan"]

@@ -26,6 +26,7 @@ def compare_detectors(
     from freqfusion.detection import Detector
     from freqfusion_runtime.files import atomic_path, sha256_of
 
+    from freqfusion_export.commands.parity_reference import run_reference
     from freqfusion_export.detector_parity import DetectorParity
     from freqfusion_export.object_differences import draw_object_differences
 
@@ -46,7 +47,8 @@ def compare_detectors(
             say(f"differences: {name}")
     agrees = all(entry["agrees"] for entry in entries)
     say("PARITY HOLDS" if agrees else "PARITY BROKEN")
-    facts = {"model": str(args.model), "model_sha256": sha256_of(args.model), "operator_paths": by_path}
+    facts: dict[str, Any] = {"model": str(args.model), "model_sha256": sha256_of(args.model), "operator_paths": by_path}
+    facts |= run_reference(args, network, manifest, pictures, say)
     write_json(args.json, {**facts, "agrees": agrees, "pictures": entries})
     return 0 if agrees else 1
 

@@ -4,7 +4,9 @@
 Exit status 1 if anything is beyond its tolerance; --layers then names the first module that is. With --output writes
 NAME.differences.png for each picture: where the two label maps, masks or panoptic maps differ, and which objects only
 one of them finds. --bisect looks for the smallest set of nodes that must be in fp32 for a half-typed file to hold, and
-names the export options for it. Where mmcv and a CUDA device are there, mmcv's CARAFE is one more reference.
+names the export options for it. --noise-floor tells what PyTorch differs from itself by, --save-reference writes what
+it computes for machines that build engines without it. Where mmcv and a CUDA device are there, mmcv's CARAFE is another
+reference.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from freqfusion_runtime.commands.arguments import not_negative
 from freqfusion_runtime.json_output import add_json_argument, printer, write_json
+
+from freqfusion_export.commands.parity_reference import add_reference_arguments, run_reference
 
 if TYPE_CHECKING:
     from freqfusion_runtime.comparison import Comparison
@@ -39,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kernels", choices=("auto", "never", "require"), default="auto", help="native kernels, as for `run`"
     )
+    add_reference_arguments(parser)
     parser.add_argument("--threads", type=not_negative, default=0, metavar="N", help="cores to use, 0 for all")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder for pictures of the differences")
     add_json_argument(parser)
@@ -107,6 +112,7 @@ def run(args: argparse.Namespace) -> int:
         }
         for result in results
     ]
+    facts |= run_reference(args, network, manifest, pictures, say)
     if args.bisect:
         facts["bisection"] = bisection.facts() if bisection is not None else None
     write_json(args.json, {**facts, "agrees": agrees, "pictures": entries})

@@ -7,8 +7,8 @@ import ast
 from collections import defaultdict
 
 import onnx_ir as ir
+from freqfusion_runtime.onnx_probe import STAGE_KEY as STAGE_KEY
 
-STAGE_KEY = "freqfusion.stage"
 MODULE_KEY = "freqfusion.module"  # on every node: the innermost module it was traced in
 _SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 # FreqFusion returns three maps; the operator tells which one a node computes.

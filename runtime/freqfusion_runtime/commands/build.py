@@ -7,7 +7,8 @@ TensorRT-RTX builds without a GPU and has no plugins, so there every FreqFusion 
 
 Sizes are batch x height x width of the picture, as in `--min 1x256x256 --opt 1x512x512 --max 4x1024x2048`; give the
 three several times for several profiles, and `1x512x512,NAME=1x4` where the model has other inputs. With --verify the
-engine must compute what the ONNX file computes, or is not kept; exit status 1.
+engine must compute what the ONNX file computes, and what PyTorch computed where reference data (`freqfusion parity
+--save-reference`) is among its arguments, from single operators to label maps; or it is not kept, and exit status is 1.
 """
 
 from __future__ import annotations
@@ -19,15 +20,16 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from freqfusion_runtime.commands.arguments import positive
+from freqfusion_runtime.commands.build_gate import gate_json, open_gate
 from freqfusion_runtime.json_output import add_json_argument, printer, write_json
 
 if TYPE_CHECKING:
     from freqfusion_runtime.engines.builder import BuiltEngine, EngineBuilder
+    from freqfusion_runtime.engines.gate import Gate
     from freqfusion_runtime.engines.options import BuildOptions
-    from freqfusion_runtime.engines.record import EngineRecord
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     engine.add_argument("--allow-function-bodies", action="store_true", help="FreqFusion nodes need not be plugins")
     parser.add_argument("--no-cache", action="store_true", help="build even if the same engine was built before")
     parser.add_argument("--dry-run", action="store_true", help="parse the model and print what would be built")
-    parser.add_argument("--verify", type=Path, nargs="+", metavar="PHOTO", help="pictures, or folders, for the gate")
+    parser.add_argument(
+        "--verify",
+        type=Path,
+        nargs="+",
+        metavar="PHOTO",
+        help="for the gate: pictures, folders of them, and a file of reference data (.npz)",
+    )
     parser.add_argument(
         "--against", type=Path, metavar="FILE.onnx", help="for the gate: another file than the model, such as its fp32"
     )
@@ -79,12 +87,12 @@ def run(args: argparse.Namespace) -> int:
     start = time.perf_counter()
     facts = read_onnx_facts(args.model)
     profiles = read_profiles(facts.manifest(str(args.model)), args.min, args.opt, args.max)
-    pictures = _gate_pictures(args)
+    gate = open_gate(args, facts.manifest(str(args.model)))
     flavour = open_flavour(args.flavour)
     builder = EngineBuilder(flavour, args.model, facts, profiles, _options(args), args.plugin)
     output = args.output or args.model.with_suffix(f".{flavour.name}.plan")
     try:
-        return _dry_run(builder, args, say) if args.dry_run else _run(builder, output, pictures, args, say, start)
+        return _dry_run(builder, args, say) if args.dry_run else _run(builder, output, gate, args, say, start)
     except BuildInterruptedError as e:
         print(f"freqfusion build: {e}", file=sys.stderr)
         return 130
@@ -93,22 +101,24 @@ def run(args: argparse.Namespace) -> int:
 def _run(
     builder: EngineBuilder,
     output: Path,
-    pictures: list[Path],
+    gate: Gate | None,
     args: argparse.Namespace,
     say: Callable[[str], None],
     start: float,
 ) -> int:
     from freqfusion_runtime.engines.cache import EngineCache
+    from freqfusion_runtime.engines.publication import delete_same, publish
     from freqfusion_runtime.engines.record import EngineRecord
     from freqfusion_runtime.engines.report import (
         build_facts,
         build_lines,
-        gate_facts,
         gate_lines,
         path_lines,
         profile_lines,
     )
+    from freqfusion_runtime.engines.verification import verify
     from freqfusion_runtime.files import make_folder, sha256_of
+    from freqfusion_runtime.noise import noise_lines
 
     make_folder(output.parent)
     cache, key = EngineCache(), builder.key()
@@ -121,19 +131,22 @@ def _run(
             shutil.copyfile(cached.plan, staged)
             record = EngineRecord.from_json(cached.record, cached.plan)
         else:
-            built = _build(builder, output)
+            built = builder.build(output, _progress(output.name))
             staged.write_bytes(built.plan)
             record = built.record
         sha256 = sha256_of(staged)
-        results = _verify(builder, staged, record, sha256, pictures, args) if pictures else []
+        if gate is not None:
+            verify(builder, staged, record, gate, lambda subject: _progress(f"gate: {subject}"))
+        results = gate.results if gate is not None else []
         agrees = all(result.agrees for result in results)
+        other_stays = False
         if agrees:
-            _publish(builder, staged, output, record, sha256)
+            publish(staged, output, builder.manifest, record)
             if built is not None:
                 cache.store(key, output, record.as_json())
         else:
             cache.remove(key)
-            delete_same(output, sha256)
+            other_stays = delete_same(output, sha256)
         size_mb = staged.stat().st_size / 1e6
     say(f"{output}: {size_mb:.1f} MB, {builder.manifest.model} {builder.manifest.precision}, sha256 {sha256[:12]}...")
     for line in (
@@ -143,9 +156,14 @@ def _run(
     ):
         say(line)
     if results:
-        say("GATE HOLDS" if agrees else f"GATE BROKEN: {output} was not kept")
-        for line in gate_lines(results):
+        say("GATE HOLDS" if agrees else f"GATE BROKEN: the engine was not kept, and {output} is not this engine")
+        if other_stays:
+            say(f"  {output} is still the engine that was there before; its manifest says what it was built from")
+        noise = gate.reference.facts.noise_floor if gate is not None and gate.reference is not None else ()
+        for line in (*gate_lines(results), *noise_lines(noise)):
             say(line)
+        if not noise:
+            say("  PyTorch against itself: not measured; `freqfusion parity --noise-floor --save-reference` does")
     seconds = time.perf_counter() - start
     say(f"  {seconds:.1f} s in all")
     write_json(
@@ -158,7 +176,7 @@ def _run(
             "cache": {"hit": cached is not None, "reason": reason, "key": key.digest, "parts": dict(key.parts)},
             "engine": record.as_json(),
             **({"build": build_facts(built)} if built else {}),
-            **({"gate": {"agrees": agrees, "pictures": gate_facts(results)}} if results else {}),
+            **({"gate": gate_json(gate, agrees, other_stays)} if gate is not None else {}),
             "versions": {builder.flavour.name: builder.flavour.version},
         },
     )
@@ -206,71 +224,19 @@ def _dry_run(builder: EngineBuilder, args: argparse.Namespace, say: Callable[[st
     return 0
 
 
-def _build(builder: EngineBuilder, output: Path) -> BuiltEngine:
+def _progress(subject: str) -> Callable[[float, str], None]:
+    """Makes a bar on standard error that grows with a build, where that is a terminal."""
     from tqdm import tqdm
 
-    with tqdm(total=1000, desc=output.name, file=sys.stderr, disable=None, bar_format="{l_bar}{bar}| {elapsed}") as bar:
+    bar = tqdm(total=1000, desc=subject, file=sys.stderr, disable=None, bar_format="{l_bar}{bar}| {elapsed}")
 
-        def report(fraction: float, phase: str) -> None:
-            bar.set_postfix_str(phase, refresh=False)
-            bar.update(int(1000 * fraction) - bar.n)
+    def report(fraction: float, phase: str) -> None:
+        bar.set_postfix_str(phase, refresh=False)
+        bar.update(int(1000 * fraction) - bar.n)
+        if fraction >= 1.0:
+            bar.close()
 
-        return builder.build(output, report)
-
-
-def _publish(builder: EngineBuilder, staged: Path, output: Path, record: EngineRecord, sha256: str) -> None:
-    from freqfusion_runtime.engines.record import plan_sidecar
-    from freqfusion_runtime.files import atomic_path
-    from freqfusion_runtime.manifest import sidecar_path
-
-    with atomic_path(output) as temporary:
-        shutil.copyfile(staged, temporary)
-    with atomic_path(sidecar_path(output)) as temporary:
-        temporary.write_text(plan_sidecar(builder.manifest, record, sha256), encoding="utf-8")
-
-
-def _verify(
-    builder: EngineBuilder,
-    staged: Path,
-    record: EngineRecord,
-    sha256: str,
-    pictures: list[Path],
-    args: argparse.Namespace,
-) -> list[Any]:
-    from freqfusion_runtime.engines.gate import check_engine
-    from freqfusion_runtime.engines.tensorrt_session import TensorRTSession
-    from freqfusion_runtime.session import open_session
-
-    _publish(builder, staged, staged, record, sha256)
-    with TensorRTSession(staged, plugin=builder.plugin_path) as engine:
-        return check_engine(engine, open_session(args.against or args.model), pictures, args.reference)
-
-
-def _gate_pictures(args: argparse.Namespace) -> list[Path]:
-    """Lists the gate's pictures, and makes sure that there is a GPU before minutes of building."""
-    from freqfusion_runtime.engines.cuda import require_gpu
-    from freqfusion_runtime.engines.errors import GateError
-    from freqfusion_runtime.pictures import find_pictures
-
-    if args.verify is None:
-        for option in ("against", "reference"):
-            if getattr(args, option) is not None:
-                raise GateError(f"--{option} belongs to the gate. Name its pictures with --verify, or leave it out.")
-        return []
-    pictures = find_pictures(args.verify)
-    if not args.dry_run:
-        require_gpu("--verify runs the engine, which")
-    return pictures
-
-
-def delete_same(output: Path, sha256: str) -> None:
-    """Removes the plan at ``output`` if it is the one that failed; another one stays."""
-    from freqfusion_runtime.files import sha256_of
-    from freqfusion_runtime.manifest import sidecar_path
-
-    if output.is_file() and sha256_of(output) == sha256:
-        output.unlink()
-        sidecar_path(output).unlink(missing_ok=True)
+    return report
 
 
 def _options(args: argparse.Namespace) -> BuildOptions:

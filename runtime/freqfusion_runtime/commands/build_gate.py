@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The part of `freqfusion build` that is about the gate."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from freqfusion_runtime.engines.gate import Gate
+    from freqfusion_runtime.manifest import Manifest, Precision
+
+
+def open_gate(args: argparse.Namespace, manifest: Manifest) -> Gate | None:
+    """Opens what the engine is held against, and makes sure that there is a GPU, before minutes of building.
+
+    None without ``--verify``.
+    """
+    from freqfusion_runtime.engines.cuda import require_gpu
+    from freqfusion_runtime.engines.errors import GateError
+    from freqfusion_runtime.engines.gate import Gate
+    from freqfusion_runtime.files import sha256_of
+    from freqfusion_runtime.pictures import find_pictures
+    from freqfusion_runtime.reference_data import SUFFIX, ReferenceData
+
+    if args.verify is None:
+        for option in ("against", "reference"):
+            if getattr(args, option) is not None:
+                raise GateError(f"--{option} belongs to the gate. Name its pictures with --verify, or leave it out.")
+        return None
+    files = [path for path in args.verify if path.suffix == SUFFIX]
+    if len(files) > 1:
+        raise GateError(
+            f"--verify takes one file of reference data, got {', '.join(map(str, files))}. Name one of them."
+        )
+    reference = ReferenceData(files[0]) if files else None
+    if reference is not None:
+        reference.check_belongs(args.model, sha256_of(args.model))
+    places = [path for path in args.verify if path.suffix != SUFFIX]
+    pictures = find_pictures(places) if places else []
+    if args.dry_run:
+        return None
+    require_gpu("--verify runs the engine, which")
+    # ONNX Runtime has no kernels for these on a CPU, or wrong ones.
+    is_runnable = manifest.precision not in ("bf16", "fp8")
+    against = args.against or (args.model if is_runnable or reference is None else None)
+    judged_as: Precision | None = (
+        "fp16" if args.tf32 and manifest.precision == "fp32" else None
+    )  # TF32 keeps as many bits as fp16
+    return Gate(manifest, pictures, against, reference, args.reference, judged_as)
+
+
+def gate_json(gate: Gate, agrees: bool, other_stays: bool) -> dict[str, Any]:
+    """What the gate found, for ``--json``."""
+    from dataclasses import asdict
+
+    from freqfusion_runtime.engines.report import gate_facts
+
+    facts: dict[str, Any] = {
+        "agrees": agrees,
+        "pictures": gate_facts(gate.results),
+        "earlier_engine_stays": other_stays,
+    }
+    facts["against"] = None if gate.against is None else str(gate.against)
+    if gate.reference is not None:
+        facts["reference"] = str(gate.reference.path)
+        facts["noise_floor"] = [asdict(entry) for entry in gate.reference.facts.noise_floor]
+    return facts
