@@ -199,7 +199,11 @@ def _plugin() -> list[Finding]:
 
 
 def _cache() -> list[Finding]:
-    return [Finding("engine cache", "ok", f"{cache_folder()}, {EngineCache().size_bytes() / 1e6:.0f} MB of plans")]
+    cache = EngineCache()
+    plans, size_mb, limit_mb = len(cache.plans()), cache.size_bytes() / 1e6, cache.limit_bytes / 1e6
+    return [
+        Finding("engine cache", "ok", f"{cache_folder()}, {plans} engines, {size_mb:.0f} of at most {limit_mb:.0f} MB")
+    ]
 
 
 def _absent(part: str, extra: str, purpose: str) -> Finding:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from freqfusion_runtime.errors import OutputError
 
@@ -76,11 +77,28 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
     """Hashes a file's bytes: 64 lower-case hexadecimal digits."""
-    digest = hashlib.sha256()
     with Path(path).open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+        return sha256_of_open(file)
+
+
+def sha256_of_open(file: BinaryIO) -> str:
+    """Hashes what is left of an open file."""
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
     return digest.hexdigest()
+
+
+def mark_in_use(file: BinaryIO) -> None:
+    """Keeps :func:`is_in_use` true of an open file until it is closed, in any number of processes at a time."""
+    if sys.platform != "win32":
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def is_in_use(path: Path) -> bool:
+    """Whether a living process marked a file; on Windows an open file cannot be removed anyway."""
+    return sys.platform != "win32" and _is_locked(path)
 
 
 def _remove_leftovers(target: Path) -> None:

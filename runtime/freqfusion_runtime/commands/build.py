@@ -14,7 +14,6 @@ engine must compute what the ONNX file computes, and what PyTorch computed where
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 import tempfile
 import time
@@ -128,7 +127,8 @@ def _run(
         staged = Path(name) / output.name
         built: BuiltEngine | None = None
         if cached is not None:
-            shutil.copyfile(cached.plan, staged)
+            with cached:
+                cached.copy_to(staged)
             record = EngineRecord.from_json(cached.record, cached.plan)
         else:
             built = builder.build(output, _progress(output.name))
@@ -139,11 +139,11 @@ def _run(
             verify(builder, staged, record, gate, lambda subject: _progress(f"gate: {subject}"))
         results = gate.results if gate is not None else []
         agrees = all(result.agrees for result in results)
-        other_stays = False
+        other_stays, evicted = False, list[Path]()
         if agrees:
             publish(staged, output, builder.manifest, record)
             if built is not None:
-                cache.store(key, output, record.as_json())
+                evicted = cache.store(key, output, record.as_json())
         else:
             cache.remove(key)
             other_stays = delete_same(output, sha256)
@@ -164,6 +164,9 @@ def _run(
             say(line)
         if not noise:
             say("  PyTorch against itself: not measured; `freqfusion parity --noise-floor --save-reference` does")
+    if evicted:
+        limit_mb = cache.limit_bytes / 1e6
+        say(f"  cache: {len(evicted)} engines, the least recently used, made room; limit {limit_mb:.0f} MB")
     seconds = time.perf_counter() - start
     say(f"  {seconds:.1f} s in all")
     write_json(
@@ -173,7 +176,13 @@ def _run(
             "sha256": sha256,
             "size_mb": size_mb,
             "total_s": round(seconds, 3),
-            "cache": {"hit": cached is not None, "reason": reason, "key": key.digest, "parts": dict(key.parts)},
+            "cache": {
+                "hit": cached is not None,
+                "reason": reason,
+                "key": key.digest,
+                "parts": dict(key.parts),
+                "evicted": [path.stem for path in evicted],
+            },
             "engine": record.as_json(),
             **({"build": build_facts(built)} if built else {}),
             **({"gate": gate_json(gate, agrees, other_stays)} if gate is not None else {}),
@@ -192,6 +201,8 @@ def _dry_run(builder: EngineBuilder, args: argparse.Namespace, say: Callable[[st
     parsed = builder.parse()
     key = builder.key()
     cached, reason = EngineCache().find(key)
+    if cached:
+        cached.close()
     manifest = builder.manifest
     say(f"{args.model}: {manifest.model} {manifest.precision}, {manifest.interface} interface")
     say(f"  {builder.flavour.label} parsed it in {parsed.parse_s:.1f} s: {parsed.network.num_layers} layers")

@@ -138,6 +138,10 @@ class ProfileError(EngineError, InputError):
     """An input's shape lies outside every optimisation profile of the engine."""
 
 
+class CacheLimitError(EngineError):
+    """The limit of the engine cache is no number."""
+
+
 class GateError(EngineError):
     """The gate has nothing to compare, or cannot compare it."""
 
