@@ -187,6 +187,21 @@ def test_too_little_memory_is_told_apart_from_other_failures(tmp_path, capsys):
     assert "Raise or leave out --workspace" in line
 
 
+def test_an_engine_too_large_for_this_gpu_says_so(tmp_path, capsys, monkeypatch):
+    from freqfusion_runtime.engines import builder
+    from freqfusion_runtime.engines.cuda import GpuIdentity
+
+    model = write_tensor_model(tmp_path / "net.onnx")
+    monkeypatch.setattr(EngineBuilder, "_layers", lambda self, plan, messages: [])  # there is no GPU to ask
+    monkeypatch.setattr(builder, "find_gpu", lambda: GpuIdentity("a small GPU", "8.9", 1))
+    assert build(model, "--no-cache", sizes=("--opt", "1x1024x1024"))[0] == 0
+    assert "WARNING: one context needs" in (out := capsys.readouterr().out)
+    assert "a small GPU has 1 MiB: it cannot run here. Build it with a smaller --max" in out
+    monkeypatch.setattr(builder, "find_gpu", lambda: GpuIdentity("a GPU", "8.9", 24000))
+    assert build(model, "--no-cache", sizes=("--opt", "1x1024x1024"))[0] == 0
+    assert "WARNING" not in capsys.readouterr().out
+
+
 def test_what_rtx_does_not_have_is_refused_before_the_build(tmp_path, capsys):
     model = write_tensor_model(tmp_path / "net.onnx")
     assert "no lean runtime" in refusal(capsys, model, "--version-compatible")

@@ -112,6 +112,7 @@ def _run(
         build_facts,
         build_lines,
         gate_lines,
+        memory_lines,
         path_lines,
         profile_lines,
     )
@@ -152,7 +153,7 @@ def _run(
     for line in (
         *profile_lines(record.profiles),
         *path_lines(record.operator_paths),
-        *(build_lines(built) if built else ()),
+        *((*build_lines(built), *memory_lines(built, builder.gpu)) if built else ()),
     ):
         say(line)
     if results:

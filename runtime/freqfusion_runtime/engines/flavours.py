@@ -55,6 +55,11 @@ class Flavour:
         return not self.is_rtx
 
     @property
+    def has_runtime_cache(self) -> bool:
+        """Whether kernels are compiled when an engine is run, and can be kept. TensorRT compiles none then."""
+        return self.is_rtx and hasattr(self.api, "IRuntimeCache")
+
+    @property
     def needs_gpu_to_build(self) -> bool:
         """Whether the builder measures on the GPU."""
         return not self.is_rtx

@@ -24,6 +24,7 @@ from freqfusion_runtime.engines.device_arrays import DeviceArray
 from freqfusion_runtime.engines.errors import CudaError, EngineError
 from freqfusion_runtime.engines.flavours import Flavour
 from freqfusion_runtime.engines.pool import RecentlyUsed
+from freqfusion_runtime.engines.runtime_cache import RuntimeCache
 
 Shape = tuple[int, ...]
 # Profile, shapes of all inputs, addresses of those read in place (0 for the host), whether outputs go to the host.
@@ -31,10 +32,16 @@ _Key = tuple[int, tuple[Shape, ...], tuple[int, ...], bool]
 
 
 class LoadedEngine:
-    """An engine and what does not change about it."""
+    """An engine and what does not change about it.
 
-    def __init__(self, flavour: Flavour, api_engine: Any) -> None:
-        self.flavour, self.api_engine = flavour, api_engine
+    Args:
+        flavour: What runs it.
+        api_engine: TensorRT's object.
+        runtime_cache: Kernels compiled earlier, where the flavour compiles any when it runs.
+    """
+
+    def __init__(self, flavour: Flavour, api_engine: Any, runtime_cache: RuntimeCache | None = None) -> None:
+        self.flavour, self.api_engine, self._runtime_cache = flavour, api_engine, runtime_cache
         api = flavour.api
         names = [api_engine.get_tensor_name(i) for i in range(api_engine.num_io_tensors)]
         modes = {name: api_engine.get_tensor_mode(name) for name in names}
@@ -57,14 +64,20 @@ class LoadedEngine:
         Raises:
             EngineError: If TensorRT refuses.
         """
-        strategy = self.flavour.api.ExecutionContextAllocationStrategy.USER_MANAGED
-        context = self.api_engine.create_execution_context(strategy)
+        if self._runtime_cache is not None:
+            context = self._runtime_cache.new_context(self.api_engine)
+        else:
+            strategy = self.flavour.api.ExecutionContextAllocationStrategy.USER_MANAGED
+            context = self.api_engine.create_execution_context(strategy)
         if context is None:
             raise EngineError("TensorRT could not make an execution context. `freqfusion doctor` checks the GPU.")
         return context
 
     def close(self) -> None:
-        """Gives the engine back; its contexts must be gone."""
+        """Gives the engine back and keeps the kernels that were compiled for it; its contexts must be gone."""
+        if self._runtime_cache is not None:
+            self._runtime_cache.write()
+            self._runtime_cache = None
         self.api_engine = None
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from freqfusion_runtime.engines.builder import BuiltEngine
+from freqfusion_runtime.engines.cuda import GpuIdentity
 from freqfusion_runtime.engines.gate import LEVELS, PictureGate, Rung
 from freqfusion_runtime.engines.layers import count_layers, reformats_around_plugins
 from freqfusion_runtime.engines.profiles import Profile, words
@@ -31,6 +32,17 @@ def path_lines(paths: Sequence[OperatorPath]) -> list[str]:
     """Words how FreqFusion nodes run, in an engine's terms."""
     counts = Counter((entry.operator, _PATHS[entry.path]) for entry in paths)
     return [f"  {operator}: {count} x {path}" for (operator, path), count in sorted(counts.items())]
+
+
+def memory_lines(built: BuiltEngine, gpu: GpuIdentity | None) -> list[str]:
+    """Warns of an engine whose working memory this machine's GPU, if there is one, does not have."""
+    needed_mb = built.memory.get("activations", 0) / 2**20
+    if gpu is None or needed_mb <= gpu.memory_mb:
+        return []
+    return [
+        f"  WARNING: one context needs {needed_mb:.0f} MiB of working memory at the largest size, {gpu.name} has "
+        f"{gpu.memory_mb} MiB: it cannot run here. Build it with a smaller --max, or a larger --min."
+    ]
 
 
 def build_lines(built: BuiltEngine) -> list[str]:

@@ -24,6 +24,7 @@ from freqfusion_runtime.engines.plugin_library import identify, load_plugins, pl
 from freqfusion_runtime.engines.pool import Pool
 from freqfusion_runtime.engines.profiles import Profile, ShapeRange, choose_profile, picture_channels
 from freqfusion_runtime.engines.record import EngineRecord, read_plan_manifest
+from freqfusion_runtime.engines.runtime_cache import RuntimeCache
 from freqfusion_runtime.files import sha256_of
 from freqfusion_runtime.input_checks import check_inputs, check_sides
 from freqfusion_runtime.manifest import Manifest, TensorSpec
@@ -71,7 +72,8 @@ class TensorRTSession:
         gpu = require_gpu(f"running {self._path}")
         if self._record is not None:
             compatibility.check_gpu(self._path, self._record, gpu)
-        self._engine = LoadedEngine(flavour, _read_engine(self._path, flavour, self._record, library))
+        kernels = RuntimeCache(flavour, gpu, sha256_of(self._path)) if flavour.has_runtime_cache else None
+        self._engine = LoadedEngine(flavour, _read_engine(self._path, flavour, self._record, library), kernels)
         self._label = f"{flavour.label} on {gpu.name}"
         self._inputs, self._profiles = _inputs(self._engine), _profiles(self._engine)
         self._pool: Pool[Lane] = Pool(lambda: Lane(self._engine, graphs), contexts, Lane.close)
