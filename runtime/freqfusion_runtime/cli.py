@@ -126,7 +126,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         text = action.help
-        if text is None or action.default in (None, False, argparse.SUPPRESS) or "%(default)" in text:
+        if text is None or action.default in (None, False, argparse.SUPPRESS, []) or "%(default)" in text:
             return text
         return text + " (default: %(default)s)"
 

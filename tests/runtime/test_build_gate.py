@@ -200,3 +200,12 @@ def test_reference_data_of_another_file_are_refused_before_the_build(tmp_path, p
     assert "--save-reference" in line
     assert build(other, "--verify", str(reference), str(reference))[0] == 2
     assert "--verify takes one file of reference data" in capsys.readouterr().err
+
+
+def test_a_picture_that_the_engine_would_not_take_is_refused_before_the_build(tmp_path, photo, monkeypatch, capsys):
+    model = write_image_model(tmp_path / "net.onnx")
+    opened = play_plans(monkeypatch, model)
+    assert build(model, "--verify", str(photo), sizes=("--opt", "1x32x32"))[0] == 2
+    assert "image 1x64x96x3 lies outside every profile" in capsys.readouterr().err
+    assert not opened
+    assert not cached_plans(tmp_path)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -64,10 +65,10 @@ def run(folder, engine: Engine, sha256: str = "a" * 64, gpu: GpuIdentity = GPU) 
 def test_kernels_are_compiled_once_for_all_runs(tmp_path):
     engine = Engine()
     cache = run(tmp_path, engine)
-    written = cache.path.stat().st_mtime_ns
+    written = cache.path.stat().st_ino
     run(tmp_path, engine)
     assert engine.compilations == 1
-    assert cache.path.stat().st_mtime_ns == written  # nothing new, nothing written
+    assert cache.path.stat().st_ino == written  # nothing new, nothing written
 
 
 def test_another_plan_and_another_gpu_have_files_of_their_own(tmp_path):
@@ -77,6 +78,17 @@ def test_another_plan_and_another_gpu_have_files_of_their_own(tmp_path):
         run(tmp_path, Engine(), gpu=GpuIdentity("NVIDIA L4", "8.9", 23034)).path,
     }
     assert len(paths) == 3
+
+
+def test_the_files_used_last_are_kept(tmp_path):
+    paths = []
+    for number in range(64):
+        paths.append(run(tmp_path, Engine(), sha256=f"{number:064}"[::-1]).path)
+        os.utime(paths[-1], (1e9 + number, 1e9 + number))
+    run(tmp_path, Engine(), sha256=f"{0:064}"[::-1])  # read now, and so used last
+    newest = run(tmp_path, Engine()).path
+    assert not paths[1].exists()
+    assert all(path.exists() for path in (paths[0], *paths[2:], newest))
 
 
 @pytest.mark.parametrize("content", [b"", b"damaged"])

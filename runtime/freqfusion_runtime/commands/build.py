@@ -90,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
     flavour = open_flavour(args.flavour)
     builder = EngineBuilder(flavour, args.model, facts, profiles, _options(args), args.plugin)
     output = args.output or args.model.with_suffix(f".{flavour.name}.plan")
+    if gate is not None:
+        gate.check_sizes(output, builder.profiles)
     try:
         return _dry_run(builder, args, say) if args.dry_run else _run(builder, output, gate, args, say, start)
     except BuildInterruptedError as e:
@@ -105,6 +107,7 @@ def _run(
     say: Callable[[str], None],
     start: float,
 ) -> int:
+    from freqfusion_runtime.commands.build_bar import build_bar
     from freqfusion_runtime.engines.cache import EngineCache
     from freqfusion_runtime.engines.publication import delete_same, publish
     from freqfusion_runtime.engines.record import EngineRecord
@@ -132,12 +135,13 @@ def _run(
                 cached.copy_to(staged)
             record = EngineRecord.from_json(cached.record, cached.plan)
         else:
-            built = builder.build(output, _progress(output.name))
+            with build_bar(output.name) as report:
+                built = builder.build(output, report)
             staged.write_bytes(built.plan)
             record = built.record
         sha256 = sha256_of(staged)
         if gate is not None:
-            verify(builder, staged, record, gate, lambda subject: _progress(f"gate: {subject}"))
+            verify(builder, staged, record, gate, lambda subject: build_bar(f"gate: {subject}"))
         results = gate.results if gate is not None else []
         agrees = all(result.agrees for result in results)
         other_stays, evicted = False, list[Path]()
@@ -234,21 +238,6 @@ def _dry_run(builder: EngineBuilder, args: argparse.Namespace, say: Callable[[st
         },
     )
     return 0
-
-
-def _progress(subject: str) -> Callable[[float, str], None]:
-    """Makes a bar on standard error that grows with a build, where that is a terminal."""
-    from tqdm import tqdm
-
-    bar = tqdm(total=1000, desc=subject, file=sys.stderr, disable=None, bar_format="{l_bar}{bar}| {elapsed}")
-
-    def report(fraction: float, phase: str) -> None:
-        bar.set_postfix_str(phase, refresh=False)
-        bar.update(int(1000 * fraction) - bar.n)
-        if fraction >= 1.0:
-            bar.close()
-
-    return report
 
 
 def _options(args: argparse.Namespace) -> BuildOptions:

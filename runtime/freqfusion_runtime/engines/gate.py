@@ -22,6 +22,7 @@ from freqfusion_runtime.comparison import compare, label_agreement, mean_iou
 from freqfusion_runtime.detections import Detections, PanopticSegmentation
 from freqfusion_runtime.engines.errors import GateError
 from freqfusion_runtime.engines.label_maps import read_label_map
+from freqfusion_runtime.engines.profiles import Profile, choose_profile
 from freqfusion_runtime.errors import NetworkOutputError
 from freqfusion_runtime.loading import predictor_of
 from freqfusion_runtime.manifest import Manifest, Precision
@@ -133,6 +134,16 @@ class Gate:
             PictureGate(s.name, tuple(sorted(s.rungs, key=lambda rung: (rung.reference, LEVELS.index(rung.level)))))
             for s in self._subjects
         ]
+
+    def check_sizes(self, path: Path, profiles: Sequence[Profile]) -> None:
+        """Makes sure that an engine of these profiles takes every picture, before it is built.
+
+        Raises:
+            ProfileError: If it does not.
+        """
+        for subject in self._subjects:
+            inputs = network_inputs(self.manifest, self._photo(subject))
+            choose_profile(path, profiles, {name: array.shape for name, array in inputs.items()})
 
     def check_engine(self, engine: Session) -> None:
         """Compares the engine's own answers: class scores where it gives them, and the task's."""

@@ -6,6 +6,8 @@ TensorRT-RTX itself refuses what another version, GPU or driver compiled, and th
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from freqfusion_runtime.engines.cuda import GpuIdentity
 from freqfusion_runtime.engines.flavours import Flavour
 from freqfusion_runtime.errors import OutputError
 from freqfusion_runtime.files import atomic_path
+
+_KEPT = 64  # files: each belongs to one plan, and plans come and go
 
 
 class RuntimeCache:
@@ -60,6 +64,17 @@ class RuntimeCache:
             self._stored = data
         except OutputError:  # it saves time and no more
             return
+        for old in self._by_use()[:-_KEPT]:
+            with contextlib.suppress(OSError):
+                old.unlink(missing_ok=True)
+
+    def _by_use(self) -> list[Path]:
+        """All such files, the least recently used first."""
+        found = []
+        for path in self.path.parent.glob("[!.]*.cache"):
+            with contextlib.suppress(OSError):  # removed by another process meanwhile
+                found.append((path.stat().st_mtime_ns, path.name, path))
+        return [path for *_, path in sorted(found)]
 
     def _read(self) -> None:
         try:
@@ -68,3 +83,5 @@ class RuntimeCache:
             return
         if data and self._kernels.deserialize(data):
             self._stored = data
+            with contextlib.suppress(OSError):
+                os.utime(self.path)

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +24,11 @@ Report = Callable[[float, str], None]
 
 
 def verify(
-    builder: EngineBuilder, staged: Path, record: EngineRecord, gate: Gate, report: Callable[[str], Report]
+    builder: EngineBuilder,
+    staged: Path,
+    record: EngineRecord,
+    gate: Gate,
+    report: Callable[[str], AbstractContextManager[Report]],
 ) -> None:
     """Runs every level that there is something for; ``gate.results`` has what was found.
 
@@ -31,12 +37,14 @@ def verify(
         staged: Its plan, in a folder that further files may be written to.
         record: Of the engine.
         gate: What it is held against.
-        report: Given what is built, makes what is called with that build's progress.
+        report: Given what is built, opens what is called with that build's progress.
 
     Raises:
         EngineError: If an engine cannot be built or run.
     """
     publish(staged, staged, builder.manifest, record)
+    if builder.options.strip_weights:  # they are put back from the file beside the plan
+        shutil.copyfile(builder.model, staged.with_name(builder.model.name))
     with tensorrt_session.TensorRTSession(staged, plugin=builder.plugin_path) as engine:
         gate.check_engine(engine)
     values = inner_values(builder.model)
@@ -50,12 +58,14 @@ def verify(
             builder.plugin_path if builder.plugin else None,
             [value.tensor for value in values],
         )
-        plan = _build(probe, staged.with_name("inside.plan"), report("values inside"))
+        with report("values inside") as tell:
+            plan = _build(probe, staged.with_name("inside.plan"), tell)
         with tensorrt_session.TensorRTSession(plan, plugin=builder.plugin_path) as session:
             gate.check_inside(session, values)
     if gate.reference is not None and gate.reference.facts.operators:
         operators = _operators_alone(builder, gate.reference, staged.with_name("operators.onnx"))
-        plan = _build(operators, staged.with_name("operators.plan"), report("operators alone"))
+        with report("operators alone") as tell:
+            plan = _build(operators, staged.with_name("operators.plan"), tell)
         with tensorrt_session.TensorRTSession(plan, plugin=builder.plugin_path) as session:
             gate.check_operators(session)
 
