@@ -10,8 +10,13 @@ import pytest
 import torch
 from freqfusion_export.detector_parity import task_parity
 from freqfusion_export.object_differences import ONLY_ACTUAL, ONLY_EXPECTED, draw_object_differences
+from freqfusion_export.parity import read_manifest
 from freqfusion_runtime.cli import main
+from freqfusion_runtime.engines.gate import Gate
 from freqfusion_runtime.loading import load
+from freqfusion_runtime.onnx_probe import inner_values, write_with_outputs
+from freqfusion_runtime.onnxruntime_session import OnnxRuntimeSession
+from freqfusion_runtime.reference_data import ReferenceData
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))  # the small models live there
@@ -66,6 +71,7 @@ def test_parity_of_an_exported_file_with_its_checkpoint(detector_files, tmp_path
     Image.fromarray(np.stack([2 * y, x + y, 255 - x], axis=2).astype(np.uint8)).save(tmp_path / "photo.png")
     model = detector_files.path("panoptic_fpn_r50", "tensor")
     arguments = ["parity", model, tmp_path / "photo.png", "--checkpoint", tmp_path / "net.pth"]
+    arguments += ["--noise-floor", "--save-reference", tmp_path / "reference.npz"]
     status = main([*map(str, arguments), "--output", str(tmp_path), "--json", str(tmp_path / "parity.json")])
     printed = capsys.readouterr().out
     assert status == 0, printed
@@ -77,3 +83,18 @@ def test_parity_of_an_exported_file_with_its_checkpoint(detector_files, tmp_path
     modules = [c["name"] for c in entry["comparisons"] if c["level"] == "module"]
     assert sorted(modules) == [f"neck.alignment.{level}.{part}" for level in range(4) for part in ("hr_out", "lr_out")]
     assert Image.open(tmp_path / "photo.differences.png").size == (150, 90)
+    facts = json.loads((tmp_path / "parity.json").read_text())
+    assert [entry["source"] for entry in facts["noise_floor"]] == ["TF32"]  # no random bases
+    assert facts["noise_floor"][0]["measures"].keys() >= {"object_agreement", "panoptic_quality"}
+    # What was recorded is enough for the gate of an engine; ONNX Runtime plays it.
+    gate = Gate(read_manifest(model), [], model, ReferenceData(tmp_path / "reference.npz"))
+    gate.check_engine(OnnxRuntimeSession(model))
+    (tmp_path / "operators.onnx").write_bytes(gate.reference.operator_model)
+    gate.check_operators(OnnxRuntimeSession(tmp_path / "operators.onnx"))
+    values = inner_values(model)
+    write_with_outputs(model, [value.tensor for value in values], tmp_path / "probed.onnx")
+    gate.check_inside(OnnxRuntimeSession(tmp_path / "probed.onnx"), values)
+    (result,) = gate.results
+    assert result.agrees, [rung for rung in result.rungs if not rung.agrees]
+    by_pytorch = {rung.level for rung in result.rungs if rung.reference == "PyTorch"}
+    assert by_pytorch == {"operator", "layer", "module", "task"}

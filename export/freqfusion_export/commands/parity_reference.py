@@ -9,6 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from freqfusion_runtime.commands.arguments import not_negative
+
 if TYPE_CHECKING:
     from freqfusion_runtime.manifest import Manifest
     from torch import nn
@@ -20,7 +22,7 @@ def add_reference_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds both options."""
     parser.add_argument(
         "--noise-floor",
-        type=int,
+        type=not_negative,
         nargs="?",
         const=SEEDS,
         metavar="SEEDS",
