@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an ONNX file or a plan holds, as facts for JSON and as lines for people; needs neither onnx nor a GPU."""
+"""What an ONNX file, a plan or reference data hold, as facts and as lines for people; needs neither onnx nor a GPU."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from freqfusion_runtime.engines.record import read_plan_manifest
 from freqfusion_runtime.engines.report import path_lines, profile_lines
 from freqfusion_runtime.files import sha256_of
 from freqfusion_runtime.manifest import METADATA_KEY, Manifest, TensorSpec, sidecar_path
+from freqfusion_runtime.noise import noise_lines
 from freqfusion_runtime.onnx_facts import read_onnx_facts
 from freqfusion_runtime.onnx_nodes import DOMAIN
+from freqfusion_runtime.reference_data import ReferenceData
 
 Report = tuple[dict[str, Any], list[str]]  # facts for JSON, lines for people
 
@@ -106,6 +108,39 @@ def inspect_plan(path: Path) -> Report:
         lines.append("  options: " + (", ".join(f"{name}={value}" for name, value in changed.items()) or "defaults"))
     lines += _manifest_lines(told.manifest if told else None)
     return record, [*lines, f"  manifest beside it: {beside}", f"  sha256 {sha256}"]
+
+
+def inspect_reference(path: Path) -> Report:
+    """Describes a file of reference data.
+
+    Raises:
+        ReferenceDataError: If it is none.
+    """
+    data = ReferenceData(path)
+    sha256, facts = sha256_of(path), data.facts
+    by_operator = Counter(entry.operator for entry in facts.operators)
+    record = {
+        "kind": "reference data",
+        **_file_facts(path, sha256),
+        "onnx_file": facts.onnx_file,
+        "onnx_sha256": facts.onnx_sha256,
+        "checkpoint_file": facts.checkpoint_file,
+        "checkpoint_sha256": facts.checkpoint_sha256,
+        "pictures": list(data.names),
+        "operators": [asdict(entry) for entry in facts.operators],
+        "noise_floor": [asdict(entry) for entry in facts.noise_floor],
+        "recorded_with": dict(facts.versions),
+        "manifest": _as_json(data.manifest),
+    }
+    lines = [
+        f"{path}: what PyTorch computed on {len(data.names)} pictures, {path.stat().st_size / 1e6:.1f} MB",
+        f"  for {facts.onnx_file}, sha256 {facts.onnx_sha256}",
+        f"  with the weights of {facts.checkpoint_file}, sha256 {facts.checkpoint_sha256}",
+        *[f"  picture {name}" for name in data.names],
+        *[f"  * {operator}: {count} nodes" for operator, count in sorted(by_operator.items())],
+        *noise_lines(facts.noise_floor),
+    ]
+    return record, [*lines, f"  sha256 {sha256}"]
 
 
 def _file_facts(path: Path, sha256: str) -> dict[str, Any]:

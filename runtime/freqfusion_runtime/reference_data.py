@@ -26,6 +26,7 @@ from freqfusion_runtime.session import OperatorPath
 
 SUFFIX = ".npz"
 FORMAT_VERSION = 1
+_DAMAGE = (zipfile.BadZipFile, OSError, KeyError, ValueError, EOFError)  # what reading an array may raise
 _FACTS, _OPERATORS = "facts.json", "operators.onnx"
 _REMEDY = (
     "Write it again with `freqfusion parity MODEL.onnx PHOTO... --checkpoint CHECKPOINT --save-reference FILE.npz`."
@@ -160,6 +161,19 @@ class ReferenceData:
                 f"{self.facts.onnx_sha256[:12]}..., and {onnx} has {sha256[:12]}.... {_REMEDY}"
             )
 
+    def photo(self, index: int) -> NDArray[np.uint8]:
+        """Reads one picture without what was computed on it.
+
+        Raises:
+            ReferenceDataError: If it is damaged.
+        """
+        try:
+            with np.load(self.path, allow_pickle=False) as archive:
+                photo: NDArray[np.uint8] = archive[f"{index}/photo"]
+                return photo
+        except _DAMAGE as e:
+            raise self._damaged(e) from e
+
     def picture(self, index: int) -> ReferencePicture:
         """Reads one picture's arrays.
 
@@ -180,7 +194,7 @@ class ReferenceData:
                     else:
                         single[group] = archive[key]
             return ReferencePicture(self.names[index], single["photo"], labels=single.get("labels"), **groups)
-        except (zipfile.BadZipFile, OSError, KeyError, ValueError, EOFError) as e:
+        except _DAMAGE as e:
             raise self._damaged(e) from e
 
     def _damaged(self, error: Exception) -> ReferenceDataError:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import typing
 from dataclasses import replace
 from pathlib import Path
@@ -79,6 +80,8 @@ def test_scores_that_are_no_numbers_are_a_wrong_answer_and_no_failure_of_ours(tm
     assert [rung.agrees for rung in result.rungs] == [False, False]
     assert "infinite or not a number" in result.rungs[-1].note
     assert any("infinite or not a number" in line and "<-- beyond" in line for line in gate_lines([result]))
+    json.dumps(gate_facts([result]), allow_nan=False)
+    assert gate_facts([result])[0]["rungs"][0]["measures"]["max_over_std"] is None
 
 
 @pytest.mark.parametrize("task", ["detection", "instance_segmentation", "panoptic_segmentation"])

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from freqfusion_runtime.cli import main
 from freqfusion_runtime.errors import OutputError, ReferenceDataError
+from freqfusion_runtime.files import sha256_of
 from freqfusion_runtime.noise import NoiseEntry, noise_lines
 from freqfusion_runtime.reference_data import (
     RecordedSession,
@@ -55,6 +57,7 @@ def test_what_was_written_is_read_back(path):
         found, expected = data.picture(place), picture(name)
         assert found.name == name
         np.testing.assert_array_equal(found.photo, expected.photo)
+        np.testing.assert_array_equal(data.photo(place), expected.photo)
         np.testing.assert_array_equal(found.labels, expected.labels)
         for group in ("values", "alone", "outputs"):
             arrays = getattr(found, group)
@@ -109,6 +112,8 @@ def test_bad_files_are_refused(path, tmp_path):
     path.write_bytes(bytes(data))
     with pytest.raises(ReferenceDataError, match="or damaged"):
         ReferenceData(path).picture(0)
+    with pytest.raises(ReferenceDataError, match="or damaged"):
+        ReferenceData(path).photo(0)
 
 
 def test_other_names_and_places_are_refused(tmp_path):
@@ -133,3 +138,16 @@ def test_the_noise_floor_is_a_table():
     assert "logits max/std" in header
     assert line.split() == ["TF32", "a.png", "2.0e-03", "1.0e-04", "label_agreement", "0.9995,", "miou", "0.98"]
     assert noise_lines([]) == []
+
+
+def test_it_can_be_inspected(path, tmp_path, capsys):
+    facts = tmp_path / "facts.json"
+    assert main(["inspect", str(path), "--json", str(facts)]) == 0
+    found = json.loads(facts.read_text())
+    assert (found["kind"], found["pictures"]) == ("reference data", ["a.png", "longer.png"])
+    assert (found["onnx_sha256"], found["checkpoint_sha256"]) == ("a" * 64, "b" * 64)
+    assert found["sha256"] == sha256_of(path)
+    out = capsys.readouterr().out
+    assert f"for net.onnx, sha256 {'a' * 64}" in out
+    assert "* Carafe: 1 nodes" in out
+    assert "TF32" in out

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Say what an ONNX file, a plan or a checkpoint holds: tensors, operators, profiles, manifest, hashes.
+"""Say what an ONNX file, a plan, a checkpoint or reference data holds: tensors, operators, profiles, manifest, hashes.
 
 FreqFusion's own operators are marked with a star. A plan is described without being loaded. Only a checkpoint needs
 PyTorch.
@@ -17,19 +17,22 @@ from freqfusion_runtime.json_output import add_json_argument, printer, write_jso
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument("file", type=Path, metavar="FILE", help=".onnx, .plan, or a checkpoint")
+    parser.add_argument("file", type=Path, metavar="FILE", help=".onnx, .plan, .npz, or a checkpoint")
     add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from freqfusion_runtime.inspection import inspect_onnx, inspect_plan
+    from freqfusion_runtime.inspection import inspect_onnx, inspect_plan, inspect_reference
+    from freqfusion_runtime.reference_data import SUFFIX
     from freqfusion_runtime.session import PLAN_SUFFIXES
 
     if args.file.suffix == ".onnx":
         facts, lines = inspect_onnx(args.file)
     elif args.file.suffix in PLAN_SUFFIXES:
         facts, lines = inspect_plan(args.file)
+    elif args.file.suffix == SUFFIX:
+        facts, lines = inspect_reference(args.file)
     else:
         facts, lines = _inspect_checkpoint(args.file)
     say = printer(args.json)

@@ -189,7 +189,7 @@ class Gate:
             return read_picture(subject.path)
         assert self.reference is not None
         assert subject.place is not None
-        return self.reference.picture(subject.place).photo
+        return self.reference.photo(subject.place)
 
     def _expected(self, subject: _Subject, photo: NDArray[np.uint8]) -> list[tuple[str, Arrays, Answer | NDArray[Any]]]:
         """By reference: the outputs, and the answer."""

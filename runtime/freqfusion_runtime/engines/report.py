@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
+from math import isfinite
 from typing import Any
 
 from freqfusion_runtime.engines.builder import BuiltEngine
@@ -132,5 +133,12 @@ def _growth_lines(inside: Sequence[Rung], reference: str) -> list[str]:
 
 
 def gate_facts(results: Sequence[PictureGate]) -> list[dict[str, Any]]:
-    """The same for JSON."""
-    return [{"picture": r.picture, "agrees": r.agrees, "rungs": [asdict(rung) for rung in r.rungs]} for r in results]
+    """The same for JSON, which has no infinities: null."""
+    return [
+        {"picture": r.picture, "agrees": r.agrees, "rungs": [_rung_facts(rung) for rung in r.rungs]} for r in results
+    ]
+
+
+def _rung_facts(rung: Rung) -> dict[str, Any]:
+    measures = {name: value if isfinite(value) else None for name, value in rung.measures.items()}
+    return {**asdict(rung), "measures": measures}
