@@ -135,6 +135,19 @@ def roi_align(features: np.ndarray, rois: np.ndarray, images: np.ndarray, cells:
     return out
 
 
+def pyramid_roi_align(
+    maps: Sequence[np.ndarray], boxes: np.ndarray, cells: int, finest_stride: int, finest_scale: int
+) -> np.ndarray:
+    """mmdetection's ``SingleRoIExtractor``: four maps (N, C, H, W), boxes (N, M, 4) -> (N * M, C, cells, cells)."""
+    out = []
+    for image, own in enumerate(np.asarray(boxes, np.float64)):
+        for box in own:
+            scale = math.sqrt(max((box[2] - box[0]) * (box[3] - box[1]), 0.0)) / finest_scale + 1e-6
+            level = min(max(math.floor(math.log2(scale)), 0), 3)
+            out.append(roi_align(maps[level], box[None], np.array([image]), cells, 1 / (finest_stride << level))[0])
+    return np.stack(out) if out else np.zeros((0, maps[0].shape[1], cells, cells))
+
+
 def nms(boxes: np.ndarray, scores: np.ndarray, iou_threshold: float, score_threshold: float, most: int) -> np.ndarray:
     """Greedy suppression of (M, 4) boxes; a mask of those kept."""
     kept: list[int] = []

@@ -251,7 +251,15 @@ def operator_share(entry: Entry, threads: int, folder: Path) -> dict[str, float]
     return dict(shares)
 
 
-_OPERATORS = ("AdaptiveFilter", "Carafe", "LocalSimilarity", "OffsetResample", "PrepareImage", "ResizeArgmax")
+_OPERATORS = (
+    "AdaptiveFilter",
+    "Carafe",
+    "LocalSimilarity",
+    "OffsetResample",
+    "PrepareImage",
+    "PyramidRoiAlign",
+    "ResizeArgmax",
+)
 
 
 def record(entry: Entry, times_ms: Sequence[float], peak_mb: float | None) -> dict[str, Any]:

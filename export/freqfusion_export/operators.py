@@ -37,13 +37,13 @@ def translation_table() -> Iterator[dict[Callable[..., Any], Callable[..., Any]]
         ops.local_similarity.default: functions.LocalSimilarity,
         ops.offset_resample.default: functions.OffsetResample,
         ops.nms.default: box_functions.Nms,
+        ops.pyramid_roi_align.default: box_functions.PyramidRoiAlign,
     }
     for function in traced.values():
         onnx.defs.register_schema(_schema(function.to_function_proto()))
     try:
         yield {
             torch.ops.aten.gelu.default: _gelu,
-            ops.roi_align.default: _roi_align,
             **{op: _node_maker(function) for op, function in traced.items()},
         }
     finally:
@@ -79,21 +79,6 @@ def _kind(attribute: str) -> OpSchema.AttrType:
     if attribute in _FLOAT_LISTS:
         return OpSchema.AttrType.FLOATS
     return OpSchema.AttrType.FLOAT if attribute in _FLOATS else OpSchema.AttrType.INT
-
-
-def _roi_align(features: Any, rois: Any, batch_indices: Any, output_size: int, spatial_scale: float) -> Any:
-    """Writes the standard operator; its attributes mean what ``freqfusion::roi_align`` does from opset 16 on."""
-    return op.RoiAlign(
-        features,
-        rois,
-        batch_indices,
-        coordinate_transformation_mode="half_pixel",
-        mode="avg",
-        output_height=output_size,
-        output_width=output_size,
-        sampling_ratio=0,
-        spatial_scale=spatial_scale,
-    )
 
 
 def _gelu(x: Any, approximate: str = "none") -> Any:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 LIBRARY = "libfreqfusion_c.so"
-ABI_VERSION = 1  # FREQFUSION_ABI_VERSION in plugins/torch/c_abi.h
+ABI_VERSION = 2  # FREQFUSION_ABI_VERSION in plugins/torch/c_abi.h
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int32: 3}
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 CHANNEL_PITCH = 8  # kChannelPitch in plugins/kernels/tensor.h
@@ -89,7 +89,14 @@ def load() -> ctypes.CDLL | None:
         message = f"{path} has interface {found}, this package needs {ABI_VERSION}; using the PyTorch operators instead"
         warnings.warn(f"{message}. Rebuild it with `make plugins`.", stacklevel=2)
         return None
-    for name in ("carafe", "adaptive_filter", "local_similarity", "offset_resample", "resize_argmax"):
+    for name in (
+        "carafe",
+        "adaptive_filter",
+        "local_similarity",
+        "offset_resample",
+        "resize_argmax",
+        "pyramid_roi_align",
+    ):
         getattr(library, f"freqfusion_{name}").restype = ctypes.c_char_p
     return library
 
@@ -162,7 +169,34 @@ def resize_argmax(scores: Tensor, sizes: Sequence[int], align_corners: bool) -> 
     return labels.squeeze(1)
 
 
-def _run(name: str, inputs: tuple[Tensor, ...], shape: tuple[int, ...], dtype: torch.dtype, *attributes: Any) -> Tensor:
+def pyramid_roi_align(
+    map0: Tensor,
+    map1: Tensor,
+    map2: Tensor,
+    map3: Tensor,
+    boxes: Tensor,
+    output_size: int,
+    finest_stride: int,
+    finest_scale: int,
+) -> Tensor | None:
+    """``freqfusion.ops.pyramid_roi_align`` by the native kernel, or ``None``."""
+    if not can_run(map0) or boxes.dtype != torch.float32:
+        return None
+    n, m = boxes.shape[:2]
+    inputs = (map0, map1, map2, map3, boxes.unsqueeze(3))
+    shape = (n * m, map0.shape[1], output_size, output_size)
+    attributes = (output_size, finest_stride, finest_scale)
+    return _run("pyramid_roi_align", inputs, shape, map0.dtype, *attributes, takes_channels_last=False)
+
+
+def _run(
+    name: str,
+    inputs: tuple[Tensor, ...],
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    *attributes: Any,
+    takes_channels_last: bool = True,
+) -> Tensor:
     """Calls ``freqfusion_<name>`` on ``inputs`` and a new tensor of ``shape``, which it returns.
 
     Raises:
@@ -171,7 +205,7 @@ def _run(name: str, inputs: tuple[Tensor, ...], shape: tuple[int, ...], dtype: t
     library = load()
     assert library is not None, "callers ask can_run first"
     device = inputs[0].device
-    channels_last = _is_channels_last(inputs, shape, dtype)
+    channels_last = takes_channels_last and _is_channels_last(inputs, shape, dtype)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     dense = [tensor.detach().contiguous(memory_format=memory_format) for tensor in inputs]
     output = torch.empty(shape, dtype=dtype, device=device, memory_format=memory_format)

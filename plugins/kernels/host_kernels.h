@@ -6,6 +6,7 @@
 #include "local_similarity.h"
 #include "offset_resample.h"
 #include "prepare_image.h"
+#include "pyramid_roi_align.h"
 #include "resize_argmax.h"
 
 namespace freqfusion {
@@ -25,6 +26,8 @@ struct HostKernels {
         ThreadPool const& pool) noexcept;
     void (*prepareImage)(PrepareImageShape const& shape, PrepareImageSizes const& sizes, LevelScale const& scale,
         uint8_t const* pictures, float* images, ThreadPool const& pool) noexcept;
+    bool (*pyramidRoiAlign)(PyramidRoiAlignShape const& shape, DType dtype, void const* const* maps, float const* boxes,
+        void* output, ThreadPool const& pool) noexcept; //!< false: no memory
 };
 
 //! The kernels of the best instruction set that this processor has, chosen at the first call. The environment variable

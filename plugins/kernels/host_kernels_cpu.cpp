@@ -14,9 +14,11 @@ void offsetResample(OffsetResampleShape const&, DType, void const*, void const*,
 void resizeArgmax(ResizeArgmaxShape const&, DType, void const*, int32_t*, ThreadPool const&) noexcept;
 void prepareImage(PrepareImageShape const&, PrepareImageSizes const&, LevelScale const&, uint8_t const*, float*,
     ThreadPool const&) noexcept;
+bool pyramidRoiAlign(
+    PyramidRoiAlignShape const&, DType, void const* const*, float const*, void*, ThreadPool const&) noexcept;
 
 extern HostKernels const kHostKernels;
 HostKernels const kHostKernels{FREQFUSION_QUOTE_VALUE(FREQFUSION_SIMD_LEVEL), carafe, adaptiveFilter, localSimilarity,
-    offsetResample, resizeArgmax, prepareImage};
+    offsetResample, resizeArgmax, prepareImage, pyramidRoiAlign};
 
 } // namespace freqfusion::FREQFUSION_SIMD_LEVEL

@@ -129,6 +129,16 @@ std::array<int32_t, 4> Call::sizes(size_t index, char const* name) const
         static_cast<int32_t>(data[3])};
 }
 
+Boxes Call::boxes(size_t index, char const* name) const
+{
+    Ort::ConstValue const value = Ort::KernelContext{mContext}.GetInput(index);
+    std::vector<int64_t> const size = value.GetTensorTypeAndShapeInfo().GetShape();
+    if (size.size() != 3 || size[2] != 4 || size[0] > kMaxExtent || size[1] > kMaxExtent) {
+        throw Refusal{std::string{name} + " must have the shape (N, M, 4), got " + listed(size)};
+    }
+    return {value.GetTensorData<float>(), static_cast<int32_t>(size[0]), static_cast<int32_t>(size[1])};
+}
+
 void* Call::output(std::vector<int64_t> const& size) const
 {
     return Ort::KernelContext{mContext}.GetOutput(0, size).GetTensorMutableRawData();

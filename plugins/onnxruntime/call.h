@@ -66,6 +66,13 @@ struct Input {
     Size size;
 };
 
+//! x1, y1, x2, y2 of `count` boxes in each image.
+struct Boxes {
+    float const* data;
+    int32_t batch;
+    int32_t count;
+};
+
 //! One run of a node.
 class Call {
   public:
@@ -76,6 +83,9 @@ class Call {
 
     //! Throws Refusal unless input `index` is four int64 numbers in host memory, each positive and of at most 31 bits.
     [[nodiscard]] std::array<int32_t, 4> sizes(size_t index, char const* name) const;
+
+    //! Throws Refusal unless input `index` has three dimensions (N, M, 4) of at most 31 bits.
+    [[nodiscard]] Boxes boxes(size_t index, char const* name) const;
 
     [[nodiscard]] void* output(std::vector<int64_t> const& size) const;
 

@@ -33,8 +33,8 @@ struct Extent {
 };
 
 //! What an operator's tensors hold: all the placement's type; or that, with int64 sizes in host memory as the last
-//! input and an int32 output; or uint8 in and fp32 out.
-enum class Elements { kSame, kLabels, kPictures };
+//! input and an int32 output; or that type, with fp32 boxes as the last input; or uint8 in and fp32 out.
+enum class Elements { kSame, kLabels, kBoxes, kPictures };
 
 //! Counts one more kernel made by this thread, for `freqfusion_onnxruntime_kernel_counts`.
 void countKernel(char const* name, bool onCuda);
@@ -105,6 +105,9 @@ class CustomOperator final : public Ort::CustomOpBase<CustomOperator<Op>, Kernel
     {
         if (Op::kElements == Elements::kPictures) {
             return ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
+        }
+        if (Op::kElements == Elements::kBoxes && index + 1 == Op::kInputs) {
+            return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
         }
         return isSizes(index) ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 : elementType();
     }

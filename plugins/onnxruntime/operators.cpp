@@ -237,4 +237,57 @@ std::vector<Extent> PrepareImage::inferSize(std::vector<Extent> const& pictures,
     return {pictures[0], {3, ""}, {sizes.outHeight, ""}, {sizes.outWidth, ""}};
 }
 
+PyramidRoiAlign::PyramidRoiAlign(Attributes const& attributes)
+    : mAttributes{1, 1, {1, 1, 1, 1}, {1, 1, 1, 1}, 1, attributes.integer("output_size"),
+          attributes.integer("finest_stride"), attributes.integer("finest_scale")}
+{
+    refuse(whyNotRunnable(mAttributes));
+}
+
+void PyramidRoiAlign::run(Call const& call) const
+{
+    PyramidRoiAlignShape shape = mAttributes;
+    void const* maps[kPyramidLevels];
+    for (int32_t level = 0; level < kPyramidLevels; ++level) {
+        std::string const name = "map " + std::to_string(level);
+        Input const map = call.input(static_cast<size_t>(level), name.c_str());
+        if (level == 0) {
+            shape.batch = static_cast<int32_t>(map.size[0]);
+            shape.channels = static_cast<int32_t>(map.size[1]);
+        } else if (map.size[0] != shape.batch || map.size[1] != shape.channels) {
+            throw Refusal{"all maps must have one batch and channel count: map 0 has (" + std::to_string(shape.batch)
+                          + ", " + std::to_string(shape.channels) + "), " + name + " has ("
+                          + std::to_string(map.size[0]) + ", " + std::to_string(map.size[1]) + ")"};
+        }
+        shape.height[level] = static_cast<int32_t>(map.size[2]);
+        shape.width[level] = static_cast<int32_t>(map.size[3]);
+        maps[level] = map.data;
+    }
+    Boxes const boxes = call.boxes(kPyramidLevels, "boxes");
+    if (boxes.batch != shape.batch) {
+        throw Refusal{"boxes must be of as many images as the maps, " + std::to_string(shape.batch) + ", got "
+                      + std::to_string(boxes.batch)};
+    }
+    shape.boxes = boxes.count;
+    refuse(whyNotRunnable(shape));
+    void* const output =
+        call.output({int64_t{shape.batch} * shape.boxes, shape.channels, shape.outputSize, shape.outputSize});
+#if FREQFUSION_CUDA
+    if (call.onCuda()) {
+        return refuse(launchPyramidRoiAlign(shape, call.dtype(), maps, boxes.data, output, call.stream()));
+    }
+#endif
+    refuse(runPyramidRoiAlignOnHost(shape, call.dtype(), maps, boxes.data, output, call.threads()));
+}
+
+std::vector<Extent> PyramidRoiAlign::inferSize(std::vector<Extent> const& finest, Ort::ShapeInferContext& node)
+{
+    auto const boxes = node.GetInputShape(kPyramidLevels);
+    if (boxes.size() != 3 || !boxes[1].IsInt() || boxes[1].AsInt() < 0) {
+        return {};
+    }
+    Extent const cells{node.GetAttrInt("output_size"), ""};
+    return {finest[0].times(boxes[1].AsInt()), finest[1], cells, cells};
+}
+
 } // namespace freqfusion::ort

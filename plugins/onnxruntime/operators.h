@@ -6,6 +6,7 @@
 
 #include "kernels/adaptive_filter.h"
 #include "kernels/prepare_image.h"
+#include "kernels/pyramid_roi_align.h"
 
 #include <vector>
 
@@ -96,6 +97,20 @@ class PrepareImage {
   private:
     PrepareImageShape mAttributes; //!< sizes unset
     LevelScale mScale;
+};
+
+class PyramidRoiAlign {
+  public:
+    static constexpr char const* kName = "PyramidRoiAlign";
+    static constexpr size_t kInputs = kPyramidLevels + 1;
+    static constexpr Elements kElements = Elements::kBoxes;
+
+    explicit PyramidRoiAlign(Attributes const& attributes);
+    void run(Call const& call) const;
+    static std::vector<Extent> inferSize(std::vector<Extent> const& finest, Ort::ShapeInferContext& node);
+
+  private:
+    PyramidRoiAlignShape mAttributes; //!< sizes unset
 };
 
 } // namespace freqfusion::ort

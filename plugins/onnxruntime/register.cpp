@@ -22,18 +22,20 @@ struct Counter {
     char const* name; //!< as reported
 };
 
-constexpr std::array<Counter, 11> kCounters{{
+constexpr std::array<Counter, 13> kCounters{{
     {Carafe::kName, false, "Carafe/cpu"},
     {AdaptiveFilter::kName, false, "AdaptiveFilter/cpu"},
     {LocalSimilarity::kName, false, "LocalSimilarity/cpu"},
     {OffsetResample::kName, false, "OffsetResample/cpu"},
     {ResizeArgmax::kName, false, "ResizeArgmax/cpu"},
     {PrepareImage::kName, false, "PrepareImage/cpu"},
+    {PyramidRoiAlign::kName, false, "PyramidRoiAlign/cpu"},
     {Carafe::kName, true, "Carafe/cuda"},
     {AdaptiveFilter::kName, true, "AdaptiveFilter/cuda"},
     {LocalSimilarity::kName, true, "LocalSimilarity/cuda"},
     {OffsetResample::kName, true, "OffsetResample/cuda"},
     {ResizeArgmax::kName, true, "ResizeArgmax/cuda"},
+    {PyramidRoiAlign::kName, true, "PyramidRoiAlign/cuda"},
 }};
 
 //! Of this thread alone: a session makes its kernels in the thread that creates it, so the difference over the creation
@@ -50,6 +52,7 @@ class Domain {
         add<LocalSimilarity>();
         add<OffsetResample>();
         add<ResizeArgmax>();
+        add<PyramidRoiAlign>();
         add<PrepareImage>({DType::kFloat32, false}); // under other providers, too: pictures come from the host
     }
 

@@ -175,6 +175,32 @@ bool tryPrepareImage(Trial& trial, ThreadPool const& pool)
     });
 }
 
+bool tryPyramidRoiAlign(Trial& trial, ThreadPool const& pool)
+{
+    trial.name = "PyramidRoiAlign";
+    PyramidRoiAlignShape shape{trial.between(1, 2), trial.between(1, 20), {}, {}, trial.between(1, 30),
+        trial.between(1, 18), trial.between(1, 4), trial.between(1, 20)};
+    std::vector<std::vector<char>> maps;
+    std::vector<void const*> pointers;
+    for (int32_t level = 0; level < kPyramidLevels; ++level) {
+        shape.height[level] = trial.side();
+        shape.width[level] = trial.side();
+        maps.push_back(trial.tensor(int64_t{shape.batch} * shape.channels * shape.height[level] * shape.width[level]));
+        pointers.push_back(maps.back().data());
+    }
+    // Corners within and beyond the maps, some boxes without area.
+    std::vector<float> boxes(static_cast<size_t>(shape.batch * shape.boxes * 4));
+    for (size_t i = 0; i < boxes.size(); ++i) {
+        boxes[i] = static_cast<float>(trial.between(-50, 150))
+                   + (i % 4 > 1 ? static_cast<float>(trial.between(30, 150)) : 0.25F);
+    }
+    size_t const numbers =
+        static_cast<size_t>(int64_t{shape.batch} * shape.boxes * shape.channels * shape.outputSize * shape.outputSize);
+    return trial.check(numbers * trial.elementBytes(), pool, [&](void* output, ThreadPool const& chosen) {
+        return runPyramidRoiAlignOnHost(shape, trial.dtype, pointers.data(), boxes.data(), output, chosen);
+    });
+}
+
 } // namespace
 
 int main(int argc, char** argv)
@@ -183,12 +209,13 @@ int main(int argc, char** argv)
     uint32_t const seed = argc > 2 ? static_cast<uint32_t>(std::atoi(argv[2])) : 1;
     SpinningPool threads(3);
     bool (*const tries[])(Trial&, ThreadPool const&) = {
-        tryAdaptiveFilter, tryLocalSimilarity, tryOffsetResample, tryResizeArgmax, tryPrepareImage};
+        tryAdaptiveFilter, tryLocalSimilarity, tryOffsetResample, tryResizeArgmax, tryPrepareImage, tryPyramidRoiAlign};
+    constexpr int64_t kTries = sizeof(tries) / sizeof(tries[0]);
     auto const start = std::chrono::steady_clock::now();
     int64_t count = 0;
     while (std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() < seconds) {
-        Trial trial{std::mt19937(seed + static_cast<uint32_t>(count)), static_cast<DType>(count / 5 % 3), {}};
-        if (!tries[count % 5](trial, threads.pool())) {
+        Trial trial{std::mt19937(seed + static_cast<uint32_t>(count)), static_cast<DType>(count / kTries % 3), {}};
+        if (!tries[count % kTries](trial, threads.pool())) {
             std::fprintf(stderr, "random_shapes: seed %u\n", seed + static_cast<uint32_t>(count));
             return 1;
         }

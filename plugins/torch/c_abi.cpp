@@ -6,6 +6,7 @@
 #include "kernels/host_kernels.h"
 #include "kernels/local_similarity.h"
 #include "kernels/offset_resample.h"
+#include "kernels/pyramid_roi_align.h"
 #include "kernels/resize_argmax.h"
 #include "sleeping_pool.h"
 
@@ -235,4 +236,50 @@ char const* freqfusion_resize_argmax(FreqFusionTensor const* scores, FreqFusionT
     }
 #endif
     return runResizeArgmaxOnHost(shape, dtypeOf(*scores), scores->data, output, sleepingPool(place->threads));
+}
+
+char const* freqfusion_pyramid_roi_align(FreqFusionTensor const* map0, FreqFusionTensor const* map1,
+    FreqFusionTensor const* map2, FreqFusionTensor const* map3, FreqFusionTensor const* boxes,
+    FreqFusionTensor const* output, int32_t outputSize, int32_t finestStride, int32_t finestScale,
+    FreqFusionPlace const* place)
+{
+    if (char const* const reason = whyNotTogether({map0, map1, map2, map3, output}, *place)) {
+        return reason;
+    }
+    FreqFusionTensor alike = *boxes; // the checks of a tensor, but for its dtype
+    alike.dtype = map0->dtype;
+    if (char const* const reason = whyNotTogether({&alike}, *place)) {
+        return reason;
+    }
+    if (place->channelsLast != 0) {
+        return "the maps must be contiguous (N, C, H, W), got channels last";
+    }
+    PyramidRoiAlignShape shape{
+        extent(*map0, 0), extent(*map0, 1), {}, {}, extent(*boxes, 1), outputSize, finestStride, finestScale};
+    void const* maps[kPyramidLevels];
+    int32_t level = 0;
+    for (FreqFusionTensor const* const map : {map0, map1, map2, map3}) {
+        if (extent(*map, 0) != shape.batch || extent(*map, 1) != shape.channels) {
+            return "all maps must have one batch and channel count";
+        }
+        shape.height[level] = extent(*map, 2);
+        shape.width[level] = extent(*map, 3);
+        maps[level++] = map->data;
+    }
+    if (boxes->dtype != kFreqFusionFloat32 || !hasSize(*boxes, shape.batch, shape.boxes, 4, 1)) {
+        return "boxes must be float32 (N, M, 4) for maps (N, C, H, W)";
+    }
+    if (char const* const reason = whyNotRunnable(shape)) {
+        return reason;
+    }
+    if (!hasSize(*output, int64_t{shape.batch} * shape.boxes, shape.channels, outputSize, outputSize)) {
+        return "output must be (N * M, C, output_size, output_size) for maps (N, C, H, W) and boxes (N, M, 4)";
+    }
+    auto const* const corners = static_cast<float const*>(boxes->data);
+#if FREQFUSION_CUDA
+    if (place->onCuda != 0) {
+        return reasonOf(launchPyramidRoiAlign(shape, dtypeOf(*map0), maps, corners, output->data, streamOf(*place)));
+    }
+#endif
+    return runPyramidRoiAlignOnHost(shape, dtypeOf(*map0), maps, corners, output->data, sleepingPool(place->threads));
 }

@@ -22,7 +22,7 @@ extern "C" {
 #endif
 
 /*! Raised with every change of a signature or struct below; a caller built for another number must not go on. */
-#define FREQFUSION_ABI_VERSION 1
+#define FREQFUSION_ABI_VERSION 2
 
 enum FreqFusionDType { kFreqFusionFloat32 = 0, kFreqFusionFloat16 = 1, kFreqFusionBFloat16 = 2, kFreqFusionInt32 = 3 };
 
@@ -69,6 +69,13 @@ FREQFUSION_API char const* freqfusion_offset_resample(FreqFusionTensor const* fe
 /*! kernels/resize_argmax.h: scores (N, C, h, w) -> labels int32 (N, 1, output height, output width). */
 FREQFUSION_API char const* freqfusion_resize_argmax(FreqFusionTensor const* scores, FreqFusionTensor const* labels,
     int32_t stepHeight, int32_t stepWidth, int32_t alignCorners, FreqFusionPlace const* place);
+
+/*! kernels/pyramid_roi_align.h: four maps (N, C, H, W), boxes float32 (N, M, 4, 1) -> output (N * M, C, K, K). Without
+ *  channelsLast. */
+FREQFUSION_API char const* freqfusion_pyramid_roi_align(FreqFusionTensor const* map0, FreqFusionTensor const* map1,
+    FreqFusionTensor const* map2, FreqFusionTensor const* map3, FreqFusionTensor const* boxes,
+    FreqFusionTensor const* output, int32_t outputSize, int32_t finestStride, int32_t finestScale,
+    FreqFusionPlace const* place);
 
 #ifdef __cplusplus
 }

@@ -98,7 +98,7 @@ def _check_engine_kernels(engine: Session, kernels: Kernels) -> None:
     from freqfusion_runtime.engines.plugin_library import OPERATORS  # of no use to ONNX files
 
     unwanted = {"never": "kernel", "require": "function body"}.get(kernels)
-    # An operator without a plugin (PrepareImage, elementwise) runs as its function body on every engine.
+    # An operator without a plugin (PrepareImage, PyramidRoiAlign) runs as its function body on every engine.
     nodes = [entry.node for entry in engine.operator_paths if entry.path == unwanted and entry.operator in OPERATORS]
     if nodes:
         raise KernelLibraryError(

@@ -12,7 +12,7 @@ import onnx_ir as ir
 import pytest
 from freqfusion_export import exporter
 from freqfusion_export.forms import form_of
-from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnx_ir.passes.common import InlinePass, RemoveUnusedNodesPass
 
 trt = pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx-cu13")
 
@@ -34,13 +34,16 @@ class Messages(trt.ILogger):
 
 
 def cut_roi_align(model: ir.Model) -> ir.Model:
-    """Turns each RoiAlign's result into an input, and its boxes and map into outputs."""
+    """Turns each RoiAlign's result into an input, and its boxes and map into outputs; their functions go in line."""
+    for value in (v for node in model.functions["freqfusion", "PyramidRoiAlign", ""] for v in node.outputs):
+        value.name = f"aligning_{value.name}"  # the parser's own names for values in functions are tmp_0_2 and the like
+    InlinePass(criteria=lambda function: function.name == "PyramidRoiAlign")(model)
     graph = model.graph
     for i, node in enumerate([node for node in graph if node.op_type == "RoiAlign"]):
         cells = node.attributes.get_int("output_height", 0)
         for name, value in (("map", node.inputs[0]), ("rois", node.inputs[1])):
             kept = ir.node("Identity", [value])
-            kept.outputs[0].name, kept.outputs[0].type = f"{name}_{i}", value.type
+            kept.outputs[0].name, kept.outputs[0].type = f"{name}_{i}", ir.TensorType(ir.DataType.FLOAT)
             kept.outputs[0].shape = ir.Shape([f"{name}_{i}_{axis}" for axis in range(4 if name == "map" else 2)])
             graph.insert_before(node, kept)
             graph.outputs.append(kept.outputs[0])

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import references
 import torch
-from freqfusion.detection.boxes import decode_boxes, pyramid_levels
-from freqfusion.ops import nms, roi_align
+from freqfusion import native
+from freqfusion.detection.boxes import decode_boxes
+from freqfusion.ops import nms, pyramid_roi_align, roi_align
+from freqfusion.ops.pyramid_roi_align import pyramid_levels
 
 # Averages of up to 150 samples of values below 5, in fp32; then one rounding to the dtype.
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 2.0**-11 * 8, torch.bfloat16: 2.0**-8 * 8}
@@ -34,6 +36,37 @@ def test_roi_align_matches_the_loops(rois, cells, dtype):
     expected = references.roi_align(features.double().numpy(), boxes.numpy(), images.numpy(), cells, 0.25)
     assert actual.dtype == dtype
     torch.testing.assert_close(actual.double(), torch.from_numpy(expected), rtol=0, atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_pyramid_roi_align_matches_the_loops(dtype):
+    boxes, _ = draw_boxes(2, 12)
+    boxes[0, 1] = torch.tensor([-5.0, -9.0, 99.0, 90.0])
+    maps = [torch.randn(2, 3, 16 >> level, 24 >> level).to(dtype) for level in range(4)]
+    with native.disabled():
+        actual = pyramid_roi_align(*maps, boxes, 7, 4, 8)
+    assert actual.dtype == dtype
+    assert len(set(pyramid_levels(boxes, 8).flatten().tolist())) > 2
+    expected = references.pyramid_roi_align([x.double().numpy() for x in maps], boxes.numpy(), 7, 4, 8)
+    torch.testing.assert_close(actual.double(), torch.from_numpy(expected), rtol=0, atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"map0": torch.rand(3, 8, 8)}, r"maps must have four dimensions \(N, C, H, W\), got 3"),
+        ({"map2": torch.rand(1, 2, 2, 2)}, r"map 0 has \(1, 3\), map 2 has \(1, 2\)"),
+        ({"boxes": torch.rand(2, 5, 4)}, r"boxes must have shape \(1, M, 4\) for these maps, got \(2, 5, 4\)"),
+        ({"boxes": torch.rand(5, 4)}, r"boxes must have shape \(1, M, 4\) for these maps, got \(5, 4\)"),
+        ({"output_size": 0}, "output_size must be at least 1, got 0"),
+        ({"finest_stride": -4}, "finest_stride must be at least 1, got -4"),
+    ],
+)
+def test_pyramid_roi_align_says_what_it_wanted(changes, message):
+    maps = {f"map{level}": torch.rand(1, 3, 8 >> level, 8 >> level) for level in range(4)}
+    arguments = {**maps, "boxes": torch.rand(1, 5, 4), "output_size": 7, "finest_stride": 4, "finest_scale": 56}
+    with pytest.raises(ValueError, match=message):
+        pyramid_roi_align(**{**arguments, **changes})
 
 
 def draw_boxes(sets: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -73,6 +106,8 @@ def test_operators_obey_the_rules_of_pytorch():
     boxes, scores = draw_boxes(2, 20)
     torch.library.opcheck(nms, (boxes, scores, 0.5, 0.1, 10))
     torch.library.opcheck(roi_align, (torch.rand(2, 3, 9, 8), boxes[0], torch.arange(20) % 2, 7, 0.25))
+    maps = [torch.rand(2, 3, 16 >> level, 24 >> level) for level in range(4)]
+    torch.library.opcheck(pyramid_roi_align, (*maps, boxes, 7, 4, 8))
 
 
 @pytest.mark.parametrize(
@@ -99,7 +134,7 @@ def test_nms_says_what_it_wanted():
 def test_levels_change_at_exact_sizes():
     sides = torch.tensor([0.0, 111.9, 112.0, 223.9, 224.0, 447.9, 448.0, 2000.0])
     boxes = torch.stack((sides * 0, sides * 0, sides, sides), dim=1)
-    assert pyramid_levels(boxes).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert pyramid_levels(boxes, 56).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
 def test_decoded_boxes_are_bounded_in_growth_and_clipped_to_their_image():

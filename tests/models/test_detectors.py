@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 from freqfusion import create_model, load_checkpoint, load_model, native
-from freqfusion.detection.boxes import decode_boxes, pyramid_levels
+from freqfusion.detection.boxes import decode_boxes
 from freqfusion.detection.detector import arguments_of
 from freqfusion.detection.pyramid import Pyramid
-from freqfusion.detection.roi_heads import extract
+from freqfusion.detection.roi_heads import FINEST_SCALE, extract
 from freqfusion.errors import CheckpointError, UnknownModelError
+from freqfusion.ops.pyramid_roi_align import pyramid_levels
 from freqfusion.registry import recognize_model
 from mmdet_reference import (
     CASES,
@@ -151,7 +152,7 @@ def test_heads_on_fixed_boxes(large):
     network, maps = large
     g = Golden("extra/roi_heads_fixed_rois_seed0_512x640")
     boxes = torch.from_numpy(g["rois"][None, :, 1:])
-    assert pyramid_levels(boxes)[0].tolist() == g["levels"].tolist()
+    assert pyramid_levels(boxes, FINEST_SCALE)[0].tolist() == g["levels"].tolist()
     features = extract(maps, boxes, 7)
     assert_close(features[:, ::32], g["bbox_feats_ch32"])
     logits, deltas = network.roi_head.bbox_head(maps, boxes)

@@ -10,7 +10,8 @@ from freqfusion_export import box_functions, functions, image_functions
 from freqfusion_export.passes.name_tensorrt_plugins import DOMAIN
 
 _PARTS = {part.name: part for part in (*functions.PARTS, *image_functions.PARTS, *box_functions.PARTS)}
-_OPERATORS = {operator.name: operator for operator in (*functions.OPERATORS, image_functions.PrepareImage)}
+_ALL = (*functions.OPERATORS, *box_functions.OPERATORS, image_functions.PrepareImage)
+_OPERATORS = {operator.name: operator for operator in _ALL}
 
 
 class AddFunctionBodiesPass(ir.passes.InPlacePass):

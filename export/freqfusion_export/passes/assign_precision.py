@@ -31,8 +31,8 @@ MOVEMENT = frozenset((
 _INDIFFERENT = frozenset({"Shape", "Size", "Cast", "IsNaN"})
 # Floats made of nothing or of integers are positions, sizes and constants: few, and exact in fp32 only.
 _MAKERS = frozenset({"Constant", "ConstantOfShape", "Range", "EyeLike", "RandomNormal", "RandomUniform"})
-# Inputs that the standard wants in fp32 whatever the data's type.
-_FP32_INPUTS = {"Resize": {1, 2}, "NonMaxSuppression": {3, 4}}
+# Inputs that the operator wants in fp32 whatever the data's type.
+_FP32_INPUTS = {"Resize": {1, 2}, "NonMaxSuppression": {3, 4}, "PyramidRoiAlign": {4}}
 # bfloat16 is allowed for convolutions and normalisations from this opset on only.
 BF16_OPSET = 22
 

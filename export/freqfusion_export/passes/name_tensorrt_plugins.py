@@ -15,8 +15,8 @@ PLUGIN_VERSION = "1"
 SHAPE_INPUTS_ATTRIBUTE = "tensorrt_plugin_shape_input_indices"
 SHAPE_INPUTS = {"ResizeArgmax": [1]}
 
-# Operators without a plugin: TensorRT takes their function bodies.
-WITHOUT_PLUGIN = frozenset({"PrepareImage"})
+# Operators without a plugin: TensorRT takes their function bodies, elementwise operators and its own RoiAlign.
+WITHOUT_PLUGIN = frozenset({"PrepareImage", "PyramidRoiAlign"})
 
 
 class NameTensorRTPluginsPass(ir.passes.InPlacePass):

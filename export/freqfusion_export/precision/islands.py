@@ -15,7 +15,9 @@ from freqfusion_export.passes.label_stages import MODULE_KEY, STAGE_KEY
 from freqfusion_export.passes.name_tensorrt_plugins import DOMAIN
 
 ISLAND_KEY = "freqfusion.island"  # on every node that is kept in fp32: the island's name
-TYPE_AGNOSTIC = frozenset({"Carafe", "AdaptiveFilter", "LocalSimilarity", "OffsetResample", "ResizeArgmax"})
+TYPE_AGNOSTIC = frozenset(
+    {"Carafe", "AdaptiveFilter", "LocalSimilarity", "OffsetResample", "PyramidRoiAlign", "ResizeArgmax"}
+)
 """FreqFusion operators that take any float type and compute in fp32 inside; all others are fp32 at their edges too."""
 
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -66,12 +68,12 @@ ISLANDS = (
     Island(
         "coordinates",
         "above 1024 fp16 holds whole pixels only, above 256 bf16 every second; scores an ulp apart change their order",
-        operators=frozenset({"NonMaxSuppression", "RoiAlign", "TopK", "GridSample"}),
+        operators=frozenset({"NonMaxSuppression", "TopK", "GridSample"}),
         # Not OffsetResample: its offsets are a few pixels, and typing what computes them changed no figure. Its
         # absolute coordinates are fp32 inside the node; in half they cost 19 % more error and 0.12 % of the labels.
         feeds=(
             ("GridSample", 1),
-            ("RoiAlign", 1),
+            ("PyramidRoiAlign", 4),
             ("NonMaxSuppression", 0),
             ("NonMaxSuppression", 1),
             ("TopK", 0),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Boxes: decoding of regressed ones, and choice of the pyramid level they are read from."""
+"""Boxes: decoding of regressed ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 _MAX_LOG_RATIO = abs(math.log(16 / 1000))  # bounds the growth of a side, in both directions
-FINEST_SCALE = 56  # a box of fewer than twice so many pixels a side is read from P2
 
 
 def decode_boxes(boxes: Tensor, deltas: Tensor, image_sizes: Tensor) -> Tensor:
@@ -33,14 +32,3 @@ def decode_boxes(boxes: Tensor, deltas: Tensor, image_sizes: Tensor) -> Tensor:
     height, width = image_sizes.to(corners).unbind(1)
     limits = torch.stack((width, height, width, height), dim=1)
     return torch.minimum(corners.clamp(min=0), limits.reshape(-1, *[1] * (corners.dim() - 2), 4))
-
-
-def pyramid_levels(boxes: Tensor) -> Tensor:
-    """Chooses the pyramid level, 0 for P2 to 3 for P5, that boxes ``(..., 4)`` are read from; int64 ``(...)``.
-
-    Source: ``SingleRoIExtractor.map_roi_levels`` of mmdetection 2.28: floor(log2(scale / 56 + 1e-6)), here by
-    comparisons, which no runtime's logarithm can round over an edge.
-    """
-    width, height = (boxes[..., 2:] - boxes[..., :2]).unbind(-1)
-    relative = torch.sqrt(width * height) / FINEST_SCALE + 1e-6
-    return (relative >= 2).long() + (relative >= 4).long() + (relative >= 8).long()

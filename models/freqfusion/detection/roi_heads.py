@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freqfusion.detection.boxes import pyramid_levels
 from freqfusion.detection.pyramid import OUT_CHANNELS, NamedConv
 from freqfusion.detection.rpn import STRIDES
-from freqfusion.ops.roi_align import roi_align
+from freqfusion.ops.pyramid_roi_align import pyramid_roi_align
 
+FINEST_SCALE = 56  # a box of fewer than twice so many pixels a side is read from P2
 _BOX_CELLS = 7
 _MASK_CELLS = 14
 MASK_SIZE = 28
@@ -25,9 +25,6 @@ _DELTA_STDS = (0.1, 0.1, 0.2, 0.2)
 def extract(maps: Sequence[Tensor], boxes: Tensor, cells: int) -> Tensor:
     """Averages the pyramid over boxes, each on the level that fits its size.
 
-    Every level is asked for every box, with boxes of other levels replaced by one without area, which costs nothing and
-    gives zeros: no shape depends on how many boxes a level has.
-
     Args:
         maps: P2 to P5 or more, ``(N, C, H/s, W/s)``.
         boxes: ``(N, M, 4)`` in pixels of the images.
@@ -36,16 +33,9 @@ def extract(maps: Sequence[Tensor], boxes: Tensor, cells: int) -> Tensor:
     Returns:
         ``(N * M, C, K, K)``.
     """
-    n, m = boxes.shape[:2]
-    rois, levels = boxes.flatten(0, 1), pyramid_levels(boxes).flatten()
-    images = torch.arange(n, device=boxes.device)[:, None].expand(n, m).flatten()
-    total: Tensor | None = None
-    for level, (x, stride) in enumerate(zip(maps[:4], STRIDES[:4], strict=True)):
-        own = torch.where((levels == level)[:, None], rois, 0.0)
-        part = roi_align(x, own, images, cells, 1 / stride)
-        total = part if total is None else total + part
-    assert total is not None
-    return total
+    p2, p3, p4, p5 = maps[:4]
+    features: Tensor = pyramid_roi_align(p2, p3, p4, p5, boxes, cells, STRIDES[0], FINEST_SCALE)
+    return features
 
 
 class BoxHead(nn.Module):

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The five operators of FreqFusion, and the two of detectors, as ``torch.ops.freqfusion.*``."""
+"""The five operators of FreqFusion, and the three of detectors, as ``torch.ops.freqfusion.*``."""
 
 from freqfusion.ops.adaptive_filter import FilterMode, adaptive_filter, normalize_taps
 from freqfusion.ops.carafe import carafe
 from freqfusion.ops.local_similarity import local_similarity
 from freqfusion.ops.nms import nms
 from freqfusion.ops.offset_resample import offset_resample
+from freqfusion.ops.pyramid_roi_align import pyramid_roi_align
 from freqfusion.ops.resize_argmax import resize_argmax
 from freqfusion.ops.roi_align import roi_align
 
@@ -17,6 +18,7 @@ __all__ = [
     "nms",
     "normalize_taps",
     "offset_resample",
+    "pyramid_roi_align",
     "resize_argmax",
     "roi_align",
 ]

@@ -161,7 +161,8 @@ class EngineBuilder:
 
     def _parse(self) -> ParsedNetwork:
         parsed = parse_network(self.flavour, self.model, self.facts, self.further_outputs)
-        # PrepareImage has no plugin: TensorRT fuses its body of elementwise operators into a few kernels by itself.
+        # Two operators have no plugin: TensorRT fuses PrepareImage's elementwise body into a few kernels by itself,
+        # and for the RoiAlign in that of PyramidRoiAlign it has a layer.
         bodies = [e.node for e in parsed.operator_paths if e.path != "kernel" and e.operator in OPERATORS]
         if bodies and self.flavour.has_plugins and not self.options.allow_function_bodies:
             raise FunctionBodiesError(self.model, bodies, self._why_bodies())
