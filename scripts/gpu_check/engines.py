@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from ladder import climb
 
 ROOT = Path(__file__).resolve().parents[2]
 SIDE = 512
@@ -56,7 +57,7 @@ def check_engines(folder: Path, plugin: Path | None, lines: list[dict[str, Any]]
     from freqfusion_runtime.engines.flavours import is_installed, open_flavour
     from reference_data import filled_model
 
-    model = filled_model("segnext_t", seed=0)
+    model, reference = (filled_model("segnext_t", seed=0) for _ in range(2))  # the first is moved and halved below
     failures: list[str] = []
     for precision in ("fp32", "fp16"):
         files = {}
@@ -67,10 +68,12 @@ def check_engines(folder: Path, plugin: Path | None, lines: list[dict[str, Any]]
             if not is_installed(name):
                 print(f"engines: {name} is not installed")
                 continue
-            plans = {i: build(file, open_flavour(name), plugin, folder) for i, file in files.items()}
-            wrong = [
-                f"{name} {precision} {found}" for i in files for found in compare(plans[i], files[i], precision, plugin)
-            ]
+            plans, wrong = {}, []
+            for interface, file in files.items():
+                plans[interface], builder, built = build(file, open_flavour(name), plugin, folder)
+                found = compare(plans[interface], file, precision, plugin)
+                found += climb(builder, built, reference, folder)
+                wrong += [f"{name} {precision} {interface} {difference}" for difference in found]
             failures += wrong
             if not wrong:  # check, then time
                 line = time_engines(plans, model, precision, plugin)
@@ -79,7 +82,8 @@ def check_engines(folder: Path, plugin: Path | None, lines: list[dict[str, Any]]
     return failures + missed(lines)
 
 
-def build(onnx: Path, flavour: Any, plugin: Path | None, folder: Path) -> Path:
+def build(onnx: Path, flavour: Any, plugin: Path | None, folder: Path) -> tuple[Path, Any, Any]:
+    """A plan with its manifest, what built it, and what was built."""
     from freqfusion_runtime.engines.builder import EngineBuilder
     from freqfusion_runtime.engines.options import BuildOptions
     from freqfusion_runtime.engines.profiles import read_profiles
@@ -93,10 +97,11 @@ def build(onnx: Path, flavour: Any, plugin: Path | None, folder: Path) -> Path:
     used = plugin if flavour.has_plugins else None
     options = BuildOptions(allow_function_bodies=used is None)
     plan = folder / f"{onnx.stem}.{flavour.name}.plan"
-    built = EngineBuilder(flavour, onnx, facts, profiles, options, used).build(plan)
+    builder = EngineBuilder(flavour, onnx, facts, profiles, options, used)
+    built = builder.build(plan)
     plan.write_bytes(built.plan)
     plan.with_suffix(".json").write_text(plan_sidecar(manifest, built.record, sha256_of(plan)))
-    return plan
+    return plan, builder, built
 
 
 @contextmanager
