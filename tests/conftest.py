@@ -52,15 +52,32 @@ def checkpoint(segnext_t: Any, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="session")
 def typed_file(segnext_t: Any, traced_segnext: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """``typed_file(precision, interface)``: the path of such a file of the same model, written once."""
+    """``typed_file(precision, interface)``: the path of such a file of the same model, written once.
+
+    int8 files are calibrated on one small photograph, and may lose any number of labels: random weights lose many.
+    """
     from freqfusion_export import export
+    from freqfusion_export.precision.calibration import read_calibration
+    from freqfusion_export.precision.eight_bits import Options
+    from freqfusion_runtime.manifest import Preprocessing
+    from PIL import Image
 
     folder = tmp_path_factory.mktemp("typed")
 
     def path_of(precision: str, interface: str) -> Path:
         path = folder / f"{interface}.{precision}.onnx"
+        more: dict[str, Any] = {}
         if not path.is_file():
-            export(segnext_t, path, interface=interface, traced=traced_segnext, precision=precision)
+            if precision == "int8":
+                photo = folder / "small.png"
+                with Image.open(Path(__file__).parents[1] / "examples" / "coffee.jpg") as picture:
+                    picture.resize((96, 64)).save(photo)
+                more = {
+                    "calibration": read_calibration(folder),
+                    "preprocessing": Preprocessing(long_side=192, short_side=64),
+                    "eight_bits": Options(max_drop=1.0),
+                }
+            export(segnext_t, path, interface=interface, traced=traced_segnext, precision=precision, **more)
         return path
 
     return path_of
@@ -72,3 +89,34 @@ def detector_files(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from detector_files import DetectorFiles
 
     return DetectorFiles(tmp_path_factory.mktemp("detectors"))
+
+
+@pytest.fixture(scope="session")
+def demo() -> Any:
+    """The trained demo checkpoint: network, name and checkpoint."""
+    import freqfusion
+
+    return freqfusion.load_model(freqfusion.demo_checkpoint())
+
+
+@pytest.fixture(scope="session")
+def traced_demo(demo: Any) -> Any:
+    """Its traced network, as ``traced_segnext``."""
+    from freqfusion_export.trace import trace_network
+
+    return trace_network(demo[0], 32)
+
+
+@pytest.fixture(scope="session")
+def emoji_scenes() -> Any:
+    """``emoji_scenes(split, count)``: the first pictures of the demo's data."""
+    from freqfusion_runtime.emoji_scenes import EmojiFontError, EmojiScenes
+
+    def pictures(split: str, count: int) -> list[Any]:
+        try:
+            scenes = EmojiScenes(split)
+        except EmojiFontError:
+            pytest.skip("needs the Debian package fonts-noto-color-emoji")
+        return [scenes[number].picture for number in range(count)]
+
+    return pictures

@@ -154,7 +154,8 @@ def export(
     with atomic_path(path) as temporary:
         ir.save(graph_model, temporary)
         if precision in EIGHT_BITS and calibration is not None:
-            verify_on_pictures(temporary, model, interface, settings, precision, calibration)
+            drop = (eight_bits or Options()).max_drop
+            verify_on_pictures(temporary, model, interface, settings, precision, calibration, drop)
         else:
             verify(temporary, model, interface, settings, precision)
     write_sidecar(path, manifest)

@@ -15,6 +15,7 @@ from freqfusion_export.errors import ExportError
 from freqfusion_export.parity import LOGITS
 from freqfusion_export.passes.assign_precision import AssignPrecisionPass
 from freqfusion_export.passes.label_stages import MODULE_KEY
+from freqfusion_export.passes.name_tensorrt_plugins import DOMAIN
 from freqfusion_export.precision.assignment import assign_half
 from freqfusion_export.precision.bisection import smallest_sufficient
 from freqfusion_export.precision.emulation import emulated
@@ -23,6 +24,7 @@ from freqfusion_export.precision.retyping import Retyping
 from freqfusion_export.probe import Probe
 from freqfusion_runtime.cli import main
 from freqfusion_runtime.manifest import METADATA_KEY, Manifest, Preprocessing
+from onnx_ir.passes.common import InlinePass, ShapeInferencePass
 from PIL import Image
 from reference_data import golden
 from test_passes import parse, run
@@ -124,6 +126,23 @@ def test_a_file_typed_again_is_the_file(typed_file, precision, interface):
     for name in {LOGITS, "labels"} & set(expected):
         np.testing.assert_array_equal(found[name], expected[name])
     assert np.isfinite(found[LOGITS]).all()
+
+
+def test_nothing_inside_freqfusions_nodes_is_left_to_search(typed_file):
+    path = typed_file("fp16", "image")
+    file = ir.load(path)
+    own, ours = {node.name for node in file.graph}, [node.name for node in file.graph if node.domain == DOMAIN]
+    inlined = InlinePass()(file).model
+    ShapeInferencePass()(inlined)
+    inside = [node for node in inlined.graph if node.name not in own]
+    assert len(inside) > 20 * len(ours)
+    assert all(value.dtype is not None for node in inside for value in node.outputs)
+    # Each computes in fp32 inside; the cast of its result to its input's type is all that is half, and what a trial
+    # takes away when it keeps the node.
+    halves = [node.op_type for node in inside if any(value.dtype == FP16 for value in node.outputs)]
+    typed = [name for names in Retyping(path).stages.values() for name in names if name in ours]
+    assert halves == ["CastLike"] * len(typed)
+    assert len(typed) == 16  # the others make the picture an image and logits labels
 
 
 SMALL = Preprocessing(long_side=96, short_side=64)

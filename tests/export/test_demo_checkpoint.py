@@ -20,20 +20,16 @@ SCENES = 100
 
 
 @pytest.fixture(scope="module")
-def loaded():
-    return freqfusion.load_model(freqfusion.demo_checkpoint())
-
-
-@pytest.fixture(scope="module")
-def exported_demo(loaded, tmp_path_factory):
+def exported_demo(demo, traced_demo, tmp_path_factory):
     path = tmp_path_factory.mktemp("demo") / "demo.onnx"
-    model, name, checkpoint = loaded
-    export(model, path, name=name, checkpoint=checkpoint, checkpoint_path=freqfusion.demo_checkpoint())
+    model, name, checkpoint = demo
+    source = {"checkpoint": checkpoint, "checkpoint_path": freqfusion.demo_checkpoint()}
+    export(model, path, name=name, traced=traced_demo, **source)
     return path
 
 
-def test_is_recognised_by_its_keys_and_says_what_it_is(loaded):
-    model, name, checkpoint = loaded
+def test_is_recognised_by_its_keys_and_says_what_it_is(demo):
+    model, name, checkpoint = demo
     assert name == "segnext_t"
     assert checkpoint.classes == CLASSES
     assert checkpoint.palette == PALETTE

@@ -17,7 +17,7 @@ from freqfusion_export.precision.calibration import CalibrationError, read_calib
 from freqfusion_export.precision.emulation import emulated
 from freqfusion_export.precision.islands import ISLAND_KEY, RANGE
 from freqfusion_runtime import load
-from freqfusion_runtime.comparison import label_agreement, mean_iou
+from freqfusion_runtime.comparison import label_agreement, mean_iou_of_set
 from freqfusion_runtime.errors import ModelFileError
 from freqfusion_runtime.kernel_library import library_path
 from freqfusion_runtime.manifest import METADATA_KEY, Manifest, Preprocessing
@@ -30,11 +30,12 @@ from weights_spec import image
 
 HALVES = ("fp16", "bf16")
 
-# The goldens hold the margin between the two best logits in fp16. Random weights leave classes of one to five pixels of
-# 7500, where a single tie decides the mean IoU: one of the three pixels of class 37 has a margin of 9e-4, below the rms
-# error of any fp16 network (1e-3 = 0.0015 of the logits' deviation). Such pixels count as either class; bf16 has eight
-# times the error.
-TIE_MARGIN = {"fp16": 1e-3, "bf16": 8e-3}
+# Random weights leave a class of three pixels in the first golden, one of them with a margin of 9e-4 between its two
+# best logits, 0.0014 of their deviation: below the rms error of any fp16 network, of which rounding the weights alone
+# is 0.0009. Each keeps or loses it by chance, and with it 0.037 of the mean over nine classes: of 26 typings, each
+# with another part in fp32, 12 kept it, whatever their error (docs/precision.md). For bf16 the bound leaves room for
+# it.
+COIN_TOSS = {"fp16": 37, "bf16": None}
 
 
 def emulated_session(path):
@@ -54,16 +55,37 @@ def test_official_logits_within_the_types_bound(typed_file, precision):
     assert 1e-3 < error(actual, expected) <= LOGIT_BOUNDS[precision]
 
 
-@pytest.mark.parametrize("name", ["e2e_seed0_75x100", "e2e_seed0_120x81"])
 @pytest.mark.parametrize("precision", HALVES)
-def test_official_label_maps_within_the_types_bounds(typed_file, precision, name):
-    g = golden(name)
-    (labels,) = emulated_session(typed_file(precision, "image")).run(None, {"image": g["rgb"][None]})
+def test_official_label_maps_within_the_types_bounds(typed_file, precision):
+    session = emulated_session(typed_file(precision, "image"))
+    pictures = [golden("e2e_seed0_75x100"), golden("e2e_seed0_120x81")]
+    expected = [g["pred"] for g in pictures]
+    actual = [session.run(None, {"image": g["rgb"][None]})[0][0] for g in pictures]
     least_agreement, least_miou = TASK_BOUNDS[precision]
-    assert label_agreement(labels[0], g["pred"]) >= least_agreement
-    decided = np.where(g["margin"] > TIE_MARGIN[precision], labels[0], g["pred"])
-    assert mean_iou(decided, g["pred"]) >= least_miou
-    assert (g["margin"] <= TIE_MARGIN[precision]).mean() < 0.03
+    assert min(label_agreement(a, e) for a, e in zip(actual, expected, strict=True)) >= least_agreement
+    # Counted over the set, and the one class apart that chance decides: the goal is missed there, by one pixel at most.
+    ious = class_ious(actual, expected)
+    lost = ious.pop(COIN_TOSS[precision], (0, 0))
+    assert np.mean([common / either for common, either in ious.values()]) >= least_miou
+    assert lost[1] - lost[0] <= 1
+
+
+def class_ious(actual, expected):
+    """Intersection and union of every class over all maps."""
+    a, e = (np.concatenate([labels.ravel() for labels in maps]) for maps in (actual, expected))
+    return {
+        int(label): (np.sum((a == label) & (e == label)), np.sum((a == label) | (e == label)))
+        for label in np.union1d(a, e)
+    }
+
+
+def test_mean_iou_of_a_set_is_counted_before_it_is_divided():
+    first, second = np.array([[0, 0, 1, 1]]), np.array([[0, 1]])
+    maps = [first, second], [np.array([[0, 1, 1, 1]]), np.array([[0, 1]])]
+    assert mean_iou_of_set(*maps) == np.mean([2 / 3, 3 / 4])
+    assert class_ious(*maps) == {0: (2, 3), 1: (3, 4)}
+    with pytest.raises(ValueError, match=r"label maps differ in size, \(1, 4\) and \(1, 2\)"):
+        mean_iou_of_set([first], [second])
 
 
 @pytest.mark.parametrize("kernels", ["never", "require"])

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compare an exported file with its PyTorch model: operators, modules, network, label maps or objects.
 
-Exit status 1 if anything is beyond its tolerance; --layers then names the first module that is. With --output writes
+Exit status 1 if anything is beyond its tolerance; that of mIoU is for all pictures together, counted over the set
+before anything is divided, as mIoU is published. --layers then names the first module that is. With --output writes
 NAME.differences.png for each picture: where the two label maps, masks or panoptic maps differ, and which objects only
 one of them finds. --bisect looks for the smallest set of nodes that must be in fp32 for a half-typed file to hold, and
 names the export options for it. --noise-floor tells what PyTorch differs from itself by, --save-reference writes what
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     from freqfusion_export.commands.precision_bisection import bisect, conclude, refuse_unless_half
     from freqfusion_export.difference_picture import draw_differences
     from freqfusion_export.errors import ExportError
-    from freqfusion_export.parity import Parity, read_manifest
+    from freqfusion_export.parity import Parity, miou_of_set, read_manifest
 
     say = printer(args.json)
     pictures = find_pictures(args.pictures)
@@ -96,7 +97,10 @@ def run(args: argparse.Namespace) -> int:
             with atomic_path(name) as temporary:
                 draw_differences(result.photo, result.labels, result.expected).save(temporary)
             say(f"differences: {name}")
-    agrees = all(result.agrees for result in results)
+    miou = miou_of_set(results)
+    agrees = all(result.agrees for result in results) and miou >= parity.least_miou
+    mark = "" if miou >= parity.least_miou else "  <-- beyond tolerance"
+    say(f"\nall {len(results)} pictures: mIoU between the label maps {miou:.6f}, at least {parity.least_miou}{mark}")
     bisection = bisect(parity, args.model, results, say) if args.bisect and not agrees else None
     if bisection is not None:
         conclude(bisection, say)
@@ -115,7 +119,8 @@ def run(args: argparse.Namespace) -> int:
     facts |= run_reference(args, network, manifest, pictures, say)
     if args.bisect:
         facts["bisection"] = bisection.facts() if bisection is not None else None
-    write_json(args.json, {**facts, "agrees": agrees, "pictures": entries})
+    facts |= {"agrees": agrees, "miou": miou, "least_miou": parity.least_miou}
+    write_json(args.json, {**facts, "pictures": entries})
     return 0 if agrees else 1
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from freqfusion_export.errors import ExportError
-from freqfusion_export.parity import Parity, PictureParity
+from freqfusion_export.parity import Parity, PictureParity, miou_of_set
 from freqfusion_export.precision.bisection import smallest_sufficient
 from freqfusion_export.precision.retyping import Retyping
 
@@ -23,7 +23,7 @@ HEADER = f"  {'trial':>5}  {'in fp32 beside the islands':<56} {'max/std':>9} {'l
 
 @dataclass(frozen=True)
 class Trial:
-    """One typing that was tried, on the picture where it failed, or on the last one.
+    """One typing that was tried, on the pictures up to the one where it failed, or on all.
 
     Attributes:
         kept: What was in fp32, in words.
@@ -31,7 +31,7 @@ class Trial:
         picture: Which picture the numbers are of.
         logit_error: Largest error of the logits over their standard deviation; None if a number is not finite.
         label_agreement: Share of pixels with equal labels.
-        miou: Between the label maps.
+        miou: Between the label maps, over these pictures.
         suffices: Whether every picture is within tolerance.
     """
 
@@ -101,15 +101,17 @@ def bisect(parity: Parity, path: Path, results: Sequence[PictureParity], say: Ca
     with tqdm(desc="bisection", unit="trial", file=sys.stderr, disable=None, leave=False) as progress:
 
         def suffices(kept: str, names: Collection[str]) -> bool:
+            tried = []
             for known in ordered:
                 result = parity.on_variant(retyping.keeping(names), known)
+                tried.append(result)
                 if not result.agrees:
                     break
+            miou = miou_of_set(tried)
+            is_within = result.agrees and miou >= parity.least_miou
             error = result.comparisons[0].max_over_std
             finite = error if error < float("inf") else None
-            trial = Trial(
-                kept, len(names), result.name, finite, result.label_agreement, result.miou, bool(result.agrees)
-            )
+            trial = Trial(kept, len(names), result.name, finite, result.label_agreement, miou, bool(is_within))
             found.trials.append(trial)
             progress.update()
             with progress.external_write_mode(file=sys.stderr):
