@@ -100,7 +100,8 @@ def test_build_verifies_a_real_network_from_operators_to_labels(folder, monkeypa
     assert main([str(argument) for argument in arguments]) == 0, capsys.readouterr().out
     assert opened == plans
     gate = json.loads((folder / "build.json").read_text())["gate"]
-    (picture,) = gate["pictures"]
+    picture, together = gate["pictures"]
+    assert [rung["reference"] for rung in together["rungs"]] == ["ONNX file", "PyTorch"]
     counts = {}
     for rung in picture["rungs"]:
         counts[rung["reference"], rung["level"]] = counts.get((rung["reference"], rung["level"]), 0) + 1

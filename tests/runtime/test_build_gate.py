@@ -168,7 +168,11 @@ def test_reference_data_are_held_against_operators_network_and_labels(tmp_path, 
     out = capsys.readouterr().out
     assert status == 0, out
     assert opened == [PLAN, "operators.plan"]  # the node's result is an output of the model already
-    (picture,) = facts["gate"]["pictures"]
+    picture, together = facts["gate"]["pictures"]
+    assert [(rung["reference"], rung["measures"]) for rung in together["rungs"]] == [
+        ("ONNX file", {"miou": 1.0}),
+        ("PyTorch", {"miou": 1.0}),
+    ]
     levels = [(rung["reference"], rung["level"]) for rung in picture["rungs"]]
     assert levels == [("ONNX file", "network"), ("ONNX file", "task")] + [
         ("PyTorch", level) for level in ("operator", "network", "task")
