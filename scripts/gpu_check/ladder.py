@@ -28,7 +28,7 @@ def climb(builder: Any, built: Any, model: Any, folder: Path) -> list[str]:
     import torch
     from freqfusion_export.reference_writer import save_reference
     from freqfusion_runtime.engines.gate import Gate
-    from freqfusion_runtime.engines.report import gate_lines
+    from freqfusion_runtime.engines.gate_report import gate_lines
     from freqfusion_runtime.engines.verification import verify
     from freqfusion_runtime.reference_data import ReferenceData
 

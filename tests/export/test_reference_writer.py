@@ -18,7 +18,7 @@ from freqfusion_export.parity import read_manifest
 from freqfusion_export.reference_writer import operators_alone, save_reference
 from freqfusion_runtime.cli import main
 from freqfusion_runtime.engines.gate import Gate, alone_name
-from freqfusion_runtime.engines.report import gate_lines
+from freqfusion_runtime.engines.gate_report import gate_lines
 from freqfusion_runtime.files import sha256_of
 from freqfusion_runtime.manifest import METADATA_KEY
 from freqfusion_runtime.onnx_probe import inner_values, write_with_outputs

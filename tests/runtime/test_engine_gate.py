@@ -13,8 +13,8 @@ import onnx
 import pytest
 from freqfusion_runtime.engines.errors import GateError
 from freqfusion_runtime.engines.gate import Gate, PictureGate, Rung
+from freqfusion_runtime.engines.gate_report import gate_facts, gate_lines
 from freqfusion_runtime.engines.publication import delete_same
-from freqfusion_runtime.engines.report import gate_facts, gate_lines
 from freqfusion_runtime.files import sha256_of
 from freqfusion_runtime.manifest import Precision
 from freqfusion_runtime.onnxruntime_session import OnnxRuntimeSession

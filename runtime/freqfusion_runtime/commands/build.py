@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from freqfusion_runtime.commands.arguments import positive
-from freqfusion_runtime.commands.build_gate import gate_json, open_gate
+from freqfusion_runtime.commands.build_gate import gate_json, open_gate, print_gate
 from freqfusion_runtime.json_output import add_json_argument, printer, write_json
 
 if TYPE_CHECKING:
@@ -114,14 +114,11 @@ def _run(
     from freqfusion_runtime.engines.report import (
         build_facts,
         build_lines,
-        gate_lines,
         memory_lines,
         path_lines,
         profile_lines,
     )
-    from freqfusion_runtime.engines.verification import verify
     from freqfusion_runtime.files import make_folder, sha256_of
-    from freqfusion_runtime.noise import noise_lines
 
     make_folder(output.parent)
     cache, key = EngineCache(), builder.key()
@@ -141,6 +138,8 @@ def _run(
             record = built.record
         sha256 = sha256_of(staged)
         if gate is not None:
+            from freqfusion_runtime.engines.verification import verify
+
             verify(builder, staged, record, gate, lambda subject: build_bar(f"gate: {subject}"))
         results = gate.results if gate is not None else []
         agrees = all(result.agrees for result in results)
@@ -160,15 +159,8 @@ def _run(
         *((*build_lines(built), *memory_lines(built, builder.gpu)) if built else ()),
     ):
         say(line)
-    if results:
-        say("GATE HOLDS" if agrees else f"GATE BROKEN: the engine was not kept, and {output} is not this engine")
-        if other_stays:
-            say(f"  {output} is still the engine that was there before; its manifest says what it was built from")
-        noise = gate.reference.facts.noise_floor if gate is not None and gate.reference is not None else ()
-        for line in (*gate_lines(results), *noise_lines(noise)):
-            say(line)
-        if not noise:
-            say("  PyTorch against itself: not measured; `freqfusion parity --noise-floor --save-reference` does")
+    if gate is not None:
+        print_gate(gate, agrees, output, other_stays, say)
     if evicted:
         limit_mb = cache.limit_bytes / 1e6
         say(f"  cache: {len(evicted)} engines, the least recently used, made room; limit {limit_mb:.0f} MB")

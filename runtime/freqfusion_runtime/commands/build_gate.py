@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -50,11 +52,26 @@ def open_gate(args: argparse.Namespace, manifest: Manifest) -> Gate | None:
     return Gate(manifest, pictures, against, reference, args.reference, judged_as)
 
 
+def print_gate(gate: Gate, agrees: bool, output: Path, other_stays: bool, say: Callable[[str], None]) -> None:
+    """Prints what the gate found, and PyTorch's own noise beside it."""
+    from freqfusion_runtime.engines.gate_report import gate_lines
+    from freqfusion_runtime.noise import noise_lines
+
+    say("GATE HOLDS" if agrees else f"GATE BROKEN: the engine was not kept, and {output} is not this engine")
+    if other_stays:
+        say(f"  {output} is still the engine that was there before; its manifest says what it was built from")
+    noise = gate.reference.facts.noise_floor if gate.reference is not None else ()
+    for line in (*gate_lines(gate.results), *noise_lines(noise)):
+        say(line)
+    if not noise:
+        say("  PyTorch against itself: not measured; `freqfusion parity --noise-floor --save-reference` does")
+
+
 def gate_json(gate: Gate, agrees: bool, other_stays: bool) -> dict[str, Any]:
     """What the gate found, for ``--json``."""
     from dataclasses import asdict
 
-    from freqfusion_runtime.engines.report import gate_facts
+    from freqfusion_runtime.engines.gate_report import gate_facts
 
     facts: dict[str, Any] = {
         "agrees": agrees,
