@@ -33,15 +33,15 @@ class DetectorFiles:
             ir.save(trace_network(self.network(name), 64), path)
         return ir.load(path)
 
-    def path(self, name: str, interface: str = "tensor") -> Path:
-        """The exported file; pictures are scaled to 160 x 96 at most, so that they are run in seconds."""
+    def path(self, name: str, interface: str = "tensor", **options: str) -> Path:
+        """The file exported with such options; pictures are scaled to 160 x 96 at most, to be run in seconds."""
         from freqfusion_export import export
         from freqfusion_export.forms import form_of
 
-        path = self.folder / f"{name}_{interface}.onnx"
+        path = self.folder / f"{'_'.join((name, interface, *options.values()))}.onnx"
         if not path.is_file():
             network = self.network(name)
             small = replace(form_of(network).preprocessing, long_side=160, short_side=96)
             traced = self.traced(name)
-            export(network, path, name=name, interface=interface, traced=traced, preprocessing=small)
+            export(network, path, name=name, interface=interface, traced=traced, preprocessing=small, **options)
         return path

@@ -20,11 +20,54 @@ from onnxscript import script
 
 from freqfusion_export.functions import freqfusion
 
+_POWERS = [2**exponent for exponent in range(31)]
+
+
+@script(freqfusion, default_opset=op)
+def FloorLog2(a, b):
+    """The whole part, downwards, of log2(a / b) of (1,) positive numbers."""
+    powers = op.Constant(value_ints=_POWERS)
+    doublings = op.Cast(op.GreaterOrEqual(a, b * powers), to=7) - op.Cast(op.Less(a * powers, b), to=7)
+    total = op.ReduceSum(doublings, op.Constant(value_ints=[0]), keepdims=1)
+    return total - op.Cast(op.GreaterOrEqual(a, b), to=7)
+
+
+@script(freqfusion, default_opset=op)
+def TimesPowerModulo(a, exponent, b):
+    """What a * 2**min(exponent, 24) leaves when divided by b, and what of the exponent is left; all (1,)."""
+    step = op.Min(exponent, op.Constant(value_ints=[24]))
+    product = a * op.Gather(op.Constant(value_ints=_POWERS), step, axis=0)
+    return product - product / b * b, exponent - step
+
+
+@script(freqfusion, default_opset=op)
+def ScaledSide(extent, limit, side):
+    """What Python makes of int(extent * (limit / side) + 0.5), in integers; all (1,).
+
+    That is extent * limit / side rounded half up, but for exact halves: the float quotient limit / side is F / 2**e,
+    F of 53 bits, and lies below the true one by m / (side * 2**e), m = limit * 2**e modulo side, where m < side / 2.
+    Times the extent that is rounded to the number below the half if it is more than half the distance of floats there.
+    """
+    one = op.Constant(value_ints=[1])
+    two = op.Constant(value_ints=[2])
+    doubled = two * extent * limit + side
+    half_up = doubled / (two * side)
+    is_half = op.Cast(op.Equal(half_up * two * side, doubled), to=7)
+    scale_log = FloorLog2(limit, side)
+    side_log = FloorLog2(extent * limit, side)
+    rest, left = TimesPowerModulo(limit, op.Constant(value_ints=[52]) - scale_log, side)
+    rest, left = TimesPowerModulo(rest, left, side)
+    rest, left = TimesPowerModulo(rest, left, side)
+    rest, left = TimesPowerModulo(rest, left, side)
+    is_below = op.Cast(op.Less(two * rest, side), to=7)
+    distance = side * op.Gather(op.Constant(value_ints=_POWERS), side_log - scale_log, axis=0)
+    is_far = op.Cast(op.Less(distance, two * extent * rest), to=7)
+    return op.Max(half_up - is_half * is_below * is_far, one)  # what is left of a side that rounds to nothing
+
 
 @script(freqfusion, default_opset=op)
 def KeepRatioSize(height, width, long_side: int, short_side: int):
-    """Scales (1,) sizes until the long or the short side meets its limit first; rounds half up, as mmcv does."""
-    two = op.Constant(value_ints=[2])
+    """Scales (1,) sizes until the long or the short side meets its limit first, in mmcv's floats."""
     long = op.Max(height, width)
     short = op.Min(height, width)
     long_limit = op.Reshape(op.Constant(value_int=long_side), op.Constant(value_ints=[1]))
@@ -32,11 +75,10 @@ def KeepRatioSize(height, width, long_side: int, short_side: int):
     by_long = op.Less(long_limit * short, short_limit * long)
     limit = op.Where(by_long, long_limit, short_limit)
     side = op.Where(by_long, long, short)
-    one = op.Constant(value_ints=[1])  # what is left of a side that rounds to nothing
     # No side exceeds long_side anyway. TensorRT bounds each operator's result by its inputs' bounds, one at a time: a
     # picture of 64 x 64 to 1024 x 2048 might become 8192 x 16384 for all it knows, and it reserves memory for that.
-    new_height = op.Min(op.Max((two * height * limit + side) / (two * side), one), long_limit)
-    new_width = op.Min(op.Max((two * width * limit + side) / (two * side), one), long_limit)
+    new_height = op.Min(ScaledSide(height, limit, side), long_limit)
+    new_width = op.Min(ScaledSide(width, limit, side), long_limit)
     return new_height, new_width
 
 
@@ -122,5 +164,5 @@ def PrepareImage(
     return op.Transpose(normalized, perm=[0, 3, 1, 2])
 
 
-PARTS = (KeepRatioSize, AxisPositions, FixedPointWeights, ResizeFixedPoint)
+PARTS = (FloorLog2, TimesPowerModulo, ScaledSide, KeepRatioSize, AxisPositions, FixedPointWeights, ResizeFixedPoint)
 """What ``PrepareImage`` is made of."""

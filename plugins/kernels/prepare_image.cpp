@@ -44,13 +44,13 @@ char const* whyNotRunnable(LevelScale const& scale) noexcept
 
 PrepareImageSizes sizesOf(PrepareImageShape const& shape) noexcept
 {
-    int64_t const longer = std::max(shape.height, shape.width);
-    int64_t const shorter = std::min(shape.height, shape.width);
-    bool const byLong = shape.longSide * shorter < shape.shortSide * longer;
-    int64_t const limit = byLong ? shape.longSide : shape.shortSide;
-    int64_t const side = byLong ? longer : shorter;
-    // Rounds half up, as mmcv does, but never to nothing.
-    auto const scaled = [&](int64_t extent) { return std::max<int64_t>(1, (2 * extent * limit + side) / (2 * side)); };
+    // In mmcv's doubles, whose rounding decides where a side comes to a half exactly; but never to nothing.
+    double const longer = std::max(shape.height, shape.width);
+    double const shorter = std::min(shape.height, shape.width);
+    double const factor = std::min(shape.longSide / longer, shape.shortSide / shorter);
+    auto const scaled = [&](int32_t extent) {
+        return std::max<int64_t>(1, static_cast<int64_t>(extent * factor + 0.5));
+    };
     int64_t const height = scaled(shape.height);
     int64_t const width = scaled(shape.width);
     int64_t const divisor = shape.sizeDivisor;

@@ -19,6 +19,8 @@ from freqfusion_runtime.segmenter import timed
 from freqfusion_runtime.session import Session
 
 OBJECT_OUTPUTS = ("num", "boxes", "scores", "labels")
+UNSETTLED = -1
+"""``num`` of a picture whose boxes a file with unrolled suppression could not settle in its number of rounds."""
 _REEXPORT = "Write the model again with `freqfusion export`."
 
 
@@ -133,6 +135,11 @@ class ObjectNetwork:
             if outputs[name].shape != shape:
                 raise self.malformed(f"{name} must have shape {shape}, got {outputs[name].shape}")
         count = int(num[0])
+        if count == UNSETTLED:
+            raise NetworkOutputError(
+                f"{self.session.path}: more boxes of this picture overlap in one chain than the file's suppression has "
+                "rounds for. Use a file with the standard suppression for it."
+            )
         if not 0 <= count <= slots:
             raise self.malformed(f"num must be from 0 to {slots}, got {count}")
         for name in shapes:

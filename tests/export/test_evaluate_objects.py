@@ -6,12 +6,15 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from freqfusion_runtime.cli import main
+from freqfusion_runtime.coco_format import panoptic_ids
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))  # the small models and data sets live there
 
-from coco_sets import write_coco_set
+from coco_sets import CATEGORY_IDS, write_coco_set
 from small_detectors import TASKS, Objects, write_detector
 from small_models import write_tensor_model
 
@@ -61,6 +64,13 @@ def test_scores_are_printed_beside_the_paper_s_and_written(coco_set, tmp_path, c
         assert ("segmentation" in results[0]) == (task == "instance")
     else:
         assert 0 < entry["scores"]["PQ"] < 1
+        results = json.loads((tmp_path / "out" / "1-net.panoptic.json").read_text())["annotations"]
+        assert [(e["image_id"], e["file_name"]) for e in results] == [(100 + 7 * i, f"{i:06}.png") for i in range(4)]
+        for result in results:
+            ids = panoptic_ids(np.asarray(Image.open(tmp_path / "out" / "1-net.panoptic" / result["file_name"])))
+            assert set(np.unique(ids)) - {0} == {segment["id"] for segment in result["segments_info"]}
+            assert {segment["category_id"] for segment in result["segments_info"]} <= set(CATEGORY_IDS.values())
+            assert Image.open(tmp_path / "out" / "1-net.overlays" / result["file_name"]).size == (200, 160)
 
 
 def test_one_picture_one_object_scores_one(coco_set, tmp_path, capsys):
@@ -94,6 +104,19 @@ def test_what_cannot_be_scored_is_one_line_and_status_2(coco_set, tmp_path, caps
     (tmp_path / "empty").mkdir()
     data = ["--dataset", "coco", "--data", coco_set.folder]
     elsewhere = ["--dataset", "coco", "--annotations", coco_set.instances, "--pictures", tmp_path / "empty"]
+
+    def altered(name, change):
+        """The same data set with other annotations."""
+        content = json.loads(coco_set.instances.read_text())
+        change(content["annotations"][0], content)
+        (tmp_path / name).write_text(json.dumps(content))
+        return ["--task", "instance", *data, "--annotations", tmp_path / name]
+
+    unknown_id = altered("id.json", lambda first, _: first.update(category_id=99))
+    unknown_name = altered("name.json", lambda _, content: content["categories"][0].update(name="gryphon"))
+    code = {"size": [160, 200], "counts": [1, 2, 3]}
+    broken_code = altered("code.json", lambda first, _: first.update(segmentation=code))
+    instance = write_detector(tmp_path / "masks.onnx", "instance_segmentation")
     for arguments, message in [
         ([detector, "--task", "panoptic", *data], "is made for detection and cannot be scored with --task panoptic"),
         ([detector, "--task", "instance", *data], "is made for detection and cannot be scored with --task instance"),
@@ -103,6 +126,9 @@ def test_what_cannot_be_scored_is_one_line_and_status_2(coco_set, tmp_path, caps
         ([detector, "--task", "detection", "--dataset", "coco"], "--dataset coco needs --data DIR"),
         ([detector, "--task", "detection", *data, "--split", "test"], "instances_test.json cannot be read"),
         ([detector, "--task", "detection", *elsewhere], "lacks 4 of the 4 pictures"),
+        ([instance, *unknown_id], "annotation 1 has the category 99, which the file does not"),
+        ([instance, *unknown_name], "1 of 3 categories are unknown to the model: gryphon"),
+        ([instance, *broken_code], "the run-length code is broken: its runs cover 6 pixels of 160 x 200"),
     ]:
         status, printed = run(capsys, *arguments)
         assert status == 2

@@ -17,13 +17,13 @@ PLAN = Preprocessing(long_side=256, short_side=64)
 
 
 @functools.cache
-def session(function: str):
+def session(function: str, long_side: int = 0, short_side: int = 0):
     bodies = {
         "PrepareImage": """g (uint8[n,h,w,3] x) => (float[n,3,i,j] o) { o = freqfusion.PrepareImage<long_side=256,
             short_side=64, size_divisor=32, mean=[123.675, 116.28, 103.53],
             inverse_std=[0.01712475383, 0.01750700280, 0.01742919389]>(x) }""",
-        "KeepRatioSize": """g (int64[1] h, int64[1] w) => (int64[1] a, int64[1] b)
-            { a, b = freqfusion.KeepRatioSize<long_side=2048, short_side=512>(h, w) }""",
+        "KeepRatioSize": f"""g (int64[1] h, int64[1] w) => (int64[1] a, int64[1] b)
+            {{ a, b = freqfusion.KeepRatioSize<long_side={long_side}, short_side={short_side}>(h, w) }}""",
         "ResizeFixedPoint": """g (int32[n,h,w,c] x, int64[1] a, int64[1] b) => (int32[n,i,j,c] o)
             { o = freqfusion.ResizeFixedPoint(x, a, b) }""",
     }
@@ -58,15 +58,32 @@ def test_resize_is_opencvs(source, target):
     assert np.array_equal(actual[0], expected)
 
 
-def test_sizes_are_mmcvs_for_every_common_picture():
-    run = functools.partial(session("KeepRatioSize").run, None)
-    generator = np.random.default_rng(0)
-    sizes = [*generator.integers(1, 6000, (3000, 2)).tolist()]
-    sizes += [(short, long) for short in (1024, 3072, 5120) for long in range(short, short + 300)]  # where ties can be
-    plan = Preprocessing()
+@pytest.mark.parametrize("limits", [(1333, 800), (2048, 512)])
+def test_sizes_are_mmcvs_for_every_common_picture(limits):
+    run = functools.partial(session("KeepRatioSize", *limits).run, None)
+    sizes = [*np.random.default_rng(0).integers(1, 6000, (3000, 2)).tolist(), *sizes_with_halves(3000, *limits)]
+    plan = Preprocessing(long_side=limits[0], short_side=limits[1])
     for height, width in sizes:
         a, b = run({"h": np.array([height]), "w": np.array([width])})
         assert (int(a[0]), int(b[0])) == keep_ratio_size(height, width, plan), (height, width)
+
+
+def sizes_with_halves(most: int, long_limit: int, short_limit: int) -> list[tuple[int, int]]:
+    """All sizes up to ``most`` of which a side comes to a half exactly: only there can two ways of rounding differ."""
+    long, short = np.meshgrid(np.arange(1, most + 1), np.arange(1, most + 1), indexing="ij")
+    by_long = long_limit * short < short_limit * long
+    limit, side = np.where(by_long, long_limit, short_limit), np.where(by_long, long, short)
+    halves = np.zeros(long.shape, bool)
+    for extent in (long, short):
+        halves |= (2 * extent * limit + side) % (2 * side) == 0
+    pairs = np.argwhere(halves & (long >= short)) + 1
+    return [(int(a), int(b)) if i % 2 else (int(b), int(a)) for i, (a, b) in enumerate(pairs)]
+
+
+def test_halves_that_floats_round_down_are_rounded_down():
+    assert keep_ratio_size(149, 298, Preprocessing(long_side=1333, short_side=800)) == (666, 1333)
+    (height,), (width,) = session("KeepRatioSize", 1333, 800).run(None, {"h": np.array([149]), "w": np.array([298])})
+    assert (height, width) == (666, 1333)
 
 
 def test_tensorrt_reserves_memory_for_sizes_that_can_be(tmp_path):

@@ -28,6 +28,7 @@ from test_sanitizers import LEVELS, RUN_MODELS, run_program
 MEAN = (123.675, 116.28, 103.53)
 INVERSE_STD = (0.0171247538, 0.0175070028, 0.0174291939)
 OFFICIAL, SMALL, NO_STRETCH, ODD, WIDE = (2048, 512, 32), (256, 64, 32), (128, 96, 1), (111, 75, 7), (1000, 40, 64)
+DETECTION, HALVES = (1333, 800, 1), (133, 80, 1)
 
 # (height, width) by limits (long side, short side, divisor).
 PAIRS = {
@@ -62,6 +63,9 @@ PAIRS = {
         (1, 128),
     ],
     ODD: [(75, 111), (75, 100), (77, 105), (150, 222), (1, 1), (13, 500), (500, 13), (74, 75), (149, 151)],
+    # Sides of these come to a half exactly, which floats round up or down.
+    DETECTION: [(149, 298)],
+    HALVES: [(45, 190), (190, 85), (38, 266), (28, 2)],
     WIDE: [(40, 1000), (40, 999), (20, 500), (80, 2000), (3, 70), (41, 1001), (40, 257), (40, 513), (40, 769)],
 }
 CASES = [(limits, size) for limits, sizes in PAIRS.items() for size in sizes]

@@ -140,10 +140,21 @@ def test_the_panoptic_files_hold_the_map(tmp_path):
     assert sky["category_id"] == 4
 
 
+def test_suppression_that_did_not_settle_is_named(tmp_path):
+    network = predictor(tmp_path, "detection", objects=Objects(answers={"num": np.array([-1])}))
+    with pytest.raises(NetworkOutputError, match=r"in one chain than .* has rounds for\. Use a file with the standard"):
+        network.predict(np.zeros((20, 20, 3), np.uint8))
+
+
 @pytest.mark.parametrize(
     ("output", "value", "message"),
     [
         ("num", np.array([101]), "num must be from 0 to 100, got 101"),
+        (
+            "num",
+            np.array([-1]),
+            "more boxes of this picture overlap in one chain than the file.s suppression has rounds",
+        ),
         ("num", np.array([2, 2]), r"num must have shape \(1,\), got \(2,\)"),
         ("boxes", np.zeros((1, 5, 4), np.float32), r"boxes must have shape \(1, 100, 4\), got \(1, 5, 4\)"),
         ("boxes", np.full((1, 100, 4), np.nan, np.float32), "boxes holds values that are infinite or not a number"),

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -12,7 +14,11 @@ import pytest
 import tritonclient.grpc
 import tritonclient.http
 from conftest import ServerProcess, photo, png
-from freqfusion_runtime.manifest import METADATA_KEY, TensorSpec
+from freqfusion_runtime.manifest import METADATA_KEY, TensorSpec, sidecar_path
+from freqfusion_runtime.serving.catalog_routes import router
+from freqfusion_runtime.serving.logs import EventLog
+from freqfusion_runtime.serving.registry import ModelSource, Registry
+from freqfusion_runtime.serving.settings import Settings
 from onnx import TensorProto, helper, numpy_helper
 from small_models import image_manifest, tensor_manifest
 
@@ -131,3 +137,13 @@ def test_the_list_says_what_each_model_does(mixed):
         ("tensor", "detection"),
         ("colors", "semantic_segmentation"),
     ]
+
+
+def test_a_model_that_is_not_loaded_yet_says_its_task_if_a_manifest_lies_beside_it(tmp_path):
+    sources = [ModelSource(name, write_detector(tmp_path / f"{name}.onnx", "image")) for name in ("told", "untold")]
+    sidecar_path(sources[0].path).write_text(json.dumps({"task": "detection"}))
+    sidecar_path(sources[1].path).write_text("[]")
+    registry = Registry(sources, Settings(), EventLog())
+    routes = router(SimpleNamespace(registry=registry, settings=Settings())).routes
+    listed = asyncio.run(routes[0].endpoint()).models
+    assert [(entry.state, entry.task) for entry in listed] == [("LOADING", "detection"), ("LOADING", None)]

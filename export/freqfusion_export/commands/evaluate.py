@@ -6,9 +6,9 @@
   freqfusion evaluate mask_rcnn.pth mask_rcnn.onnx --task instance --dataset coco --data coco
 
 Intervals are 95 % bootstrap intervals over the pictures. With --output writes, for label maps, the confusion matrix of
-each model and the pictures on which the first two differ most; for objects, COCO results files. The paper's numbers
-stand beside those of a published checkpoint. Exit status 1 if --max-drop is given and a model falls further than
-that behind the first.
+each model and the pictures on which the first two differ most; for objects, COCO results files; for panoptic maps,
+COCO's PNGs and JSON, and the photos with the maps over them. The paper's numbers stand beside those of a published
+checkpoint. Exit status 1 if --max-drop is given and a model falls further than that behind the first.
 """
 
 from __future__ import annotations

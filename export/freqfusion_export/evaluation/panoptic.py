@@ -25,6 +25,7 @@ def evaluate(args: argparse.Namespace) -> int:
     """Scores ``args.models``; returns the exit status."""
     from freqfusion_runtime.detector import PanopticSegmenter
     from freqfusion_runtime.evaluation.coco_panoptic import panoptic_result, read_panoptic_annotations
+    from freqfusion_runtime.evaluation.panoptic_results import PanopticResultsFolder
     from tqdm import tqdm
 
     from freqfusion_export.evaluation.object_finders import open_contestants
@@ -33,13 +34,19 @@ def evaluate(args: argparse.Namespace) -> int:
     file, pictures = places(args, "panoptic")
     annotations = read_panoptic_annotations(file, pictures, args.maps, args.limit)
     scored = []
-    for contestant in open_contestants(args, (PanopticSegmenter,)):
+    for number, contestant in enumerate(open_contestants(args, (PanopticSegmenter,)), 1):
         assert isinstance(contestant.finder, PanopticSegmenter)
+        results = (
+            None if args.output is None else PanopticResultsFolder(args.output, f"{number}-{contestant.path.stem}")
+        )
         result = panoptic_result(
             contestant.finder.predict,
             annotations,
             lambda images: tqdm(images, unit="picture", file=sys.stderr, disable=None),
+            None if results is None else results.add,
         )
+        if results is not None:
+            results.finish()
         per_class = {name: quality.pq for name, quality in result.per_class.items()}
         scored.append(Scored(contestant, scores_of(result), {"PQ %": per_class}))
     facts = {"annotations": str(file), "pictures": len(annotations.file.images)}

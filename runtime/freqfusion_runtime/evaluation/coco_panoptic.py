@@ -118,8 +118,13 @@ def panoptic_result(
     predict: Callable[[Path], PanopticSegmentation],
     annotations: PanopticAnnotations,
     progress: Callable[[Any], Iterable[Any]] = iter,
+    keep: Callable[[str, PanopticSegmentation, int, Sequence[int | None]], None] | None = None,
 ) -> PanopticResult:
-    """Runs a model on every picture and measures its quality; arguments as in ``coco_ap.results_of``."""
+    """Runs a model on every picture and measures its quality; arguments as in ``coco_ap.results_of``.
+
+    ``keep`` is called with each picture's file name, what was found, the picture's id, and the category id of each
+    class, None of one that the annotations do not have.
+    """
     score = PanopticScore()
     file = annotations.file
     categories: Sequence[int | None] = ()
@@ -133,6 +138,8 @@ def panoptic_result(
         # A class that the annotations do not have takes its pixels from others and counts for nothing itself.
         segments = {s.id: SegmentOf(-1 if (c := categories[s.label]) is None else c) for s in found.segments}
         score.add(truth, truth_segments, ids, segments)
+        if keep is not None:
+            keep(image.path.name, found, image.id, categories)
     things = {identity for identity, record in file.categories.items() if record.get("isthing", 1)}
     stuff = file.categories.keys() - things
     named = {str(record["name"]): score.quality([identity]) for identity, record in file.categories.items()}

@@ -28,7 +28,11 @@ class ModelEntry(BaseModel):
     state: str = Field(description="LOADING, READY or UNAVAILABLE")
     is_default: bool = Field(description="Whether requests that name no model go to it")
     problem: str = Field(description="Why it is unavailable, or why its file's newest state is not the one served")
-    task: str | None = Field(default=None, description="Only models for semantic_segmentation answer /v1/segment")
+    task: str | None = Field(
+        default=None,
+        description="Only models for semantic_segmentation answer /v1/segment. Before the model is loaded, what the "
+        "manifest beside its file says; null where there is none",
+    )
     architecture: str | None = None
     interface: str | None = None
     precision: str | None = None
@@ -68,7 +72,12 @@ def _entry(slot: Slot, registry: Registry) -> ModelEntry:
     source = slot.source
     is_default = slot is registry.slot(registry.default_name)
     entry = ModelEntry(
-        name=source.name, version=source.version, state=slot.state, is_default=is_default, problem=slot.problem
+        name=source.name,
+        version=source.version,
+        state=slot.state,
+        is_default=is_default,
+        problem=slot.problem,
+        task=slot.told_task,
     )
     model = slot.model
     if model is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +18,7 @@ from typing import Literal
 from freqfusion_runtime.class_table import class_colors, class_names
 from freqfusion_runtime.errors import FreqFusionError, ModelFileError
 from freqfusion_runtime.files import sha256_of
+from freqfusion_runtime.manifest import sidecar_path
 from freqfusion_runtime.segmentation import Color
 from freqfusion_runtime.serving.errors import NotReadyError, NotSupportedError, UnknownModelError
 from freqfusion_runtime.serving.logs import EventLog
@@ -119,6 +121,7 @@ class Slot:
 
     def __init__(self, source: ModelSource) -> None:
         self.source = source
+        self.told_task = _told_task(source.path)
         self.model: LoadedModel | None = None
         self.problem = ""
         self.reloads = 0
@@ -163,6 +166,15 @@ class Slot:
         self.problem = problem
         with contextlib.suppress(OSError):
             self._refused = stamp_of(self.source.path)
+
+
+def _told_task(path: Path) -> str | None:
+    """The task in the manifest beside a model file, before the file itself is read; None if there is none to read."""
+    try:
+        task = json.loads(sidecar_path(path).read_text(encoding="utf-8"))["task"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return task if isinstance(task, str) else None
 
 
 class Registry:

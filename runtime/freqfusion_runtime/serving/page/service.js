@@ -70,7 +70,8 @@ export function useKey(key) {
 export async function listModels() {
   const response = await send("v1/models", { headers: headers("application/json") });
   const answer = await response.json();
-  // A model that is not loaded yet has no task; one of another task makes no label map, and this page shows nothing else.
+  // A model of another task makes no label map, and this page shows nothing else. One that is not loaded yet and has no
+  // manifest beside it does not say its task.
   const records = answer.models.filter((record) => (record.task ?? TASK) === TASK);
   const names = records.map((record) => record.name);
   const hasSiblings = ({ name }) => names.indexOf(name) !== names.lastIndexOf(name);

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Panoptic maps of a data set as COCO's benchmark takes them: a folder of PNGs and one JSON file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from freqfusion_runtime.detections import PanopticSegmentation
+from freqfusion_runtime.files import atomic_path, make_folder
+
+
+class PanopticResultsFolder:
+    """Writes ``<stem>.panoptic/<picture>.png``, a photo with the map over it beside each, and ``<stem>.panoptic.json``.
+
+    Args:
+        folder: Where; made if it is not there.
+        stem: How the names begin.
+
+    Raises:
+        OutputError: If the folder cannot be made.
+    """
+
+    def __init__(self, folder: Path, stem: str) -> None:
+        self.maps = make_folder(folder / f"{stem}.panoptic")
+        self.overlays = make_folder(folder / f"{stem}.overlays")
+        self.json = folder / f"{stem}.panoptic.json"
+        self._entries: list[dict[str, Any]] = []
+
+    def add(self, picture: str, found: PanopticSegmentation, image_id: int, categories: Sequence[int | None]) -> None:
+        """Writes the map of a picture.
+
+        Args:
+            picture: The picture's file name.
+            found: What was found in it.
+            image_id: What the annotations call it.
+            categories: Their id of each class. Pixels of a class without one become void, as it has no name there.
+        """
+        found = found.only([label for label, identity in enumerate(categories) if identity is not None])
+        name = Path(picture).with_suffix(".png").name
+        for path, image in ((self.maps / name, found.coco_image()), (self.overlays / name, found.overlay())):
+            with atomic_path(path) as temporary:
+                image.save(temporary)
+        ids = [-1 if identity is None else identity for identity in categories]
+        self._entries.append(found.coco_entry(name, image_id, ids))
+
+    def finish(self) -> None:
+        """Writes the JSON file."""
+        with atomic_path(self.json) as temporary:
+            temporary.write_text(json.dumps({"annotations": self._entries}) + "\n", encoding="utf-8")
