@@ -19,8 +19,9 @@ from freqfusion_runtime.session import Kernels
 from freqfusion_runtime.tolerances import MAX_ERROR_FP32, MAX_ERROR_INSIDE_FP32
 from numpy.typing import NDArray
 
-from freqfusion_export.detector_session import INPUTS, DetectorSession
+from freqfusion_export.detector_manifest import INPUTS
 from freqfusion_export.parity import IMAGES, Parity, record_stage
+from freqfusion_export.pytorch_session import PytorchSession
 
 Found = Detections | PanopticSegmentation
 
@@ -65,7 +66,7 @@ class DetectorParity(Parity):
     ) -> None:
         super().__init__(path, network, kernels, layers, threads)
         manifest = replace(self.manifest, interface="tensor", inputs=INPUTS)
-        reference = DetectorSession(network, path, manifest, by_definition=True)
+        reference = PytorchSession(network, path, manifest, by_definition=True)
         self._file = cast(ObjectFinder, load(path, kernels=kernels, threads=threads))
         self._reference = cast(ObjectFinder, predictor_of(reference))
 

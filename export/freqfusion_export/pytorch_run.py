@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from freqfusion_export.detector_session import INPUTS
+from freqfusion_export.detector_manifest import INPUTS
 
 
 @dataclass(frozen=True, eq=False)

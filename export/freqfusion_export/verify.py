@@ -35,7 +35,12 @@ ONLY_EMULATED = ("bf16",)  # ONNX Runtime 1.32's CPU provider has no kernels for
 
 
 def verify(
-    path: Path, network: nn.Module, interface: str, preprocessing: Preprocessing, precision: str = "fp32"
+    path: Path,
+    network: nn.Module,
+    interface: str,
+    preprocessing: Preprocessing,
+    precision: str = "fp32",
+    full_size: bool = False,
 ) -> dict[str, float]:
     """Compares a file with its network on ONNX Runtime's CPU provider, function bodies only.
 
@@ -48,6 +53,7 @@ def verify(
         interface: ``tensor`` or ``image``.
         preprocessing: For ``image``.
         precision: Whose tolerance it is held to.
+        full_size: Of a detector, compare an image of the largest size too.
 
     Returns:
         The worst logit error in standard deviations, or the share of labels that agree; for detectors as
@@ -59,7 +65,7 @@ def verify(
     generator = np.random.Generator(np.random.PCG64(0))
     session, *others = _sessions(path, precision)
     if isinstance(network, Detector):
-        return verify_detector(path, network, interface, preprocessing)
+        return verify_detector(path, network, interface, preprocessing, full_size)
     if interface == "tensor":
         errors = [_logit_error(session, network, size, generator, precision) for size in TENSOR_SIZES]
         errors += [_logit_error(other, network, TENSOR_SIZES[0], generator, precision) for other in others]

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,9 @@ _CLASSIFIER = "roi_head.bbox_head.fc_cls"
 # batch, height, width of the padded image, and of the part that is not padding.
 TENSOR_SIZES = (((1, 64, 128), (60, 100)), ((2, 128, 64), (128, 64)))
 PICTURE_SIZES = ((1, 30, 50), (2, 64, 40))
-# Pictures are checked with smaller limits in place of 1333 and 800, of which networks take half a minute.
-_LONG_SIDE, _SHORT_SIDE = 133, 80
+# Pictures are checked with smaller limits in place of 1333 and 800, of which networks take half a minute; those are for
+# ``full_size``.
+_SMALL_LIMITS = (133, 80)
 
 MIN_IOU = 0.99
 MAX_SCORE_ERROR = 5e-3
@@ -40,16 +41,16 @@ MIN_MATCHED = 0.95
 MIN_PROPOSALS = 0.97
 
 
-def open_with_proposals(path: Path) -> onnxruntime.InferenceSession:
+def open_with_proposals(path: Path, limits: tuple[int, int]) -> onnxruntime.InferenceSession:
     """Opens a detector on function bodies, its class scores of all proposals as one more output ``proposals``.
 
-    Pictures are resized to small limits.
+    Pictures are resized to ``limits`` of the long and the short side.
     """
     model = ir.load(path)
     for node in model.graph:
         if node.op_type == "PrepareImage":
-            node.attributes.add(ir.AttrInt64("long_side", _LONG_SIDE))
-            node.attributes.add(ir.AttrInt64("short_side", _SHORT_SIDE))
+            for name, limit in zip(("long_side", "short_side"), limits, strict=True):
+                node.attributes.add(ir.AttrInt64(name, limit))
     stage = next(node for node in model.graph if node.metadata_props.get(STAGE_KEY) == _CLASSIFIER)
     identity = ir.node("Identity", [stage.outputs[0]], name="proposals")
     identity.outputs[0].name = "proposals"
@@ -62,10 +63,13 @@ def open_with_proposals(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
-def verify_detector(path: Path, network: Detector, interface: str, preprocessing: Preprocessing) -> dict[str, float]:
+def verify_detector(
+    path: Path, network: Detector, interface: str, preprocessing: Preprocessing, full_size: bool = False
+) -> dict[str, float]:
     """Compares a file with its network on ONNX Runtime's CPU provider; arguments as ``verify`` takes them.
 
-    Networks may find nothing in made-up images, so the class scores of all proposals are compared besides.
+    Networks may find nothing in made-up images, so the class scores of all proposals are compared besides. With
+    ``full_size`` one image of the largest size that ``preprocessing`` makes is compared too, which takes gigabytes.
 
     Returns:
         The smallest shares of detections and of proposals that agree.
@@ -73,13 +77,24 @@ def verify_detector(path: Path, network: Detector, interface: str, preprocessing
     Raises:
         VerificationError: If less agrees than rounding explains.
     """
-    session = open_with_proposals(path)
     generator = np.random.Generator(np.random.PCG64(0))
+    limits = preprocessing.long_side, preprocessing.short_side
+    plan = replace(preprocessing, long_side=_SMALL_LIMITS[0], short_side=_SMALL_LIMITS[1])
     if interface == "tensor":
         cases = [_tensor_case(size, inside, generator) for size, inside in TENSOR_SIZES]
+        long, short = (-(-limit // preprocessing.size_divisor) * preprocessing.size_divisor for limit in limits)
+        largest = [_tensor_case((1, short, long), limits[::-1], generator)]
     else:
-        plan = replace(preprocessing, long_side=_LONG_SIDE, short_side=_SHORT_SIDE)
         cases = [_picture_case(size, generator, plan) for size in PICTURE_SIZES]
+        largest = [_picture_case((1, limits[1], limits[0]), generator, preprocessing)]
+    worst = _compare(open_with_proposals(path, _SMALL_LIMITS), network, cases)
+    if full_size:
+        more = _compare(open_with_proposals(path, limits), network, largest)
+        worst = {name: min(share, more[name]) for name, share in worst.items()}
+    return worst
+
+
+def _compare(session: onnxruntime.InferenceSession, network: Detector, cases: Sequence[_Case]) -> dict[str, float]:
     worst = {"matched": 1.0, "proposals": 1.0}
     for feed, images, image_sizes, scale in cases:
         names = [output.name for output in session.get_outputs()]

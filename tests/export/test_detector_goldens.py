@@ -9,13 +9,14 @@ from pathlib import Path
 import freqfusion
 import numpy as np
 import pytest
-from freqfusion_export.detector_session import DetectorSession, manifest_of
+from freqfusion_export.detector_manifest import manifest_of
+from freqfusion_export.pytorch_session import PytorchSession
 from freqfusion_runtime.detector import InstanceSegmenter, PanopticSegmenter
 from freqfusion_runtime.manifest import Preprocessing
 from mmdet_reference import Golden, weights_spec
 
 
-class GoldenSession(DetectorSession):
+class GoldenSession(PytorchSession):
     """Feeds the network with the golden's image, whatever the picture: the goldens store no pictures."""
 
     image: np.ndarray

@@ -13,6 +13,7 @@ import pytest
 import torch
 from freqfusion import native
 from freqfusion_export import export
+from freqfusion_export import verify_detector as verify_detector_module
 from freqfusion_export.errors import ExportError, VerificationError
 from freqfusion_export.verify_detector import agreement, by_pytorch, verify_detector
 from freqfusion_runtime import coco
@@ -79,16 +80,15 @@ def test_equals_pytorch_at_sizes_it_was_not_traced_at(detector_files, run, size)
     assert np.array_equal(actual["num"], expected["num"])
 
 
-@pytest.mark.parametrize("file", ["goldens/mask_r50_seed0_128x192", "extra/mask_r50_seed0_128x192_padded_rescale"])
-def test_unrolled_suppression_finds_the_same(run, detector_files, file):
+def test_unrolled_suppression_finds_the_same(run, detector_files):
     path = detector_files.path("mask_rcnn_r50", suppression="unrolled")
     assert "NonMaxSuppression" not in {node.op_type for node in onnx.load(path).graph.node}
-    images, sizes = Golden(file).network_input()
-    feed = {"images": np.concatenate((images, images[:, :, ::-1])), "image_sizes": np.concatenate((sizes, sizes))}
-    expected = run("mask_rcnn_r50", **feed)
+    images, sizes = Golden("extra/mask_r50_seed0_128x192_padded_rescale").network_input()
+    expected = run("mask_rcnn_r50", images=images, image_sizes=sizes)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    actual = dict(zip([output.name for output in session.get_outputs()], session.run(None, feed), strict=True))
-    assert expected["num"].min() == 100
+    results = session.run(None, {"images": images, "image_sizes": sizes})
+    actual = dict(zip([output.name for output in session.get_outputs()], results, strict=True))
+    assert expected["num"].tolist() == [100]
     for name in ("num", "labels"):
         assert np.array_equal(actual[name], expected[name])
     np.testing.assert_allclose(actual["boxes"], expected["boxes"], rtol=0, atol=BOX_TOLERANCE)
@@ -207,6 +207,22 @@ def test_a_file_that_finds_something_else_is_refused(detector_files):
             verify_detector(detector_files.path("faster_rcnn_r50"), network, "tensor", plan_of(detector_files))
     finally:
         weight.data.copy_(before)
+
+
+@pytest.mark.parametrize("interface", ["tensor", "image"])
+def test_the_largest_size_is_checked_on_demand(detector_files, interface, monkeypatch):
+    checked = []
+
+    def noted(network, images, sizes):
+        checked.append(images.shape)
+        return by_pytorch(network, images, sizes)
+
+    monkeypatch.setattr(verify_detector_module, "by_pytorch", noted)
+    network = detector_files.network("faster_rcnn_r50")
+    path = detector_files.path("faster_rcnn_r50", interface)
+    verify_detector(path, network, interface, plan_of(detector_files), full_size=True)
+    assert checked[-1] == (1, 3, 128, 192)  # 96 x 160, the limits of these files, padded
+    assert max(shape[2] * shape[3] for shape in checked[:-1]) < 128 * 192
 
 
 def plan_of(detector_files: Any) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ServerProcess
-from freqfusion_export.reference_session import reference_source
+from freqfusion_export.reference_source import reference_source
 from freqfusion_runtime.cli import main
 from freqfusion_runtime.errors import InputError, ModelFileError
 from freqfusion_runtime.files import sha256_of
@@ -87,10 +87,14 @@ def test_the_session_refuses_what_is_no_input(pair):
     source = reference_source(pair[1], [parse_source(pair[0])])
     session = source.opener(source.path)
     assert session.operator_paths == ()
-    with pytest.raises(InputError, match="the input is 'images', got \\['picture'\\]"):
+    with pytest.raises(InputError, match=r"the inputs are \['images'\], got \['picture'\]"):
         session.run({"picture": np.zeros((1, 3, 32, 32), np.float32)})
-    for wrong in (np.zeros((1, 3, 32, 32)), np.zeros((1, 3, 32, 40), np.float32), np.zeros((0, 3, 32, 32), np.float32)):
-        with pytest.raises(InputError, match="sides that are multiples of 32, got float"):
+    for wrong, message in (
+        (np.zeros((1, 3, 32, 32)), "'images' must be float32, got float64"),
+        (np.zeros((1, 3, 32, 40), np.float32), "multiples of 32, got 32 x 40"),
+        (np.zeros((0, 3, 32, 32), np.float32), r"must have shape \(batch, 3, height, width\), got \(0, 3, 32, 32\)"),
+    ):
+        with pytest.raises(InputError, match=message):
             session.run({"images": wrong})
 
 

@@ -40,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="standard",
         help="detectors: overlapping boxes by NonMaxSuppression, or by matrices, as TensorRT-RTX needs it",
     )
+    parser.add_argument(
+        "--check-full-size",
+        action="store_true",
+        help="detectors: check the file on an image of the official size too, not on small ones alone",
+    )
     parser.add_argument("--bases-seed", type=int, default=0, help="seed of the head's factorisation bases")
     parser.add_argument(
         "--precision",
@@ -114,6 +119,7 @@ def run(args: argparse.Namespace) -> int:
         eight_bits=Options(args.calibrator, args.target, args.max_drop, args.weight_bits),
         on_sensitivity=table.extend,
         suppression=args.suppression,
+        check_full_size=args.check_full_size,
     )
     seconds = time.perf_counter() - start
     nodes = ", ".join(f"{count} {operator}" for operator, count in manifest.operators.items())

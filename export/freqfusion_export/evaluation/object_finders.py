@@ -78,7 +78,8 @@ def _open_checkpoint(path: Path, args: argparse.Namespace) -> Contestant:
     from freqfusion.detection import Detector
     from freqfusion_runtime.errors import ProviderError
 
-    from freqfusion_export.detector_session import DetectorSession, manifest_of
+    from freqfusion_export.detector_manifest import manifest_of
+    from freqfusion_export.pytorch_session import PytorchSession
 
     if args.provider == "cuda" and not torch.cuda.is_available():
         raise ProviderError(f"{path}: PyTorch finds no CUDA device. Use --provider cpu, or install torch for CUDA.")
@@ -87,7 +88,7 @@ def _open_checkpoint(path: Path, args: argparse.Namespace) -> Contestant:
     network, name, checkpoint = load_model(path, args.model)
     if not isinstance(network, Detector):
         raise EvaluationError(f"{path} labels pixels and finds no objects. Use --task semantic, or another model.")
-    session = DetectorSession(network, path, manifest_of(network, name, checkpoint), args.provider)
+    session = PytorchSession(network, path, manifest_of(network, name, checkpoint), args.provider)
     finder = predictor_of(session)
     assert not isinstance(finder, Segmenter)
     return Contestant(path, finder, session.provider)

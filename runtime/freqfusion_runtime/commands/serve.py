@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
         if args.ray:
             raise ServeError("--reference serves in this process, --ray in others. Leave one of them out.")
         # A name only, as in cli.COMMANDS: this package imports nothing of the packages above it, and no torch.
-        plug = importlib.import_module("freqfusion_export.reference_session")
+        plug = importlib.import_module("freqfusion_export.reference_source")
         sources.append(plug.reference_source(args.reference, sources, settings.threads))
     if args.ray:
         return _run_on_ray(sources, settings, args)
