@@ -40,11 +40,13 @@ from freqfusion_export.precision.assignment import assign_half
 from freqfusion_export.precision.calibration import Calibration
 from freqfusion_export.precision.eight_bits import EIGHT_BITS, Options, quantise
 from freqfusion_export.precision.sensitivity import GroupLoss
+from freqfusion_export.roi_align_products import PyramidRoiAlign as by_products
 from freqfusion_export.trace import trace_network
 from freqfusion_export.verify import verify, verify_on_pictures
 
 Interface = Literal["tensor", "image"]
 Suppression = Literal["standard", "unrolled"]
+RoiAlign = Literal["standard", "products"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 
@@ -65,6 +67,7 @@ def export(
     eight_bits: Options | None = None,
     on_sensitivity: Callable[[Sequence[GroupLoss]], None] = lambda _: None,
     suppression: Suppression = "standard",
+    roi_align: RoiAlign = "standard",
     check_full_size: bool = False,
 ) -> Manifest:
     """Writes ``path`` and its manifest ``<stem>.json``, after checking that the file computes what the model does.
@@ -89,6 +92,8 @@ def export(
         on_sensitivity: Given the table of what each group of layers loses in 8 bits.
         suppression: How a detector drops overlapping boxes: by the ``standard`` operator NonMaxSuppression, or
             ``unrolled`` into matrices, for TensorRT-RTX, which does not have it.
+        roi_align: What the body of a detector's PyramidRoiAlign is made of: the ``standard`` operator RoiAlign, or
+            matrix ``products``, for TensorRT-RTX, whose parser wants a CUDA driver for RoiAlign.
         check_full_size: Check a detector on an image of the official size too, 800 x 1333: half a minute, 6 GB.
 
     Returns:
@@ -104,6 +109,8 @@ def export(
         raise ExportError(f"interface must be 'tensor' or 'image', got {interface!r}")
     if suppression not in ("standard", "unrolled"):
         raise ExportError(f"suppression must be 'standard' or 'unrolled', got {suppression!r}")
+    if roi_align not in ("standard", "products"):
+        raise ExportError(f"roi_align must be 'standard' or 'products', got {roi_align!r}")
     if path.suffix != ".onnx":
         raise ExportError(f"the output must end in .onnx, got {path}")
     if precision not in PRECISIONS:
@@ -126,6 +133,7 @@ def export(
         settings,
         form,
         suppression,
+        roi_align,
     )
     islands: tuple[KeptInFp32, ...] = ()
     if precision in EIGHT_BITS:
@@ -172,7 +180,12 @@ def _method(precision: str, options: Options | None) -> str:
 
 
 def _graph_model(
-    traced: ir.Model, interface: Interface, settings: Preprocessing, form: Form, suppression: Suppression
+    traced: ir.Model,
+    interface: Interface,
+    settings: Preprocessing,
+    form: Form,
+    suppression: Suppression,
+    roi_align: RoiAlign,
 ) -> ir.Model:
     """Turns the traced network into the one to write; changes ``traced``."""
     traced.graph.name = "freqfusion"
@@ -190,7 +203,7 @@ def _graph_model(
         passes.append(UnrollNmsPass())
     passes += [
         NameTensorRTPluginsPass(),
-        AddFunctionBodiesPass(),
+        AddFunctionBodiesPass({by_products.name: by_products} if roi_align == "products" else {}),
         RemoveUnusedNodesPass(),
         ForbidMisreadOperatorsPass(),
     ]

@@ -84,7 +84,7 @@ def WeighedPixels(rows, index, vertical, horizontal):
 
 
 @script(freqfusion, default_opset=op)
-def PyramidRoiAlignProducts(X0, X1, X2, X3, boxes, output_size: int, finest_stride: int, finest_scale: int):
+def PyramidRoiAlign(X0, X1, X2, X3, boxes, output_size: int, finest_stride: int, finest_scale: int):
     """Averages a pyramid over boxes. Attributes and shapes as ``torch.ops.freqfusion.pyramid_roi_align``.
 
     The pixels that a box touches, on its own level, are gathered into P slots and weighed: one product of (K*K, P) by

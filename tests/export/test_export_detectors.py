@@ -80,9 +80,11 @@ def test_equals_pytorch_at_sizes_it_was_not_traced_at(detector_files, run, size)
     assert np.array_equal(actual["num"], expected["num"])
 
 
-def test_unrolled_suppression_finds_the_same(run, detector_files):
-    path = detector_files.path("mask_rcnn_r50", suppression="unrolled")
-    assert "NonMaxSuppression" not in {node.op_type for node in onnx.load(path).graph.node}
+def test_a_file_for_tensorrt_rtx_finds_the_same(run, detector_files):
+    path = detector_files.path("mask_rcnn_r50", suppression="unrolled", roi_align="products")
+    model = onnx.load(path)
+    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    assert not {"NonMaxSuppression", "RoiAlign"} & {node.op_type for node in nodes}
     images, sizes = Golden("extra/mask_r50_seed0_128x192_padded_rescale").network_input()
     expected = run("mask_rcnn_r50", images=images, image_sizes=sizes)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -229,6 +231,8 @@ def plan_of(detector_files: Any) -> Any:
     return read_manifest(detector_files.path("faster_rcnn_r50")).preprocessing
 
 
-def test_an_unknown_suppression_is_refused(detector_files, tmp_path):
+def test_an_unknown_form_is_refused(detector_files, tmp_path):
     with pytest.raises(ExportError, match="suppression must be 'standard' or 'unrolled', got 'soft'"):
         export(detector_files.network("faster_rcnn_r50"), tmp_path / "model.onnx", suppression="soft")
+    with pytest.raises(ExportError, match="roi_align must be 'standard' or 'products', got 'pooled'"):
+        export(detector_files.network("faster_rcnn_r50"), tmp_path / "model.onnx", roi_align="pooled")

@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 import torch
 from freqfusion.detection.roi_heads import extract
+from freqfusion_export import roi_align_products
 from freqfusion_export.passes.add_function_bodies import AddFunctionBodiesPass
 
 CHANNELS = 8
@@ -18,11 +19,11 @@ STRIDES = (4, 8, 16, 32)
 def model(cells: int, channels: int = CHANNELS, boxes: str = "m") -> ir.Model:
     maps = ", ".join(f"float[n, {channels}, h{i}, w{i}] X{i}" for i in range(4))
     attributes = f"output_size = {cells}, finest_stride = 4, finest_scale = 56"
-    return AddFunctionBodiesPass()(
+    return AddFunctionBodiesPass({"PyramidRoiAlign": roi_align_products.PyramidRoiAlign})(
         ir.from_onnx_text(
             f"""<ir_version: 10, opset_import: ["": 18, "freqfusion": 1]>
             g ({maps}, float[n, {boxes}, 4] boxes) => (float[r, {channels}, {cells}, {cells}] y)
-                {{ y = freqfusion.PyramidRoiAlignProducts<{attributes}>(X0, X1, X2, X3, boxes) }}"""
+                {{ y = freqfusion.PyramidRoiAlign<{attributes}>(X0, X1, X2, X3, boxes) }}"""
         )
     ).model
 

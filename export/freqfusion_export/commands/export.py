@@ -41,6 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="detectors: overlapping boxes by NonMaxSuppression, or by matrices, as TensorRT-RTX needs it",
     )
     parser.add_argument(
+        "--roi-align",
+        choices=("standard", "products"),
+        default="standard",
+        help="detectors: read boxes by RoiAlign, or by matrix products, as TensorRT-RTX needs it where no GPU is",
+    )
+    parser.add_argument(
         "--check-full-size",
         action="store_true",
         help="detectors: check the file on an image of the official size too, not on small ones alone",
@@ -119,6 +125,7 @@ def run(args: argparse.Namespace) -> int:
         eight_bits=Options(args.calibrator, args.target, args.max_drop, args.weight_bits),
         on_sensitivity=table.extend,
         suppression=args.suppression,
+        roi_align=args.roi_align,
         check_full_size=args.check_full_size,
     )
     seconds = time.perf_counter() - start

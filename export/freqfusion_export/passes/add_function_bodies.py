@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
+from onnxscript.values import OnnxFunction
 
-from freqfusion_export import box_functions, functions, image_functions
+from freqfusion_export import box_functions, functions, image_functions, roi_align_products
 from freqfusion_export.passes.name_tensorrt_plugins import DOMAIN
 
-_PARTS = {part.name: part for part in (*functions.PARTS, *image_functions.PARTS, *box_functions.PARTS)}
+_MODULES = (functions, image_functions, box_functions, roi_align_products)
+_PARTS = {part.name: part for module in _MODULES for part in module.PARTS}
 _ALL = (*functions.OPERATORS, *box_functions.OPERATORS, image_functions.PrepareImage)
 _OPERATORS = {operator.name: operator for operator in _ALL}
 
@@ -23,7 +28,14 @@ class AddFunctionBodiesPass(ir.passes.InPlacePass):
 
     Before: o = freqfusion::LocalSimilarity[...](x), an operator nobody knows
     After:  the same node, and model.functions has freqfusion::LocalSimilarity
+
+    Args:
+        instead: Bodies to use in place of the usual ones, by the operator's name.
     """
+
+    def __init__(self, instead: Mapping[str, OnnxFunction[Any, Any]] | None = None) -> None:
+        super().__init__()
+        self._operators = {**_OPERATORS, **(instead or {})}
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         wanted = [n.op_type for n in ir.traversal.RecursiveGraphIterator(model.graph) if n.domain == DOMAIN]
@@ -32,7 +44,7 @@ class AddFunctionBodiesPass(ir.passes.InPlacePass):
             name = wanted.pop()
             if (DOMAIN, name, "") in model.functions:
                 continue
-            source = _OPERATORS.get(name) or _PARTS[name]
+            source = self._operators.get(name) or _PARTS[name]
             body = ir.serde.deserialize_function(source.to_function_proto())
             model.functions[body.identifier()] = body
             wanted += [node.op_type for node in body if node.domain == DOMAIN]
