@@ -58,10 +58,10 @@ def test_resize_is_opencvs(source, target):
     assert np.array_equal(actual[0], expected)
 
 
-@pytest.mark.parametrize("limits", [(1333, 800), (2048, 512)])
-def test_sizes_are_mmcvs_for_every_common_picture(limits):
+@pytest.mark.parametrize(("limits", "most"), [((1333, 800), 3000), ((2048, 512), 1500)])
+def test_sizes_are_mmcvs_for_every_common_picture(limits, most):
     run = functools.partial(session("KeepRatioSize", *limits).run, None)
-    sizes = [*np.random.default_rng(0).integers(1, 6000, (3000, 2)).tolist(), *sizes_with_halves(3000, *limits)]
+    sizes = [*np.random.default_rng(0).integers(1, 6000, (1000, 2)).tolist(), *sizes_with_halves(most, *limits)]
     plan = Preprocessing(long_side=limits[0], short_side=limits[1])
     for height, width in sizes:
         a, b = run({"h": np.array([height]), "w": np.array([width])})

@@ -150,11 +150,6 @@ def test_suppression_that_did_not_settle_is_named(tmp_path):
     ("output", "value", "message"),
     [
         ("num", np.array([101]), "num must be from 0 to 100, got 101"),
-        (
-            "num",
-            np.array([-1]),
-            "more boxes of this picture overlap in one chain than the file.s suppression has rounds",
-        ),
         ("num", np.array([2, 2]), r"num must have shape \(1,\), got \(2,\)"),
         ("boxes", np.zeros((1, 5, 4), np.float32), r"boxes must have shape \(1, 100, 4\), got \(1, 5, 4\)"),
         ("boxes", np.full((1, 100, 4), np.nan, np.float32), "boxes holds values that are infinite or not a number"),

@@ -59,7 +59,7 @@ def labels_by(server: ServerProcess, name: str, photo: Path) -> np.ndarray:
 
 def test_both_are_served_and_agree(both, pair, photo):
     entries = {entry["name"]: entry for entry in json.loads(both.ask("GET", "/v1/models")[2])["models"]}
-    assert entries["segnext-pytorch"]["engine"] == f"PyTorch {torch.__version__}"
+    assert entries["segnext-pytorch"]["engine"] == f"PyTorch {torch.__version__}, cpu"
     assert entries["segnext-pytorch"]["sha256"] == sha256_of(pair[1])
     assert entries["segnext-pytorch"]["classes"] == entries["segnext"]["classes"]
     engine, reference = labels_by(both, "segnext", photo), labels_by(both, "segnext-pytorch", photo)
