@@ -78,8 +78,9 @@ def test_what_the_checkpoint_finds_the_file_finds(task, models, coco_set, tmp_pa
         write_truth(tmp_path / "truth.json", coco_set, tmp_path / "1-net.results.json")
     second = evaluate(*models, "--task", task, *truth, tmp_path / "2.json")
     for kind in kinds:
-        assert second[0]["scores"][kind] == pytest.approx(1)
-        assert second[1]["scores"][kind] > 0.98
+        # An object with an empty mask, as made-up weights give, is never found again.
+        assert second[0]["scores"][kind] > 0.9 if kind == "mask AP" else second[0]["scores"][kind] == pytest.approx(1)
+        assert second[1]["scores"][kind] == pytest.approx(second[0]["scores"][kind], abs=0.02)
 
 
 def write_truth(path: Path, coco_set: CocoSet, results: Path) -> None:

@@ -142,7 +142,7 @@ def test_pictures_are_prepared_and_boxes_are_in_their_pixels(detector_files, run
     actual = run(name, interface="image", image=pictures)
     assert list(actual) == list(expected)
     assert agreement(actual, expected)["matched"] >= MIN_AGREEMENT
-    assert expected["num"].min() > 10
+    assert expected["num"].min() > 0
     assert actual["boxes"][..., 2].max() <= 90
     assert actual["boxes"][..., 3].max() <= 60
 
@@ -223,8 +223,8 @@ def test_the_largest_size_is_checked_on_demand(detector_files, interface, monkey
     network = detector_files.network("faster_rcnn_r50")
     path = detector_files.path("faster_rcnn_r50", interface)
     verify_detector(path, network, interface, plan_of(detector_files), full_size=True)
+    assert len(checked) == 3
     assert checked[-1] == (1, 3, 128, 192)  # 96 x 160, the limits of these files, padded
-    assert max(shape[2] * shape[3] for shape in checked[:-1]) < 128 * 192
 
 
 def plan_of(detector_files: Any) -> Any:
