@@ -213,6 +213,8 @@ def test_a_file_that_finds_something_else_is_refused(detector_files):
 
 @pytest.mark.parametrize("interface", ["tensor", "image"])
 def test_the_largest_size_is_checked_on_demand(detector_files, interface, monkeypatch):
+    network = detector_files.network("faster_rcnn_r50")
+    path, plan = detector_files.path("faster_rcnn_r50", interface), plan_of(detector_files)
     checked = []
 
     def noted(network, images, sizes):
@@ -220,9 +222,7 @@ def test_the_largest_size_is_checked_on_demand(detector_files, interface, monkey
         return by_pytorch(network, images, sizes)
 
     monkeypatch.setattr(verify_detector_module, "by_pytorch", noted)
-    network = detector_files.network("faster_rcnn_r50")
-    path = detector_files.path("faster_rcnn_r50", interface)
-    verify_detector(path, network, interface, plan_of(detector_files), full_size=True)
+    verify_detector(path, network, interface, plan, full_size=True)
     assert len(checked) == 3
     assert checked[-1] == (1, 3, 128, 192)  # 96 x 160, the limits of these files, padded
 
