@@ -75,6 +75,20 @@ def test_the_noise_floor_has_both_sources_and_is_stored(folder):
     assert [entry.measures for entry in stored] == [bases["measures"], tf32["measures"]]
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--save-reference", "file.zip"], "must end in .npz, got 'file.zip'"),
+        (["--noise-floor", "-1"], "--noise-floor"),
+        (["--noise-floor", "few"], "'few'"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_runs(option, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["parity", "absent.onnx", "absent.png", "--checkpoint", "absent.pth", *option])
+    assert message in capsys.readouterr().err
+
+
 def test_it_holds_operators_network_and_labels_of_one_file(folder, checkpoint):
     data = ReferenceData(folder / "reference.npz")
     assert data.facts.onnx_sha256 == sha256_of(folder / "net.onnx")

@@ -30,10 +30,19 @@ def add_reference_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--save-reference",
-        type=Path,
+        type=_npz,
         metavar="FILE.npz",
         help="write what PyTorch computes, for `freqfusion build --verify` on machines without PyTorch",
     )
+
+
+def _npz(text: str) -> Path:
+    from freqfusion_runtime.reference_data import SUFFIX  # numpy is imported there, which --help should not wait for
+
+    path = Path(text)
+    if path.suffix != SUFFIX:
+        raise argparse.ArgumentTypeError(f"must end in {SUFFIX}, got {text!r}")
+    return path
 
 
 def run_reference(
