@@ -12,8 +12,9 @@ import numpy as np
 import onnx
 import pytest
 from freqfusion_runtime.engines.errors import GateError
-from freqfusion_runtime.engines.gate import Gate, PictureGate, Rung
+from freqfusion_runtime.engines.gate import Gate
 from freqfusion_runtime.engines.gate_report import gate_facts, gate_lines
+from freqfusion_runtime.engines.ladder import PictureGate, Rung
 from freqfusion_runtime.engines.publication import delete_same
 from freqfusion_runtime.files import sha256_of
 from freqfusion_runtime.manifest import Precision

@@ -22,6 +22,7 @@ from freqfusion_runtime.comparison import compare, label_agreement, mean_iou, me
 from freqfusion_runtime.detections import Detections, PanopticSegmentation
 from freqfusion_runtime.engines.errors import GateError
 from freqfusion_runtime.engines.label_maps import read_label_map
+from freqfusion_runtime.engines.ladder import LEVELS, PictureGate, Rung
 from freqfusion_runtime.engines.profiles import Profile, choose_profile
 from freqfusion_runtime.errors import NetworkOutputError
 from freqfusion_runtime.loading import predictor_of
@@ -36,45 +37,8 @@ from freqfusion_runtime.session import Session, open_session
 from freqfusion_runtime.tolerances import INSIDE_BOUNDS, LOGIT_BOUNDS, MAX_ERROR_FP32, OPERATOR_BOUNDS, TASK_BOUNDS
 
 ALL_PICTURES = "all pictures"
-LEVELS = ("operator", "preprocessing", "layer", "module", "network", "task")
 Arrays = Mapping[str, NDArray[Any]]
 Answer = Segmentation | Detections | PanopticSegmentation
-
-
-@dataclass(frozen=True)
-class Rung:
-    """One comparison on one picture.
-
-    Attributes:
-        reference: ``ONNX file`` or ``PyTorch``.
-        level: One of :data:`LEVELS`.
-        name: What was compared.
-        measures: What was measured, by name.
-        bounds: The least, or for errors the largest, that is allowed, by the same names.
-        agrees: Whether every measure is within its bound.
-        note: Why there is no measure.
-    """
-
-    reference: str
-    level: str
-    name: str
-    measures: dict[str, float]
-    bounds: dict[str, float]
-    agrees: bool
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class PictureGate:
-    """All comparisons on one picture, from operators to the task."""
-
-    picture: str
-    rungs: tuple[Rung, ...]
-
-    @property
-    def agrees(self) -> bool:
-        """Whether every one holds."""
-        return all(rung.agrees for rung in self.rungs)
 
 
 @dataclass(eq=False)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from math import isfinite
 from typing import Any
 
-from freqfusion_runtime.engines.gate import LEVELS, PictureGate, Rung
+from freqfusion_runtime.engines.ladder import LEVELS, PictureGate, Rung
 
 
 def gate_lines(results: Sequence[PictureGate]) -> list[str]:
