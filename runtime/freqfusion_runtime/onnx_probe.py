@@ -20,6 +20,9 @@ _MODEL_GRAPH = 7
 _GRAPH_NODE, _GRAPH_OUTPUT = 1, 12
 _NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OP_TYPE, _NODE_DOMAIN, _NODE_METADATA = 1, 2, 3, 4, 7, 9
 _BYTES = 2  # protobuf's wire type
+# Operators whose results have a fixed order. What is computed for each proposal of a detector has the proposals' order,
+# which changes where two of them have equal scores but for rounding.
+_MAPS = ("AdaptiveFilter", "Carafe", "LocalSimilarity", "OffsetResample")
 
 Level = Literal["preprocessing", "layer", "module", "network"]
 
@@ -30,7 +33,7 @@ class InnerValue:
 
     Attributes:
         level: ``preprocessing``: the network's input made of a picture; ``module``: a result of a FreqFusion module;
-            ``layer``: of another FreqFusion node; ``network``: the class scores that labels are made of.
+            ``layer``: of another node that computes a map; ``network``: the class scores that labels are made of.
         name: For people.
         tensor: Its name in the graph.
     """
@@ -86,6 +89,8 @@ def _values_of(node: memoryview) -> list[InnerValue]:
     if operator == "ResizeArgmax":
         scores = _texts(node, _NODE_INPUT)[0]
         return [InnerValue("network", scores, scores)]
+    if operator not in _MAPS:
+        return []
     stage = next(
         (
             _texts(entry, 2)[0]

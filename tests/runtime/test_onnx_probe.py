@@ -62,6 +62,15 @@ def test_pictures_and_scores_are_levels_of_their_own(tmp_path):
     assert [(v.level, v.tensor) for v in inner_values(path)] == [("preprocessing", "images"), ("network", "scores")]
 
 
+def test_what_is_computed_for_each_proposal_has_no_fixed_order_and_is_left_out(tmp_path):
+    nodes = [
+        helper.make_node("Carafe", ["x", "m"], ["map"], "carafe", domain="freqfusion"),
+        helper.make_node("PyramidRoiAlign", ["map", "boxes"], ["crops"], "crop", domain="freqfusion"),
+    ]
+    onnx.save(helper.make_model(helper.make_graph(nodes, "g", [], [])), tmp_path / "net.onnx")
+    assert [value.name for value in inner_values(tmp_path / "net.onnx")] == ["Carafe carafe"]
+
+
 def test_further_outputs_are_computed_and_the_others_stay(model, tmp_path):
     write_with_outputs(model, ["means", "mixed"], tmp_path / "probed.onnx")
     assert [output.name for output in onnx.load(tmp_path / "probed.onnx").graph.output] == ["logits", "means", "mixed"]
