@@ -20,6 +20,7 @@ import onnxruntime as ort
 import torch
 from freqfusion import create_model, native
 from freqfusion.detection import Detector
+from freqfusion_runtime.fast_convolutions import with_fast_convolutions
 from freqfusion_runtime.files import sha256_of
 from freqfusion_runtime.json_output import versions
 from freqfusion_runtime.kernel_library import library_path
@@ -144,12 +145,15 @@ def open_onnx(entry: Entry, threads: int, profile_prefix: str | None = None) -> 
     options.log_severity_level = 3
     # Idle workers of one session must not take the cores from the next form's turn.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    model: str | bytes | None = entry.path
     if entry.kind == "onnx-kernels":
+        assert entry.path is not None
         options.register_custom_ops_library(str(library_path()))
+        model = with_fast_convolutions(entry.path) or entry.path  # as the runtime's own session does
     if profile_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = profile_prefix
-    return ort.InferenceSession(entry.path, options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def feed_for(session: Any, example: NDArray[Any]) -> dict[str, NDArray[Any]]:
@@ -254,6 +258,7 @@ def operator_share(entry: Entry, threads: int, folder: Path) -> dict[str, float]
 _OPERATORS = (
     "AdaptiveFilter",
     "Carafe",
+    "Convolve3x3",
     "LocalSimilarity",
     "OffsetResample",
     "PrepareImage",

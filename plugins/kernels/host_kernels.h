@@ -3,6 +3,7 @@
 #pragma once
 
 #include "adaptive_filter.h"
+#include "convolve3x3.h"
 #include "local_similarity.h"
 #include "offset_resample.h"
 #include "prepare_image.h"
@@ -28,6 +29,10 @@ struct HostKernels {
         uint8_t const* pictures, float* images, ThreadPool const& pool) noexcept;
     bool (*pyramidRoiAlign)(PyramidRoiAlignShape const& shape, DType dtype, void const* const* maps, float const* boxes,
         void* output, ThreadPool const& pool) noexcept; //!< false: no memory
+    int64_t (*packedWeights3x3)(int32_t channels, int32_t outChannels) noexcept;
+    void (*packWeights3x3)(int32_t channels, int32_t outChannels, float const* weights, float* packed) noexcept;
+    bool (*convolve3x3)(Convolve3x3Shape const& shape, float const* input, float const* packed, float const* bias,
+        float* output, ThreadPool const& pool) noexcept; //!< false: no memory
 };
 
 //! The kernels of the best instruction set that this processor has, chosen at the first call. The environment variable

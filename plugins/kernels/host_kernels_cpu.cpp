@@ -16,9 +16,12 @@ void prepareImage(PrepareImageShape const&, PrepareImageSizes const&, LevelScale
     ThreadPool const&) noexcept;
 bool pyramidRoiAlign(
     PyramidRoiAlignShape const&, DType, void const* const*, float const*, void*, ThreadPool const&) noexcept;
+int64_t packedWeights3x3(int32_t, int32_t) noexcept;
+void packWeights3x3(int32_t, int32_t, float const*, float*) noexcept;
+bool convolve3x3(Convolve3x3Shape const&, float const*, float const*, float const*, float*, ThreadPool const&) noexcept;
 
 extern HostKernels const kHostKernels;
 HostKernels const kHostKernels{FREQFUSION_QUOTE_VALUE(FREQFUSION_SIMD_LEVEL), carafe, adaptiveFilter, localSimilarity,
-    offsetResample, resizeArgmax, prepareImage, pyramidRoiAlign};
+    offsetResample, resizeArgmax, prepareImage, pyramidRoiAlign, packedWeights3x3, packWeights3x3, convolve3x3};
 
 } // namespace freqfusion::FREQFUSION_SIMD_LEVEL

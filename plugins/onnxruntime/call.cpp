@@ -86,6 +86,17 @@ std::vector<float> Attributes::floats(char const* name) const
     return values;
 }
 
+Ort::ConstValue Attributes::constant(size_t index, char const* name) const
+{
+    int isConstant = 0;
+    OrtValue const* value = nullptr;
+    if (!isDone(Ort::GetApi().KernelInfoGetConstantInput_tensor(mInfo, index, &isConstant, &value)) || isConstant == 0
+        || value == nullptr) {
+        throw Refusal{std::string{name} + " must be a constant of the model, got a value computed in it"};
+    }
+    return Ort::ConstValue{value};
+}
+
 std::optional<std::string> Attributes::text(char const* name) const
 {
     size_t size = 0; // with the terminating zero

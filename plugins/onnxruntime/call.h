@@ -52,6 +52,9 @@ class Attributes {
 
     [[nodiscard]] std::vector<float> floats(char const* name) const;
 
+    //! Input `index`, called `name` in the message, whose value must be known before a run.
+    [[nodiscard]] Ort::ConstValue constant(size_t index, char const* name) const;
+
     //! nullopt if the node does not have it.
     [[nodiscard]] std::optional<std::string> text(char const* name) const;
 

@@ -5,6 +5,7 @@
 #include "custom_operator.h"
 
 #include "kernels/adaptive_filter.h"
+#include "kernels/convolve3x3.h"
 #include "kernels/prepare_image.h"
 #include "kernels/pyramid_roi_align.h"
 
@@ -97,6 +98,23 @@ class PrepareImage {
   private:
     PrepareImageShape mAttributes; //!< sizes unset
     LevelScale mScale;
+};
+
+//! No operator of files: the runtime puts it in place of convolutions when it opens one.
+class Convolve3x3 {
+  public:
+    static constexpr char const* kName = "Convolve3x3";
+    static constexpr size_t kInputs = 3;
+    static constexpr Elements kElements = Elements::kSame;
+
+    explicit Convolve3x3(Attributes const& attributes);
+    void run(Call const& call) const;
+    static std::vector<Extent> inferSize(std::vector<Extent> const& input, Ort::ShapeInferContext& node);
+
+  private:
+    Convolve3x3Shape mAttributes; //!< sizes of the input unset
+    std::vector<float> mWeights;  //!< packed
+    std::vector<float> mBias;
 };
 
 class PyramidRoiAlign {

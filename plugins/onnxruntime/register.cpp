@@ -22,7 +22,7 @@ struct Counter {
     char const* name; //!< as reported
 };
 
-constexpr std::array<Counter, 13> kCounters{{
+constexpr std::array<Counter, 14> kCounters{{
     {Carafe::kName, false, "Carafe/cpu"},
     {AdaptiveFilter::kName, false, "AdaptiveFilter/cpu"},
     {LocalSimilarity::kName, false, "LocalSimilarity/cpu"},
@@ -30,6 +30,7 @@ constexpr std::array<Counter, 13> kCounters{{
     {ResizeArgmax::kName, false, "ResizeArgmax/cpu"},
     {PrepareImage::kName, false, "PrepareImage/cpu"},
     {PyramidRoiAlign::kName, false, "PyramidRoiAlign/cpu"},
+    {Convolve3x3::kName, false, "Convolve3x3/cpu"},
     {Carafe::kName, true, "Carafe/cuda"},
     {AdaptiveFilter::kName, true, "AdaptiveFilter/cuda"},
     {LocalSimilarity::kName, true, "LocalSimilarity/cuda"},
@@ -53,6 +54,7 @@ class Domain {
         add<OffsetResample>();
         add<ResizeArgmax>();
         add<PyramidRoiAlign>();
+        add<Convolve3x3>({DType::kFloat32, false});
         add<PrepareImage>({DType::kFloat32, false}); // under other providers, too: pictures come from the host
     }
 

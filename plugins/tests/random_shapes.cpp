@@ -201,6 +201,63 @@ bool tryPyramidRoiAlign(Trial& trial, ThreadPool const& pool)
     });
 }
 
+//! Compares with plain sums, too: no other test runs every instruction set of this kernel.
+bool tryConvolve3x3(Trial& trial, ThreadPool const& pool)
+{
+    trial.name = "Convolve3x3";
+    trial.dtype = DType::kFloat32;
+    Convolve3x3Shape const shape{trial.between(1, 4), trial.between(1, 12), trial.between(1, 60), trial.side(),
+        trial.side(), trial.between(0, 1) == 1};
+    int64_t const pixels = int64_t{shape.height} * shape.width;
+    auto const numbers = [&](int64_t count) {
+        std::vector<char> const bytes = trial.tensor(count);
+        std::vector<float> values(static_cast<size_t>(count));
+        std::memcpy(values.data(), bytes.data(), bytes.size());
+        return values;
+    };
+    std::vector<float> const input = numbers(shape.batch * shape.channels * pixels);
+    std::vector<float> const weights = numbers(int64_t{shape.outChannels} * shape.channels * 9);
+    std::vector<float> const bias = numbers(shape.outChannels);
+    std::vector<float> packed(static_cast<size_t>(packedWeights3x3(shape.channels, shape.outChannels)));
+    packWeights3x3(shape.channels, shape.outChannels, weights.data(), packed.data());
+    int64_t const count = shape.batch * shape.outChannels * pixels;
+    std::vector<float> result(static_cast<size_t>(count));
+    if (!trial.check(result.size() * sizeof(float), pool, [&](void* output, ThreadPool const& chosen) {
+            char const* const reason = runConvolve3x3OnHost(
+                shape, input.data(), packed.data(), bias.data(), static_cast<float*>(output), chosen);
+            std::memcpy(result.data(), output, result.size() * sizeof(float));
+            return reason;
+        })) {
+        return false;
+    }
+    for (int32_t turn = 0; turn < 50; ++turn) {
+        int32_t const n = trial.between(0, shape.batch - 1);
+        int32_t const o = trial.between(0, shape.outChannels - 1);
+        int32_t const y = trial.between(0, shape.height - 1);
+        int32_t const x = trial.between(0, shape.width - 1);
+        double sum = bias[static_cast<size_t>(o)];
+        for (int32_t c = 0; c < shape.channels; ++c) {
+            for (int32_t tap = 0; tap < 9; ++tap) {
+                int32_t const row = y + tap / 3 - 1;
+                int32_t const column = x + tap % 3 - 1;
+                if (row >= 0 && row < shape.height && column >= 0 && column < shape.width) {
+                    sum += double{input[static_cast<size_t>(
+                               (int64_t{n} * shape.channels + c) * pixels + int64_t{row} * shape.width + column)]}
+                           * weights[static_cast<size_t>((int64_t{o} * shape.channels + c) * 9 + tap)];
+                }
+            }
+        }
+        sum = shape.relu && sum < 0 ? 0 : sum;
+        float const found =
+            result[static_cast<size_t>((int64_t{n} * shape.outChannels + o) * pixels + int64_t{y} * shape.width + x)];
+        // Sums of 108 products below 4 between transformations that add up to 16 numbers.
+        if (!(std::abs(found - sum) <= 2e-3)) {
+            return trial.fail("a result is not the sum of its products");
+        }
+    }
+    return true;
+}
+
 } // namespace
 
 int main(int argc, char** argv)
@@ -208,8 +265,8 @@ int main(int argc, char** argv)
     double const seconds = argc > 1 ? std::atof(argv[1]) : 5.0;
     uint32_t const seed = argc > 2 ? static_cast<uint32_t>(std::atoi(argv[2])) : 1;
     SpinningPool threads(3);
-    bool (*const tries[])(Trial&, ThreadPool const&) = {
-        tryAdaptiveFilter, tryLocalSimilarity, tryOffsetResample, tryResizeArgmax, tryPrepareImage, tryPyramidRoiAlign};
+    bool (*const tries[])(Trial&, ThreadPool const&) = {tryAdaptiveFilter, tryLocalSimilarity, tryOffsetResample,
+        tryResizeArgmax, tryPrepareImage, tryPyramidRoiAlign, tryConvolve3x3};
     constexpr int64_t kTries = sizeof(tries) / sizeof(tries[0]);
     auto const start = std::chrono::steady_clock::now();
     int64_t count = 0;

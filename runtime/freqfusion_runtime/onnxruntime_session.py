@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import tempfile
@@ -15,6 +16,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from freqfusion_runtime.errors import KernelLibraryError, ModelFileError, NetworkOutputError, ProviderError
+from freqfusion_runtime.fast_convolutions import with_fast_convolutions
 from freqfusion_runtime.input_checks import check_inputs, check_sides
 from freqfusion_runtime.kernel_library import FOLDER_VARIABLE, library_path
 from freqfusion_runtime.manifest import METADATA_KEY, Manifest, TensorSpec
@@ -111,6 +113,11 @@ class OnnxRuntimeSession:
 
     def _open(self, options: ort.SessionOptions, provider: str) -> ort.InferenceSession:
         providers = [provider] if provider == _PROVIDERS["cpu"] else [provider, _PROVIDERS["cpu"]]
+        if self.kernel_library is not None and provider == _PROVIDERS["cpu"]:
+            # A library that is older than this operator, or a file that is none, is left to what follows.
+            with contextlib.suppress(Exception):
+                if (model := with_fast_convolutions(self._path)) is not None:
+                    return ort.InferenceSession(model, options, providers=providers)
         try:
             session = ort.InferenceSession(str(self._path), options, providers=providers)
         except Exception as e:  # as above

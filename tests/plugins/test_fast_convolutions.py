@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Convolutions of our own kernel in place of the standard ones: which, with what result, and the rest untouched."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from compiled_libraries import cpu_libraries
+from freqfusion_runtime.fast_convolutions import MIN_CHANNELS, OPERATOR, with_fast_convolutions
+from onnx import TensorProto, helper, numpy_helper
+from test_onnxruntime_op import kernel_counts
+
+C = MIN_CHANNELS
+PLAIN = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [1, 1], "dilations": [1, 1], "group": 1}
+
+
+def weights(*shape, dtype=np.float32):
+    generator = np.random.default_rng(list(shape))
+    return (generator.standard_normal(shape) / np.sqrt(np.prod(shape[1:]) or 1)).astype(dtype)
+
+
+def model(nodes, outputs, tensors, domain="freqfusion"):
+    opsets = [helper.make_opsetid("", 18), *([helper.make_opsetid(domain, 1)] if domain else [])]
+    kind = TensorProto.FLOAT
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", kind, ["n", C, "h", "w"])],
+        [helper.make_tensor_value_info(name, kind, None) for name in outputs],
+        [numpy_helper.from_array(value, name) for name, value in tensors.items()],
+    )
+    proto = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    helper.set_model_props(proto, {"key": "value"})
+    return proto
+
+
+def conv(source, result, name="c", **changes):
+    attributes = {key: value for key, value in {**PLAIN, **changes}.items() if value is not None}
+    return helper.make_node("Conv", [source, f"w_{name}", f"b_{name}"], [result], name=name, **attributes)
+
+
+def tensors(name="c", out=C, channels=C, **shape):
+    return {f"w_{name}": weights(out, channels, 3, 3), f"b_{name}": weights(out)}
+
+
+def rewritten(proto, tmp_path):
+    path = tmp_path / "m.onnx"
+    onnx.save(proto, path)
+    data = with_fast_convolutions(path)
+    return None if data is None else onnx.load_from_string(data)
+
+
+def run(proto, x, library=None):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 2
+    options.log_severity_level = 4
+    if library is not None:
+        options.register_custom_ops_library(str(library))
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": x})
+
+
+@pytest.mark.parametrize("size", [(1, 1, 1), (3, 14, 14), (2, 7, 33), (1, 40, 5), (0, 4, 4)], ids=str)
+def test_results_are_those_of_the_standard_operator(size, tmp_path):
+    n, h, w = size
+    nodes = [conv("x", "a"), helper.make_node("Relu", ["a"], ["y"]), conv("y", "z", "d")]
+    proto = model(nodes, ["z"], tensors() | tensors("d", C + 5))
+    x = np.random.default_rng(0).standard_normal((n, C, h, w)).astype(np.float32)
+    library = cpu_libraries() / "libfreqfusion_onnxruntime.so"
+    before = kernel_counts(library)
+    (actual,) = run(rewritten(proto, tmp_path), x, library)
+    assert kernel_counts(library)["Convolve3x3/cpu"] == before["Convolve3x3/cpu"] + 2
+    (expected,) = run(proto, x) if n else (np.zeros((0, C + 5, h, w), np.float32),)
+    assert actual.shape == expected.shape
+    # 1152 products of numbers near 1 with weights near 1/34: sums near 1, off by a few units in the last place each.
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-5)
+
+
+def test_everything_else_stays_as_it_is(tmp_path):
+    nodes = [conv("x", "a"), helper.make_node("Relu", ["a"], ["y"]), helper.make_node("Sigmoid", ["y"], ["z"])]
+    proto = model(nodes, ["z"], tensors())
+    found = rewritten(proto, tmp_path)
+    assert [node.op_type for node in found.graph.node] == [OPERATOR, "Sigmoid"]
+    node = found.graph.node[0]
+    assert (node.domain, node.name, list(node.input), list(node.output)) == (
+        "freqfusion",
+        "c",
+        ["x", "w_c", "b_c"],
+        ["y"],
+    )
+    assert [(a.name, helper.get_attribute_value(a)) for a in node.attribute] == [("relu", 1)]
+    del found.graph.node[0]
+    del proto.graph.node[:2]
+    assert found == proto
+
+
+def test_a_result_that_more_than_the_relu_reads_is_kept(tmp_path):
+    relu = helper.make_node("Relu", ["a"], ["y"])
+    twice = model([conv("x", "a"), relu, helper.make_node("Add", ["a", "y"], ["z"])], ["z"], tensors())
+    assert Counter(n.op_type for n in rewritten(twice, tmp_path).graph.node) == {OPERATOR: 1, "Relu": 1, "Add": 1}
+    output = model([conv("x", "a"), relu], ["y", "a"], tensors())
+    assert Counter(n.op_type for n in rewritten(output, tmp_path).graph.node) == {OPERATOR: 1, "Relu": 1}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"strides": [2, 2]},
+        {"pads": [0, 0, 0, 0]},
+        {"pads": None},
+        {"dilations": [2, 2], "pads": [2, 2, 2, 2]},
+        {"auto_pad": "SAME_UPPER", "pads": None},
+    ],
+    ids=str,
+)
+def test_other_convolutions_are_left_alone(changes, tmp_path):
+    assert rewritten(model([conv("x", "a", **changes)], ["a"], tensors()), tmp_path) is None
+
+
+def test_few_channels_half_types_and_computed_weights_are_left_alone(tmp_path):
+    few = model([conv("x", "a")], ["a"], tensors(out=C - 1))
+    half = model([conv("x", "a")], ["a"], {name: value.astype(np.float16) for name, value in tensors().items()})
+    computed = model([helper.make_node("Neg", ["w"], ["w_c"]), conv("x", "a")], ["a"], {"w": weights(C, C, 3, 3)})
+    no_bias = model([helper.make_node("Conv", ["x", "w_c"], ["a"], **PLAIN)], ["a"], tensors())
+    undeclared = model([conv("x", "a")], ["a"], tensors(), domain=None)
+    for proto in (few, half, computed, no_bias, undeclared):
+        assert rewritten(proto, tmp_path) is None
+
+
+def test_packed_and_defaulted_attributes_are_understood(tmp_path):
+    plain = conv("x", "a", strides=None, dilations=None, group=None, kernel_shape=None)
+    assert rewritten(model([plain], ["a"], tensors()), tmp_path).graph.node[0].op_type == OPERATOR
+
+
+def test_a_file_that_is_no_message_is_told(tmp_path):
+    path = tmp_path / "m.onnx"
+    onnx.save(model([conv("x", "a")], ["a"], tensors()), path)
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(ValueError, match=r"m.onnx' is not a protobuf message: it ends inside a field"):
+        with_fast_convolutions(path)
+
+
+def test_a_node_whose_weights_are_computed_is_refused(tmp_path):
+    library = cpu_libraries() / "libfreqfusion_onnxruntime.so"
+    proto = rewritten(model([conv("x", "a")], ["a"], tensors()), tmp_path)
+    proto.graph.input.append(helper.make_tensor_value_info("w_c", TensorProto.FLOAT, [C, C, 3, 3]))
+    del proto.graph.initializer[0]
+    with pytest.raises(Exception, match="Convolve3x3: weights must be a constant of the model"):
+        run(proto, np.zeros((1, C, 2, 2), np.float32), library)
