@@ -104,6 +104,7 @@ def inspect_plan(path: Path) -> Report:
         lines.append(f"  bound to {engine.gpu.label if engine.gpu else 'no GPU in particular'}")
         lines.append(f"  plugins: {engine.plugin.label if engine.plugin else 'none'}")
         lines.append(f"  built from {engine.onnx_file}, sha256 {engine.onnx_sha256}, in {engine.build_s:.1f} s")
+        lines.append(f"  {engine.verified.words if engine.verified else 'not verified by the gate'}")
         changed = {name: value for name, value in asdict(engine.options).items() if value not in (None, False)}
         lines.append("  options: " + (", ".join(f"{name}={value}" for name, value in changed.items()) or "defaults"))
     lines += _manifest_lines(told.manifest if told else None)

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from engine_builds import build, needs_rtx
+from engine_builds import build, needs_rtx, record_of
+from freqfusion_runtime.cli import main
 from freqfusion_runtime.engines.gate import network_inputs
+from freqfusion_runtime.engines.record import Verification
 from freqfusion_runtime.files import sha256_of
 from freqfusion_runtime.manifest import Preprocessing, TensorSpec
 from freqfusion_runtime.noise import NoiseEntry
@@ -67,6 +69,25 @@ def test_an_engine_that_computes_the_same_is_kept(tmp_path, photo, monkeypatch, 
     assert facts["gate"]["agrees"] is True
     assert "GATE HOLDS" in capsys.readouterr().out
     assert len(cached_plans(tmp_path)) == 1
+    verified = Verification(pictures=1, against_sha256=sha256_of(model), reference_sha256=None)
+    assert record_of(tmp_path / PLAN).verified == verified
+    assert main(["inspect", str(tmp_path / PLAN)]) == 0
+    assert f"verified on 1 picture, against an ONNX file with sha256 {sha256_of(model)[:12]}" in capsys.readouterr().out
+    build(model, sizes=PROFILE)  # the same bytes, from the cache
+    assert record_of(tmp_path / PLAN).verified == verified
+
+
+def test_an_engine_that_was_not_asked_to_is_not_verified(tmp_path, capsys):
+    model = write_image_model(tmp_path / "net.onnx")
+    build(model, sizes=PROFILE)
+    assert record_of(tmp_path / PLAN).verified is None
+    main(["inspect", str(tmp_path / PLAN)])
+    assert "not verified by the gate" in capsys.readouterr().out
+    sidecar = tmp_path / "net.tensorrt-rtx.json"
+    told = json.loads(sidecar.read_text())
+    del told["engine"]["verified"]  # as manifests were before there was a record of it
+    sidecar.write_text(json.dumps(told))
+    assert record_of(tmp_path / PLAN).verified is None
 
 
 @pytest.mark.parametrize("write", [write_tensor_model, write_image_model])
@@ -178,6 +199,7 @@ def test_reference_data_are_held_against_operators_network_and_labels(tmp_path, 
         ("PyTorch", level) for level in ("operator", "network", "task")
     ]
     assert facts["gate"]["noise_floor"][0]["source"] == "TF32"
+    assert record_of(tmp_path / PLAN).verified.reference_sha256 == sha256_of(reference)
     assert "PyTorch against itself" in out
     assert "TF32" in out
 

@@ -107,6 +107,8 @@ def _run(
     say: Callable[[str], None],
     start: float,
 ) -> int:
+    from dataclasses import replace
+
     from freqfusion_runtime.commands.build_bar import build_bar
     from freqfusion_runtime.engines.cache import EngineCache
     from freqfusion_runtime.engines.publication import delete_same, publish
@@ -145,8 +147,10 @@ def _run(
         agrees = all(result.agrees for result in results)
         other_stays, evicted = False, list[Path]()
         if agrees:
+            if gate is not None:
+                record = replace(record, verified=gate.verification)
             publish(staged, output, builder.manifest, record)
-            if built is not None:
+            if built is not None or gate is not None:
                 evicted = cache.store(key, output, record.as_json())
         else:
             cache.remove(key)

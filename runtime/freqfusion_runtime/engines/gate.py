@@ -24,7 +24,9 @@ from freqfusion_runtime.engines.errors import GateError
 from freqfusion_runtime.engines.label_maps import read_label_map
 from freqfusion_runtime.engines.ladder import LEVELS, PictureGate, Rung
 from freqfusion_runtime.engines.profiles import Profile, choose_profile
+from freqfusion_runtime.engines.record import Verification
 from freqfusion_runtime.errors import NetworkOutputError
+from freqfusion_runtime.files import sha256_of
 from freqfusion_runtime.loading import predictor_of
 from freqfusion_runtime.manifest import Manifest, Precision
 from freqfusion_runtime.object_agreement import OBJECT_BOUNDS, compare_answers
@@ -103,6 +105,15 @@ class Gate:
         if self._maps:
             found.append(PictureGate(ALL_PICTURES, tuple(map(self._set_rung, self._maps))))
         return found
+
+    @property
+    def verification(self) -> Verification:
+        """What a passing engine was held against."""
+        return Verification(
+            pictures=len(self._subjects),
+            against_sha256=None if self.against is None else sha256_of(self.against),
+            reference_sha256=None if self.reference is None else sha256_of(self.reference.path),
+        )
 
     def _set_rung(self, reference: str) -> Rung:
         """mIoU is defined over a set: in one picture a class may have three pixels."""

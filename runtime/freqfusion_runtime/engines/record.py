@@ -22,6 +22,29 @@ from freqfusion_runtime.session import OperatorPath
 
 
 @dataclass(frozen=True, kw_only=True)
+class Verification:
+    """What the gate held an engine against when it passed.
+
+    Attributes:
+        pictures: How many.
+        against_sha256: Hash of the ONNX file that ran beside it; None where there was none.
+        reference_sha256: Hash of the reference data; None where there were none.
+    """
+
+    pictures: int
+    against_sha256: str | None
+    reference_sha256: str | None
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        sources = [("an ONNX file", self.against_sha256), ("PyTorch's reference data", self.reference_sha256)]
+        told = [f"{name} with sha256 {sha256[:12]}..." for name, sha256 in sources if sha256 is not None]
+        count = f"{self.pictures} picture{'' if self.pictures == 1 else 's'}"
+        return f"verified on {count}, against {' and '.join(told)}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class EngineRecord:
     """Where an engine comes from, and what it can be used for.
 
@@ -34,6 +57,7 @@ class EngineRecord:
         options: Of the build.
         operator_paths: How each FreqFusion node runs.
         build_s: Time the build took.
+        verified: What the gate held it against; None if it was not asked to.
     """
 
     flavour: FlavourName
@@ -46,6 +70,7 @@ class EngineRecord:
     options: BuildOptions
     operator_paths: tuple[OperatorPath, ...]
     build_s: float
+    verified: Verification | None = None
 
     @property
     def builder_label(self) -> str:
@@ -79,6 +104,7 @@ class EngineRecord:
                 options=BuildOptions(**values["options"]),
                 operator_paths=tuple(OperatorPath(**path) for path in values["operator_paths"]),
                 build_s=float(values["build_s"]),
+                verified=None if values.get("verified") is None else Verification(**values["verified"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as e:
             raise ManifestError(
