@@ -55,8 +55,9 @@ export: setup ## CHECKPOINT=path.pth [MODEL=segnext_t OUTPUT=path.onnx INTERFACE
 	$(BIN)/freqfusion export $(call need,CHECKPOINT) $(if $(MODEL),--model $(MODEL)) $(if $(OUTPUT),--output $(OUTPUT)) \
 	  --interface $(INTERFACE)
 
-engine: setup ## ONNX=path.onnx [FLAVOUR=auto OUTPUT=path.plan]: TensorRT or TensorRT-RTX engine
-	$(BIN)/freqfusion build $(call need,ONNX) $(if $(FLAVOUR),--flavour $(FLAVOUR)) $(if $(OUTPUT),--output $(OUTPUT))
+engine: setup ## ONNX=path.onnx [FLAVOUR=auto OUTPUT=path.plan VERIFY=photos-or-reference.npz]: TensorRT or RTX engine
+	$(BIN)/freqfusion build $(call need,ONNX) $(if $(FLAVOUR),--flavour $(FLAVOUR)) $(if $(OUTPUT),--output $(OUTPUT)) \
+	  $(if $(VERIFY),--verify $(VERIFY))
 
 doctor: setup ## what this machine can do, and what to do about the rest
 	$(BIN)/freqfusion doctor
@@ -64,9 +65,9 @@ doctor: setup ## what this machine can do, and what to do about the rest
 run: setup ## ONNX=path.onnx [PHOTO=file-or-folder OUTPUT=folder]: segment pictures
 	$(BIN)/freqfusion run $(call need,ONNX) $(PHOTO) --output $(or $(OUTPUT),$(DEMO))
 
-parity: setup ## ONNX=path.onnx CHECKPOINT=path.pth [PHOTO=file-or-folder]: compare with PyTorch
+parity: setup ## ONNX=path.onnx CHECKPOINT=path.pth [PHOTO=file-or-folder REFERENCE=path.npz]: compare with PyTorch
 	$(BIN)/freqfusion parity $(call need,ONNX) $(PHOTO) --checkpoint $(call need,CHECKPOINT) --layers \
-	  --output $(or $(OUTPUT),$(DEMO))
+	  --output $(or $(OUTPUT),$(DEMO)) $(if $(REFERENCE),--noise-floor --save-reference $(REFERENCE))
 
 bench: plugins ## time it beside the naive export, OpenVINO and its bilinear twin
 	$(BIN)/freqfusion bench --results benchmarks/results/cpu.jsonl
