@@ -27,6 +27,7 @@ from freqfusion_runtime.segmenter import Segmenter
 from onnx import numpy_helper
 from PIL import Image
 from plans_without_a_gpu import play_plans
+from small_detectors import write_detector
 from small_models import tensor_manifest, write_image_model, write_tensor_model
 
 pytestmark = needs_rtx
@@ -52,6 +53,12 @@ def another_class_wins(model: onnx.ModelProto, by: float = 9) -> None:
         if tensor.name == "bias":
             values = numpy_helper.to_array(tensor) + np.array([by, 0, 0, 0], np.float32)
             tensor.CopyFrom(numpy_helper.from_array(values, "bias"))
+
+
+def boxes_are_moved(model: onnx.ModelProto) -> None:
+    for tensor in model.graph.initializer:
+        if tensor.name == "shares":
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(0.9), "shares"))
 
 
 def cached_plans(folder: Path) -> list[Path]:
@@ -234,4 +241,18 @@ def test_a_picture_that_the_engine_would_not_take_is_refused_before_the_build(tm
     assert build(model, "--verify", str(photo), sizes=("--opt", "1x32x32"))[0] == 2
     assert "image 1x64x96x3 lies outside every profile" in capsys.readouterr().err
     assert not opened
+    assert not cached_plans(tmp_path)
+
+
+@pytest.mark.parametrize("task", ["detection", "instance_segmentation", "panoptic_segmentation"])
+def test_models_that_find_objects_pass_or_are_deleted_too(tmp_path, photo, monkeypatch, task):
+    model = write_detector(tmp_path / "net.onnx", task, "image")
+    play_plans(monkeypatch, model)
+    status, facts = build(model, "--verify", str(photo), sizes=PROFILE)
+    assert status == 0
+    assert "object_agreement" in facts["gate"]["pictures"][0]["rungs"][0]["measures"]
+    play_plans(monkeypatch, model, spoil=boxes_are_moved)
+    status, _ = build(model, "--verify", str(photo), sizes=PROFILE)
+    assert status == 1
+    assert not (tmp_path / PLAN).exists()
     assert not cached_plans(tmp_path)
