@@ -24,12 +24,14 @@ from small_models import write_tensor_model
 
 PROGRAM = """
 import time
+from freqfusion_runtime.commands import build_bar as module
 from freqfusion_runtime.commands.build_bar import build_bar
+module._TICK_S = 0.2  # so that what is waited for below has been shown
 with build_bar("a-rather-long-name-of-a-model.tensorrt-rtx.plan") as report:
     report(0.0, "Building the engine from the network")
-    time.sleep(1.3)
+    time.sleep(1.5)
     report(0.42, "Compiling a phase with a name longer than any terminal of this test is wide")
-    time.sleep(0.2)
+    time.sleep(0.6)
     report(1.0, "Done")
 print("after")
 """
@@ -62,7 +64,7 @@ def test_the_bar_fits_its_terminal(columns):
     assert all(len(frame) <= columns for frame in frames)
     assert any(" 42% |" in bar for bar in bars)
     assert all(re.search(r"\|\s*\d\d:\d\d", bar) for bar in bars), bars  # the time is never cut off
-    assert any("00:01" in bar and "  0% |" in bar for bar in bars)  # the clock goes on while nothing else does
+    assert any(re.search(r"  0% \|.*00:0[1-9]", bar) for bar in bars)  # the clock goes on while nothing else does
     assert any("Compiling" in bar for bar in bars) == (columns >= 60)
     assert frames[-2] == "after"
     assert frames[-3].strip() == ""  # the bar is wiped away
