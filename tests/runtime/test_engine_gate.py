@@ -18,6 +18,7 @@ from freqfusion_runtime.engines.ladder import PictureGate, Rung
 from freqfusion_runtime.engines.publication import delete_same
 from freqfusion_runtime.files import sha256_of
 from freqfusion_runtime.manifest import Precision
+from freqfusion_runtime.onnx_probe import inner_values, write_with_outputs
 from freqfusion_runtime.onnxruntime_session import OnnxRuntimeSession
 from freqfusion_runtime.segmenter import Segmenter
 from freqfusion_runtime.session import Session
@@ -172,6 +173,28 @@ def test_what_cannot_be_compared_is_refused(tmp_path, picture):
     Image.new("L", (5, 5)).save(tmp_path / "photo.labels.png")
     with pytest.raises(GateError, match=r"has shape \(5, 5\), the picture's labels have \(60, 90\)"):
         check(engine, engine, [picture], tmp_path)
+
+
+def with_inner_value(path: Path, tensor: str, node: str, monkeypatch) -> Path:
+    """The small model with a FreqFusion node whose result is no output, under these names."""
+    monkeypatch.setenv("FREQFUSION_LIBRARY_DIR", str(path.parent))  # its node is computed by its body
+    model = onnx.load(write_tensor_model(path, operator="LocalSimilarity"))
+    model.graph.node[-1].output[0], model.graph.node[-1].name = tensor, node
+    model.graph.node.append(onnx.helper.make_node("Identity", [tensor], ["logits"]))
+    onnx.save(model, path)
+    return path
+
+
+def test_another_file_is_compared_inside_by_the_names_of_its_nodes(tmp_path, picture, monkeypatch):
+    model = with_inner_value(tmp_path / "fp16.onnx", "similar_cast", "echo", monkeypatch)
+    probed = tmp_path / "probed.onnx"
+    write_with_outputs(model, ["similar_cast"], probed)
+    for node, found in (("echo", ["LocalSimilarity echo"]), ("another", [])):
+        against = with_inner_value(tmp_path / f"{node}.onnx", "similar", node, monkeypatch)
+        gate = Gate(tensor_manifest(), [picture], against)
+        gate.check_inside(OnnxRuntimeSession(probed), inner_values(model))
+        assert [rung.name for rung in gate.results[0].rungs] == found
+        assert all(rung.agrees for rung in gate.results[0].rungs)
 
 
 def inside(name: str, error: float, bound: float = 2e-4) -> Rung:

@@ -30,7 +30,7 @@ from freqfusion_runtime.files import sha256_of
 from freqfusion_runtime.loading import predictor_of
 from freqfusion_runtime.manifest import Manifest, Precision
 from freqfusion_runtime.object_agreement import OBJECT_BOUNDS, compare_answers
-from freqfusion_runtime.onnx_probe import InnerValue, write_with_outputs
+from freqfusion_runtime.onnx_probe import InnerValue, inner_values, write_with_outputs
 from freqfusion_runtime.pictures import read_picture
 from freqfusion_runtime.preprocess import keep_ratio_size, prepare
 from freqfusion_runtime.reference_data import RecordedSession, ReferenceData
@@ -199,7 +199,7 @@ class Gate:
     ) -> list[tuple[str, Arrays]]:
         found: list[tuple[str, Arrays]] = []
         if self.against is not None:
-            found.append(("ONNX file", _run_with_outputs(self.against, photo, [value.tensor for value in values])))
+            found.append(("ONNX file", _run_with_outputs(self.against, photo, values)))
         if self.reference is not None and subject.place is not None:
             picture = self.reference.picture(subject.place)
             by_level = {value.level: value.tensor for value in values}
@@ -273,9 +273,16 @@ def _answer(session: Session, outputs: Arrays, photo: NDArray[np.uint8]) -> Answ
     return answer
 
 
-def _run_with_outputs(path: Path, photo: NDArray[np.uint8], tensors: Sequence[str]) -> Arrays:
+def _run_with_outputs(path: Path, photo: NDArray[np.uint8], values: Sequence[InnerValue]) -> Arrays:
+    """Computes those values that a file has, too, by their names in the engine's own file.
+
+    The two may be of different precision: nodes and modules keep their names then, tensors need not.
+    """
+    names = {(value.level, value.name): value.tensor for value in values}
+    theirs = {v.tensor: names[v.level, v.name] for v in inner_values(path) if (v.level, v.name) in names}
     with tempfile.TemporaryDirectory(prefix="freqfusion-gate-") as folder:
         probed = Path(folder) / path.name
-        write_with_outputs(path, tensors, probed)
+        write_with_outputs(path, list(theirs), probed)
         session = open_session(probed)
-        return session.run(network_inputs(session.manifest, photo))
+        outputs = session.run(network_inputs(session.manifest, photo))
+    return {ours: outputs[tensor] for tensor, ours in theirs.items()}
