@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import tempfile
@@ -113,11 +112,12 @@ class OnnxRuntimeSession:
 
     def _open(self, options: ort.SessionOptions, provider: str) -> ort.InferenceSession:
         providers = [provider] if provider == _PROVIDERS["cpu"] else [provider, _PROVIDERS["cpu"]]
-        if self.kernel_library is not None and provider == _PROVIDERS["cpu"]:
-            # A library that is older than this operator, or a file that is none, is left to what follows.
-            with contextlib.suppress(Exception):
-                if (model := with_fast_convolutions(self._path)) is not None:
-                    return ort.InferenceSession(model, options, providers=providers)
+        model, reason = self._with_fast_convolutions(provider), None
+        if model is not None:
+            try:
+                return ort.InferenceSession(model, options, providers=providers)
+            except Exception as e:  # as above; such as a library that is older than this operator
+                reason = _first_line(e)
         try:
             session = ort.InferenceSession(str(self._path), options, providers=providers)
         except Exception as e:  # as above
@@ -131,7 +131,21 @@ class OnnxRuntimeSession:
                 f"{self._path} is no ONNX model that this ONNX Runtime ({ort.__version__}) can load: {_first_line(e)} "
                 "Write it again with `freqfusion export`."
             ) from e
+        if reason is not None:
+            warnings.warn(
+                f"{self._path} runs with ONNX Runtime's 3 x 3 convolutions, which is slower: {reason} "
+                "`make plugins` builds the kernels again.",
+                stacklevel=4,
+            )
         return session
+
+    def _with_fast_convolutions(self, provider: str) -> bytes | None:
+        if self.kernel_library is None or provider != _PROVIDERS["cpu"]:
+            return None
+        try:
+            return with_fast_convolutions(self._path)
+        except ValueError:  # no model, of which ONNX Runtime says more
+            return None
 
     def _check_provider(self, wanted: str) -> None:
         if self.provider != wanted:

@@ -4,6 +4,7 @@ import shutil
 import numpy as np
 import onnxruntime
 import pytest
+from freqfusion_runtime import onnxruntime_session
 from freqfusion_runtime.errors import InputError, KernelLibraryError, ManifestError, ModelFileError, ProviderError
 from freqfusion_runtime.kernel_library import FOLDER_VARIABLE, LIBRARY_NAME, library_path
 from freqfusion_runtime.manifest import FORMAT_VERSION, TensorSpec
@@ -68,6 +69,16 @@ def test_says_which_nodes_run_as_kernels(tmp_path, monkeypatch):
     assert open_session(unknown).operator_paths == (OperatorPath("echo", "Echo", "function body"),)
     with pytest.raises(KernelLibraryError, match=r"1 of 1 FreqFusion nodes have no kernel .*: echo \(Echo\)\. Build"):
         open_session(unknown, kernels="require")
+
+
+@pytest.mark.skipif(not BUILT_LIBRARY.is_file(), reason=f"{BUILT_LIBRARY} has not been built")
+def test_convolutions_that_cannot_be_ours_are_told(tmp_path, monkeypatch):
+    monkeypatch.setenv(FOLDER_VARIABLE, str(BUILT_LIBRARY.parent))
+    monkeypatch.setattr(onnxruntime_session, "with_fast_convolutions", lambda path: b"what no library knows")
+    path = write_tensor_model(tmp_path / "net.onnx")
+    with pytest.warns(UserWarning, match=r"net.onnx runs with ONNX Runtime's 3 x 3 convolutions.*`make plugins`"):
+        session = open_session(path)
+    assert session.run({"image": np.ones((1, 3, 32, 32), np.float32)})["logits"].shape == (1, 4, 4, 4)
 
 
 def test_nodes_are_matched_by_name_then_output_then_count():
