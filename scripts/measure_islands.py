@@ -55,7 +55,7 @@ def more_in_fp32(path: Path) -> Iterator[tuple[str, ir.Model]]:
     marked = [node for node in ir.load(path).graph if MODULE_KEY in node.metadata_props]
     stages: dict[str, list[str]] = {}
     for node in marked:
-        if (stage := group_of(node)) not in ("backbone", "decode_head"):  # what is left is reshapes
+        if (stage := group_of(node)).startswith(("backbone.", "decode_head.")):  # the rest is reshapes
             stages.setdefault(stage, []).append(str(node.name))
     for stage, names in stages.items():
         yield f"with: {stage}", typed(path, ir.DataType.FLOAT16, keep=names)

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import onnx_ir as ir
 from freqfusion.detection import Detector
 from freqfusion_runtime.comparison import Comparison, compare
 from freqfusion_runtime.detections import Detections, PanopticSegmentation
@@ -16,11 +18,13 @@ from freqfusion_runtime.object_agreement import AnswerAgreement, ObjectAgreement
 from freqfusion_runtime.pictures import read_picture
 from freqfusion_runtime.preprocess import keep_ratio_size, prepare
 from freqfusion_runtime.session import Kernels
-from freqfusion_runtime.tolerances import MAX_ERROR_FP32, MAX_ERROR_INSIDE_FP32
+from freqfusion_runtime.tolerances import INSIDE_BOUNDS, MAX_ERROR_FP32
 from numpy.typing import NDArray
 
 from freqfusion_export.detector_manifest import INPUTS
 from freqfusion_export.parity import IMAGES, Parity, record_stage
+from freqfusion_export.precision.assignment import HALF_TYPES
+from freqfusion_export.precision.emulation import emulated
 from freqfusion_export.pytorch_session import PytorchSession
 
 Found = Detections | PanopticSegmentation
@@ -37,6 +41,7 @@ class ObjectParity:
         panoptic: Panoptic quality of the file's map with PyTorch's as the truth; None of other models.
         actual: The file's answer.
         expected: PyTorch's answer.
+        precision: Of the file.
     """
 
     name: str
@@ -45,12 +50,21 @@ class ObjectParity:
     panoptic: float | None
     actual: Found
     expected: Found
+    precision: str = "fp32"
+
+    @property
+    def measures(self) -> dict[str, float]:
+        """What answers are held to, by its name."""
+        return self._answers.measures
+
+    @property
+    def _answers(self) -> AnswerAgreement:
+        return AnswerAgreement(self.objects, self.panoptic, self.precision)
 
     @property
     def agrees(self) -> bool:
         """Whether everything is within its tolerance."""
-        at_task = AnswerAgreement(self.objects, self.panoptic).agrees
-        return at_task and all(comparison.agrees for comparison in self.comparisons)
+        return self._answers.agrees and all(comparison.agrees for comparison in self.comparisons)
 
     @property
     def first_mismatch(self) -> Comparison | None:
@@ -67,7 +81,14 @@ class DetectorParity(Parity):
         super().__init__(path, network, kernels, layers, threads)
         manifest = replace(self.manifest, interface="tensor", inputs=INPUTS)
         reference = PytorchSession(network, path, manifest, by_definition=True)
-        self._file = cast(ObjectFinder, load(path, kernels=kernels, threads=threads))
+        with tempfile.TemporaryDirectory(prefix="freqfusion-") as folder:
+            if self.precision in HALF_TYPES:
+                # As the hardware it is for computes it, every rounding included.
+                network_file = Path(folder) / path.name
+                ir.save(emulated(path), network_file)
+            else:
+                network_file = path
+            self._file = cast(ObjectFinder, load(network_file, kernels=kernels, threads=threads))
         self._reference = cast(ObjectFinder, predictor_of(reference))
 
     def objects_on(self, picture: Path) -> ObjectParity:
@@ -89,6 +110,9 @@ class DetectorParity(Parity):
         if not is_image:
             inputs = {"images": images, "image_sizes": sizes}
         stages = {stage: value for stage, value in self.probe.stages.items() if stage in results}
+        if self.precision in HALF_TYPES:
+            # Proposals of equal scores come in another order, and with them every row behind them.
+            stages = {stage: value for stage, value in stages.items() if not stage.startswith("roi_head")}
         names = [IMAGES, *stages.values()]
         names += [str(value.name) for node in self.probe.operators for value in (*node.inputs, *node.outputs) if value]
         found = self.probe.run(inputs, names)
@@ -96,11 +120,14 @@ class DetectorParity(Parity):
         comparisons += self._operators(found)
         for stage, value in stages.items():
             level = "module" if stage.endswith((".hr_out", ".lr_out")) else "layer"
-            comparisons.append(compare(level, stage, found[value], results[stage], MAX_ERROR_INSIDE_FP32))
-        return task_parity(picture.name, comparisons, self._file.predict(photo), expected)
+            bound = INSIDE_BOUNDS[self.precision]
+            comparisons.append(compare(level, stage, found[value], results[stage], bound))
+        return task_parity(picture.name, comparisons, self._file.predict(photo), expected, self.precision)
 
 
-def task_parity(name: str, comparisons: list[Comparison], actual: Found, expected: Found) -> ObjectParity:
+def task_parity(
+    name: str, comparisons: list[Comparison], actual: Found, expected: Found, precision: str = "fp32"
+) -> ObjectParity:
     """Compares two answers about one picture."""
-    found = compare_answers(actual, expected)
-    return ObjectParity(name, comparisons, found.objects, found.panoptic, actual, expected)
+    found = compare_answers(actual, expected, precision)
+    return ObjectParity(name, comparisons, found.objects, found.panoptic, actual, expected, precision)

@@ -38,7 +38,7 @@ from freqfusion_export.passes.name_tensorrt_plugins import (
 from freqfusion_export.passes.unroll_nms import UnrollNmsPass
 from freqfusion_export.precision.assignment import assign_half
 from freqfusion_export.precision.calibration import Calibration
-from freqfusion_export.precision.eight_bits import EIGHT_BITS, Options, quantise
+from freqfusion_export.precision.eight_bits import EIGHT_BITS, Options, checked_request, quantise
 from freqfusion_export.precision.sensitivity import GroupLoss
 from freqfusion_export.roi_align_products import PyramidRoiAlign as by_products
 from freqfusion_export.trace import trace_network
@@ -120,11 +120,18 @@ def export(
     if model.training:
         raise ExportError("the model is in training mode; call model.eval() first")
     form = form_of(model, checkpoint)
-    if precision != "fp32" and form.task != "semantic_segmentation":
+    if precision in EIGHT_BITS and form.task != "semantic_segmentation":
         raise ExportError(
-            f"{precision} is offered for semantic segmenters, and this is for {form.task}: how far boxes may move "
-            "has no tolerance yet. Export it as fp32."
+            f"{precision} is offered for semantic segmenters, and this is for {form.task}: layers are weighed by the "
+            "labels they lose, and boxes have no such measure yet. Export it as fp32 or fp16."
         )
+    if precision == "bf16" and form.task != "semantic_segmentation":
+        raise ExportError(
+            f"bf16 is offered for semantic segmenters, and this is for {form.task}: with 8 bits in a number, half "
+            "of the boxes move by more than a tenth of their size. Export it as fp32 or fp16."
+        )
+    if precision in EIGHT_BITS:
+        checked_request(precision, calibration, eight_bits or Options())
     make_folder(path.parent)  # before half a minute of work, not after
     settings = preprocessing or form.preprocessing
     graph_model = _graph_model(

@@ -62,10 +62,10 @@ def verify(
     Raises:
         VerificationError: If the file is malformed, cannot run, or computes something else.
     """
-    generator = np.random.Generator(np.random.PCG64(0))
     session, *others = _sessions(path, precision)
     if isinstance(network, Detector):
-        return verify_detector(path, network, interface, preprocessing, full_size)
+        return verify_detector(path, network, interface, preprocessing, full_size, precision)
+    generator = np.random.Generator(np.random.PCG64(0))
     if interface == "tensor":
         errors = [_logit_error(session, network, size, generator, precision) for size in TENSOR_SIZES]
         errors += [_logit_error(other, network, TENSOR_SIZES[0], generator, precision) for other in others]

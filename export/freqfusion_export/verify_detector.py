@@ -15,11 +15,13 @@ import torch
 from freqfusion.detection import Detector
 from freqfusion_runtime.manifest import Preprocessing
 from freqfusion_runtime.preprocess import keep_ratio_size, prepare
+from freqfusion_runtime.tolerances import LOGIT_BOUNDS
 from numpy.typing import NDArray
 from torch import Tensor
 
 from freqfusion_export.errors import VerificationError
 from freqfusion_export.passes.label_stages import STAGE_KEY
+from freqfusion_export.precision.emulation import emulated
 from freqfusion_export.sample_pictures import smooth_pictures
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -39,14 +41,17 @@ MAX_MASK_ERROR = 0.05  # in standard deviations of the logits
 # boxes may replace the other: in the worst golden, none in a hundred detections and two in a thousand proposals do.
 MIN_MATCHED = 0.95
 MIN_PROPOSALS = 0.97
+# fp16 turns more of them into ties, most of all in noise with random weights, where another proposal takes the place of
+# one in eight; what is found there hangs on such ties. So proposals alone are judged, each by the one nearest to it. A
+# head or a map that is wrong has none in its place.
+MIN_PROPOSALS_HALF = 0.8
 
 
-def open_with_proposals(path: Path, limits: tuple[int, int]) -> onnxruntime.InferenceSession:
+def open_with_proposals(model: ir.Model, limits: tuple[int, int]) -> onnxruntime.InferenceSession:
     """Opens a detector on function bodies, its class scores of all proposals as one more output ``proposals``.
 
     Pictures are resized to ``limits`` of the long and the short side.
     """
-    model = ir.load(path)
     for node in model.graph:
         if node.op_type == "PrepareImage":
             for name, limit in zip(("long_side", "short_side"), limits, strict=True):
@@ -64,7 +69,12 @@ def open_with_proposals(path: Path, limits: tuple[int, int]) -> onnxruntime.Infe
 
 
 def verify_detector(
-    path: Path, network: Detector, interface: str, preprocessing: Preprocessing, full_size: bool = False
+    path: Path,
+    network: Detector,
+    interface: str,
+    preprocessing: Preprocessing,
+    full_size: bool = False,
+    precision: str = "fp32",
 ) -> dict[str, float]:
     """Compares a file with its network on ONNX Runtime's CPU provider; arguments as ``verify`` takes them.
 
@@ -87,29 +97,36 @@ def verify_detector(
     else:
         cases = [_picture_case(size, generator, plan) for size in PICTURE_SIZES]
         largest = [_picture_case((1, limits[1], limits[0]), generator, preprocessing)]
-    worst = _compare(open_with_proposals(path, _SMALL_LIMITS), network, cases)
+    worst = _compare(open_with_proposals(emulated(path), _SMALL_LIMITS), network, cases, precision)
     if full_size:
-        more = _compare(open_with_proposals(path, limits), network, largest)
+        more = _compare(open_with_proposals(emulated(path), limits), network, largest, precision)
         worst = {name: min(share, more[name]) for name, share in worst.items()}
     return worst
 
 
-def _compare(session: onnxruntime.InferenceSession, network: Detector, cases: Sequence[_Case]) -> dict[str, float]:
+def _compare(
+    session: onnxruntime.InferenceSession, network: Detector, cases: Sequence[_Case], precision: str
+) -> dict[str, float]:
     worst = {"matched": 1.0, "proposals": 1.0}
     for feed, images, image_sizes, scale in cases:
         names = [output.name for output in session.get_outputs()]
         actual = dict(zip(names, session.run(None, feed), strict=True))
         expected = by_pytorch(network, images, image_sizes)
         expected["boxes"] = expected["boxes"] / scale
-        found = agreement(actual, expected)
-        for name, bound in (("matched", MIN_MATCHED), ("proposals", MIN_PROPOSALS)):
+        bounds = {"matched": MIN_MATCHED, "proposals": MIN_PROPOSALS}
+        if precision == "fp32":
+            found = agreement(actual, expected)
+        else:
+            found = {"proposals": proposals_found(actual["proposals"], expected["proposals"], LOGIT_BOUNDS[precision])}
+            bounds = {"proposals": MIN_PROPOSALS_HALF}
+        for name, bound in bounds.items():
             if not found[name] >= bound:
                 raise VerificationError(
                     f"the exported graph and the model agree on {found[name]:.1%} of the "
                     f"{'detections' if name == 'matched' else name} at {' x '.join(map(str, images.shape))}, "
                     f"expected at least {bound:.0%}; compare both with `freqfusion parity`"
                 )
-        worst = {name: min(worst[name], found[name]) for name in worst}
+        worst = {name: min(worst[name], found[name]) for name in bounds}
     return worst
 
 
@@ -143,6 +160,13 @@ def agreement(actual: Arrays, expected: Arrays) -> dict[str, float]:
         if not np.abs(a - e).max() <= 1e-3 * float(e.std()):
             shares["matched"] = 0.0
     return shares
+
+
+def proposals_found(actual: NDArray[Any], expected: NDArray[Any], tolerance: float) -> float:
+    """Share of the expected rows of class scores to which one is near, within ``tolerance`` standard deviations."""
+    limit = tolerance * float(expected.std())
+    near = [bool((np.abs(actual - row).max(axis=1) <= limit).any()) for row in expected]
+    return float(np.mean(near))
 
 
 def image_agreement(actual: Arrays, expected: Arrays, image: int) -> float:

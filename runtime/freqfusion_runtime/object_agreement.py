@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,13 +10,7 @@ from numpy.typing import NDArray
 
 from freqfusion_runtime.detections import Detections, InstanceSegmentation, PanopticSegmentation
 from freqfusion_runtime.evaluation.panoptic_quality import PanopticScore, SegmentOf
-from freqfusion_runtime.tolerances import (
-    BOX_IOU,
-    MASK_IOU_FP32,
-    OBJECT_AGREEMENT_FP32,
-    PANOPTIC_FP32,
-    SCORE_FP32,
-)
+from freqfusion_runtime.tolerances import BOX_IOU, OBJECT_BOUNDS
 
 
 @dataclass(frozen=True)
@@ -29,6 +22,7 @@ class ObjectAgreement:
         counts: Objects of both answers.
         min_box_iou: Of all pairs; None without pairs, and so below.
         max_score_difference: Of all pairs.
+        mean_score_difference: Of all pairs.
         mean_mask_iou: Of all pairs; None also for answers without masks.
         min_mask_iou: As above.
     """
@@ -37,6 +31,7 @@ class ObjectAgreement:
     counts: tuple[int, int]
     min_box_iou: float | None
     max_score_difference: float | None
+    mean_score_difference: float | None
     mean_mask_iou: float | None
     min_mask_iou: float | None
 
@@ -47,14 +42,7 @@ class ObjectAgreement:
         return 2 * len(self.pairs) / total if total else 1.0
 
 
-# Of each measure of `AnswerAgreement`: the largest allowed for errors, the least for all others.
-OBJECT_BOUNDS: Mapping[str, float] = {
-    "object_agreement": OBJECT_AGREEMENT_FP32,
-    "max_score_difference": SCORE_FP32,
-    "mean_mask_iou": MASK_IOU_FP32,
-    "panoptic_quality": PANOPTIC_FP32,
-}
-ERRORS = ("max_score_difference",)
+ERRORS = ("max_score_difference", "mean_score_difference")
 
 
 @dataclass(frozen=True)
@@ -64,10 +52,17 @@ class AnswerAgreement:
     Args:
         objects: Which objects are.
         panoptic: Panoptic quality of the first map with the second as the truth; None of other models.
+        precision: Whose bounds it is held to.
     """
 
     objects: ObjectAgreement
     panoptic: float | None
+    precision: str = "fp32"
+
+    @property
+    def bounds(self) -> dict[str, float]:
+        """The bound of every measure."""
+        return {name: OBJECT_BOUNDS[self.precision][name] for name in self.measures}
 
     @property
     def measures(self) -> dict[str, float]:
@@ -75,41 +70,47 @@ class AnswerAgreement:
         found = {
             "object_agreement": self.objects.share,
             "max_score_difference": self.objects.max_score_difference,
+            "mean_score_difference": self.objects.mean_score_difference,
             "mean_mask_iou": self.objects.mean_mask_iou,
             "panoptic_quality": self.panoptic,
         }
-        return {name: value for name, value in found.items() if value is not None}
+        bounds = OBJECT_BOUNDS[self.precision]
+        return {name: value for name, value in found.items() if value is not None and name in bounds}
 
     @property
     def agrees(self) -> bool:
         """Whether every measure is within its bound; not a number never is."""
         return all(
-            value <= OBJECT_BOUNDS[name] if name in ERRORS else value >= OBJECT_BOUNDS[name]
+            value <= self.bounds[name] if name in ERRORS else value >= self.bounds[name]
             for name, value in self.measures.items()
         )
 
 
 def compare_answers(
-    actual: Detections | PanopticSegmentation, expected: Detections | PanopticSegmentation
+    actual: Detections | PanopticSegmentation,
+    expected: Detections | PanopticSegmentation,
+    precision: str = "fp32",
 ) -> AnswerAgreement:
-    """Compares two answers of one task about one picture."""
+    """Compares two answers of one task about one picture, as a file of ``precision`` may differ from fp32."""
     if isinstance(actual, PanopticSegmentation) and isinstance(expected, PanopticSegmentation):
         return AnswerAgreement(
-            match_objects(actual.instances, expected.instances), panoptic_agreement(actual, expected)
+            match_objects(actual.instances, expected.instances, precision),
+            panoptic_agreement(actual, expected),
+            precision,
         )
     assert isinstance(actual, Detections)
     assert isinstance(expected, Detections)
-    return AnswerAgreement(match_objects(actual, expected), None)
+    return AnswerAgreement(match_objects(actual, expected, precision), None, precision)
 
 
-def match_objects(actual: Detections, expected: Detections) -> ObjectAgreement:
+def match_objects(actual: Detections, expected: Detections, precision: str = "fp32") -> ObjectAgreement:
     """Pairs objects of equal label whose boxes have an IoU of at least :data:`BOX_IOU`, the nearest pairs first."""
     ious = box_ious(actual.boxes, expected.boxes)
     ious[actual.labels[:, None] != expected.labels[None]] = 0.0
     pairs: list[tuple[int, int]] = []
     free = np.ones(len(actual), bool), np.ones(len(expected), bool)
     order = np.argsort(-ious, axis=None, kind="stable")
-    for place in order[: np.count_nonzero(ious >= BOX_IOU)].tolist():
+    for place in order[: np.count_nonzero(ious >= BOX_IOU[precision])].tolist():
         first, second = divmod(place, len(expected))
         if free[0][first] and free[1][second]:
             free[0][first] = free[1][second] = False
@@ -125,6 +126,7 @@ def match_objects(actual: Detections, expected: Detections) -> ObjectAgreement:
         (len(actual), len(expected)),
         min(box, default=None),
         max(score, default=None),
+        sum(score) / len(score) if score else None,
         sum(mask) / len(mask) if mask else None,
         min(mask, default=None),
     )

@@ -69,17 +69,32 @@ TASK_BOUNDS: Mapping[str, tuple[float, float]] = {
 
 
 # Two objects are one if label and box agree; a box of 10 pixels may be off by 0.05 of a pixel for this IoU, and fp32
-# differs from fp64 by 5e-4 pixels at worst (SPEC of the detectors, section 8).
-BOX_IOU = 0.99
+# differs from fp64 by 5e-4 pixels at worst (SPEC of the detectors, section 8). fp16: offsets are off by at most 0.05
+# of their deviation as logits are, which the decoder multiplies by 0.1 of the box (centre) and 0.2 (size): each side
+# by 1 % of the box, twice in two stages, and two sides count.
+BOX_IOU: Mapping[str, float] = {"fp32": 0.99, "fp16": 0.95}
 
-# Share of objects with a partner. Between fp32 and fp64 none was lost on the goldens; one of a hundred may sit on a
-# threshold of score or overlap.
-OBJECT_AGREEMENT_FP32 = 0.99
-
-# Largest difference of a pair's scores: 8.7e-5 was seen between two fp32 backends (SPEC section 8, suggested 5e-4).
-SCORE_FP32 = 5e-4
-
-# Mean over pairs of masks, and panoptic quality of one answer with the other as the truth: masks differ by 1 pixel and
-# panoptic maps by none (SPEC section 8), but a mask of 10 x 10 pixels that loses one has 0.99.
-MASK_IOU_FP32 = 0.99
-PANOPTIC_FP32 = 0.99
+# By precision and measure of ``object_agreement``; the largest allowed for differences, the least for all others.
+# Objects with a partner: between fp32 and fp64 none was lost on the goldens; one of a hundred may sit on a threshold
+# of score or overlap. fp16 has such ties wherever two numbers are within 2 ** -11, and another box of equal score
+# takes the place of one: with random weights, where proposals overlap most, 3 % on a golden and 8 % on a photograph.
+# Scores: 8.7e-5 was seen between two fp32 backends (SPEC section 8, suggested 5e-4). fp16: a score moves by at most a
+# quarter of what its logit does, 0.05 of a deviation of two; a box that took another's place has its own score, so the
+# mean is held to it (0.01 was seen), not the largest. Masks and panoptic maps, the mean over pairs of the one and the
+# quality of one map with the other as the truth: fp32 masks differ by 1 pixel and maps by none, but a mask of 10 x 10
+# pixels that loses one has 0.99. fp16: ten times as much. No trained detector was at hand: random weights leave masks
+# and classes undecided everywhere, and break these two.
+OBJECT_BOUNDS: Mapping[str, Mapping[str, float]] = {
+    "fp32": {
+        "object_agreement": 0.99,
+        "max_score_difference": 5e-4,
+        "mean_mask_iou": 0.99,
+        "panoptic_quality": 0.99,
+    },
+    "fp16": {
+        "object_agreement": 0.90,
+        "mean_score_difference": 0.025,
+        "mean_mask_iou": 0.90,
+        "panoptic_quality": 0.90,
+    },
+}

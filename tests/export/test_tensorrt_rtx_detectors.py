@@ -8,6 +8,7 @@ import onnx_ir as ir
 import pytest
 from freqfusion_export import exporter
 from freqfusion_export.forms import form_of
+from freqfusion_export.precision.assignment import assign_half
 
 trt = pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx-cu13")
 
@@ -29,12 +30,20 @@ class Messages(trt.ILogger):
 
 
 @pytest.mark.parametrize(
-    ("name", "interface"), [("faster_rcnn_r50", "image"), ("mask_rcnn_r50", "tensor"), ("panoptic_fpn_r50", "tensor")]
+    ("name", "interface", "precision"),
+    [
+        ("faster_rcnn_r50", "image", "fp32"),
+        ("mask_rcnn_r50", "tensor", "fp32"),
+        ("mask_rcnn_r50", "tensor", "fp16"),
+        ("panoptic_fpn_r50", "tensor", "fp32"),
+    ],
 )
-def test_an_engine_is_built(detector_files, name, interface, tmp_path):
+def test_an_engine_is_built(detector_files, name, interface, precision, tmp_path):
     form = form_of(detector_files.network(name))
     traced = detector_files.traced(name)
     model = exporter._graph_model(traced, interface, form.preprocessing, form, "unrolled", "products")
+    if precision == "fp16":
+        assign_half(model, "fp16")
     path = tmp_path / "model.onnx"
     ir.save(model, path)
     onnx.checker.check_model(path, full_check=True)
@@ -53,4 +62,5 @@ def test_an_engine_is_built(detector_files, name, interface, tmp_path):
     config.add_optimization_profile(profile)
     engine = builder.build_serialized_network(network, config)
     assert engine is not None, messages.errors
-    assert engine.nbytes > 150e6  # the weights are in it
+    # The weights are in it, in the file's type.
+    assert 150e6 < engine.nbytes * (2 if precision == "fp16" else 1) < 350e6

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from freqfusion_runtime.detections import Detections, InstanceSegmentation, PanopticSegmentation
-from freqfusion_runtime.object_agreement import box_ious, match_objects, panoptic_agreement
+from freqfusion_runtime.object_agreement import box_ious, compare_answers, match_objects, panoptic_agreement
 from freqfusion_runtime.panoptic_fusion import Segment
 from freqfusion_runtime.region_mask import RegionMask
 
@@ -39,6 +41,23 @@ def test_objects_pair_by_label_and_box_whatever_their_order():
 
 def test_a_box_off_by_more_than_a_hundredth_is_another_object():
     assert match_objects(detections(([0, 0, 10, 10], 0.9, 0)), detections(([0, 0, 10, 9.8], 0.9, 0))).share == 0
+
+
+def test_half_precision_has_its_own_bounds():
+    expected = detections(*[([i, 0, i + 10, 10], 0.9, 0) for i in range(0, 100, 20)])
+    moved = detections(*[([i, 0, i + 10, 9.6], 0.89, 0) for i in range(0, 100, 20)])  # IoU 0.96, scores 0.01 off
+    assert compare_answers(moved, expected).measures["object_agreement"] == 0
+    half = compare_answers(moved, expected, "fp16")
+    assert half.agrees
+    assert set(half.measures) == set(half.bounds) == {"object_agreement", "mean_score_difference"}
+    assert half.measures["mean_score_difference"] == pytest.approx(0.01, rel=1e-3)
+    # A box that took another's place has its own score: the mean tells, not the largest.
+    scores = np.array([0.89] * 4 + [0.83], np.float32)
+    assert compare_answers(replace(moved, scores=scores), expected, "fp16").agrees
+    assert not compare_answers(replace(moved, scores=scores - 0.02), expected, "fp16").agrees
+    assert not compare_answers(moved.only(np.arange(5) > 0), expected, "fp16").agrees  # 8 of 9 have a partner
+    far = detections(*[([i, 0, i + 10, 9.4], 0.9, 0) for i in range(0, 100, 20)])
+    assert not compare_answers(far, expected, "fp16").agrees
 
 
 def test_each_object_has_one_partner():

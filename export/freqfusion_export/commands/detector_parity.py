@@ -64,6 +64,7 @@ def _entry(result: ObjectParity) -> dict[str, Any]:
         "object_agreement": objects.share,
         "min_box_iou": objects.min_box_iou,
         "max_score_difference": objects.max_score_difference,
+        "mean_score_difference": objects.mean_score_difference,
         "mean_mask_iou": objects.mean_mask_iou,
         "min_mask_iou": objects.min_mask_iou,
         "panoptic_quality": result.panoptic,

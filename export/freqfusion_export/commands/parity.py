@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     pictures = find_pictures(args.pictures)
     manifest = read_manifest(args.model)
     if args.bisect:
-        refuse_unless_half(args.model, manifest.precision)
+        refuse_unless_half(args.model, manifest.precision, manifest.task)
     is_half = manifest.precision in ("fp16", "bf16")
     # ONNX Runtime does not open a bf16 file on a CPU; both half types are emulated below.
     paths = () if is_half else open_session(args.model, kernels=args.kernels).operator_paths

@@ -68,8 +68,13 @@ class Bisection:
         return {**asdict(self), "options": self.options}
 
 
-def refuse_unless_half(path: Path, precision: str) -> None:
+def refuse_unless_half(path: Path, precision: str, task: str) -> None:
     """Raises ``ExportError`` for a file that has nothing to bisect."""
+    if task != "semantic_segmentation":
+        raise ExportError(
+            f"{path} is for {task}, and --bisect judges logits and label maps, which it has not. "
+            "Compare its layers with --layers, and keep stages with `export --keep-fp32`"
+        )
     if precision not in ("fp16", "bf16"):
         if precision == "fp32":
             reason = "all of it is in fp32 already; `parity --layers` names the first module that is off"

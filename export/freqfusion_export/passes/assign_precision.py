@@ -35,6 +35,7 @@ _MAKERS = frozenset({"Constant", "ConstantOfShape", "Range", "EyeLike", "RandomN
 _FP32_INPUTS = {"Resize": {1, 2}, "NonMaxSuppression": {3, 4}, "PyramidRoiAlign": {4}}
 # bfloat16 is allowed for convolutions and normalisations from this opset on only.
 BF16_OPSET = 22
+FP32_OPSET = 18  # what networks are traced at
 
 
 class AssignPrecisionPass(ir.passes.InPlacePass):

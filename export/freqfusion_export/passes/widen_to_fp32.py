@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from freqfusion_export.passes.assign_precision import CAST_KEY, FLOAT, HALF_TYPES, MOVEMENT
+from freqfusion_export.passes.assign_precision import BF16_OPSET, CAST_KEY, FLOAT, FP32_OPSET, HALF_TYPES, MOVEMENT
 
 
 class WidenToFp32Pass(ir.passes.InPlacePass):
@@ -21,6 +21,8 @@ class WidenToFp32Pass(ir.passes.InPlacePass):
         After:  y = Round(Relu(Round(Conv(x, w))))           all float; Round = Cast<float>(Cast<float16>(...))
 
     Without, the file's fp32 network is left, as ``AssignPrecisionPass`` takes it; its weights stay rounded.
+
+    The opset that bf16 needed is taken back: ONNX Runtime 1.32 has no RoiAlign of opset 22.
     """
 
     def __init__(self, rounding: bool) -> None:
@@ -48,6 +50,9 @@ class WidenToFp32Pass(ir.passes.InPlacePass):
         for node in list(graph):
             if node.op_type == "Cast" and CAST_KEY in node.metadata_props:
                 _bypass(graph, node, keeps_names=self.rounding)
+        for imports in (model.opset_imports, *(function.opset_imports for function in model.functions.values())):
+            if imports.get("") == BF16_OPSET:
+                imports[""] = FP32_OPSET
         return ir.passes.PassResult(model, modified=True)
 
 

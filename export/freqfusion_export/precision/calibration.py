@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from freqfusion_runtime.errors import NoPicturesError, PictureError
 from freqfusion_runtime.files import sha256_of
 from freqfusion_runtime.manifest import Preprocessing
 from freqfusion_runtime.pictures import SUFFIXES, find_pictures, read_picture
-from freqfusion_runtime.preprocess import prepare
+from freqfusion_runtime.preprocess import keep_ratio_size, prepare
 from numpy.typing import NDArray
 
 from freqfusion_export.errors import ExportError
+
+_INPUTS = (("image",), ("images",), ("images", "image_sizes"))  # of the image interface, and of tensors
 
 
 class CalibrationError(ExportError):
@@ -44,19 +47,24 @@ class Calibration:
         """Yields what to run ``graph`` on, one picture at a time.
 
         Raises:
-            CalibrationError: If the graph wants more than a picture.
+            CalibrationError: If the graph wants something else than a picture, or its images and their sizes.
         """
-        if len(graph.inputs) != 1:
+        names = tuple(value.name for value in graph.inputs)
+        if names not in _INPUTS:
             raise CalibrationError(
-                f"calibration knows networks with one input, and this one has {len(graph.inputs)}. "
-                "Calibrate its image interface, which has one."
+                f"calibration knows networks with the inputs {' or '.join(map(repr, _INPUTS))}, "
+                f"and this one has {names}. Calibrate a network as it is exported."
             )
-        (wanted,) = graph.inputs
-        assert wanted.name is not None
         for path in self.pictures:
             picture = read_picture(path)
-            is_picture = wanted.dtype == ir.DataType.UINT8
-            yield {wanted.name: picture[None] if is_picture else prepare(picture, preprocessing)}
+            if names == ("image",):
+                yield {"image": picture[None]}
+                continue
+            feed: dict[str, NDArray[Any]] = {"images": prepare(picture, preprocessing)}
+            if "image_sizes" in names:
+                fitted = keep_ratio_size(picture.shape[0], picture.shape[1], preprocessing)
+                feed["image_sizes"] = np.array([fitted], np.int64)
+            yield feed
 
 
 def read_calibration(folder: Path) -> Calibration:

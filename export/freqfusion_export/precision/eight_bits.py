@@ -38,6 +38,15 @@ class Options:
     weight_bits: int = 8
 
 
+def checked_request(precision: str, calibration: Calibration | None, options: Options) -> Calibration:
+    """Returns the calibration, or raises ``ExportError`` if there is none or the options make no sense."""
+    if calibration is None:
+        raise ExportError(f"{precision} takes its scales from pictures: name a folder of typical ones (--calibration)")
+    if not 0 <= options.max_drop <= 1:
+        raise ExportError(f"the label drop allowed must be from 0 to 1, got {options.max_drop}")
+    return calibration
+
+
 def quantise(
     model: ir.Model,
     precision: str,
@@ -52,10 +61,7 @@ def quantise(
         ExportError: Without calibration, or if the limit cannot be met.
     """
     options = options or Options()
-    if calibration is None:
-        raise ExportError(f"{precision} takes its scales from pictures: name a folder of typical ones (--calibration)")
-    if not 0 <= options.max_drop <= 1:
-        raise ExportError(f"the label drop allowed must be from 0 to 1, got {options.max_drop}")
+    calibration = checked_request(precision, calibration, options)
     quantization = plan(
         model,
         precision,

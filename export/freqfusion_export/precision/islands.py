@@ -34,6 +34,9 @@ class Island:
         modules: Every node whose module (``freqfusion.module``) matches one of these patterns does.
         feeds: Operator type and index of an input: everything that computes this input does, back to the nearest
             weighted layer, which is not part of it.
+        outputs: Names of network outputs: everything that computes them does, in the same way.
+        follows: Whether what is computed from all these does too, on to the next weighted layer, FreqFusion node or
+            network output.
     """
 
     name: str
@@ -41,6 +44,8 @@ class Island:
     operators: frozenset[str] = frozenset()
     modules: tuple[str, ...] = ()
     feeds: tuple[tuple[str, int], ...] = ()
+    outputs: tuple[str, ...] = ()
+    follows: bool = False
 
 
 # Figures: official goldens and inputs (seed 0), emulated with every rounding, 2026-11; docs/precision.md has them all.
@@ -67,7 +72,8 @@ ISLANDS = (
     ),
     Island(
         "coordinates",
-        "above 1024 fp16 holds whole pixels only, above 256 bf16 every second; scores an ulp apart change their order",
+        "above 1024 fp16 holds whole pixels only, above 256 bf16 every second; scores an ulp apart change their order; "
+        "areas of boxes reach 1e6 of fp16's 65504",
         operators=frozenset({"NonMaxSuppression", "TopK", "GridSample"}),
         # Not OffsetResample: its offsets are a few pixels, and typing what computes them changed no figure. Its
         # absolute coordinates are fp32 inside the node; in half they cost 19 % more error and 0.12 % of the labels.
@@ -78,6 +84,9 @@ ISLANDS = (
             ("NonMaxSuppression", 1),
             ("TopK", 0),
         ),
+        outputs=("boxes", "scores"),
+        # From decoded boxes to overlaps, thresholds and the detections that are left.
+        follows=True,
     ),
 )
 USER = "asked for"
@@ -110,8 +119,11 @@ def find_islands(
         for node in model.graph:
             if node.op_type in island.operators or _matches(node.metadata_props.get(MODULE_KEY), island.modules):
                 found.setdefault(node, island.name)
-        for node in _feeding(model.graph, island.feeds):
+        for node in (*_feeding(model.graph, island.feeds), *_computing(model.graph, island.outputs)):
             found.setdefault(node, island.name)
+        if island.follows:
+            for node in _following([node for node, name in found.items() if name == island.name]):
+                found.setdefault(node, island.name)
     for pattern in keep:
         matched = nodes_matching(model.graph, pattern)
         if not matched:
@@ -152,24 +164,52 @@ def _matches(name: str | None, patterns: Iterable[str]) -> bool:
 
 
 def _feeding(graph: ir.Graph, feeds: Sequence[tuple[str, int]]) -> list[ir.Node]:
-    """Walks back from inputs to the weighted layers before them."""
+    """Lists what computes inputs, back to the weighted layers."""
     indices = dict[str, list[int]]()
     for operator, index in feeds:
         indices.setdefault(operator, []).append(index)
-    waiting = [
+    return _back_from(
         node.inputs[index] for node in graph for index in indices.get(node.op_type, ()) if index < len(node.inputs)
-    ]
+    )
+
+
+def _computing(graph: ir.Graph, outputs: Sequence[str]) -> list[ir.Node]:
+    """Lists what computes network outputs, back to the weighted layers."""
+    return _back_from(value for value in graph.outputs if value.name in outputs)
+
+
+def _back_from(values: Iterable[ir.Value | None]) -> list[ir.Node]:
+    waiting = list(values)
     seen: dict[ir.Node, None] = {}
     while waiting:
         value = waiting.pop()
         node = None if value is None else value.producer()
-        stops = node is None or node in seen or node.op_type in _WEIGHTED or node.domain == DOMAIN
-        if stops or value is None or value.dtype not in (ir.DataType.FLOAT, None):
+        if node is None or node in seen or _is_layer(node) or not _is_float(value):
             continue
-        assert node is not None
         seen[node] = None
         waiting.extend(node.inputs)
     return list(seen)
+
+
+def _following(nodes: Iterable[ir.Node]) -> list[ir.Node]:
+    """Lists what reads floats of these nodes, and so on up to the weighted layers and FreqFusion's nodes."""
+    waiting = list(nodes)
+    seen: dict[ir.Node, None] = {}
+    while waiting:
+        for value in waiting.pop().outputs:
+            for use in value.uses() if _is_float(value) else ():
+                if use.node not in seen and not _is_layer(use.node):
+                    seen[use.node] = None
+                    waiting.append(use.node)
+    return list(seen)
+
+
+def _is_layer(node: ir.Node) -> bool:
+    return node.op_type in _WEIGHTED or node.domain == DOMAIN
+
+
+def _is_float(value: ir.Value | None) -> bool:
+    return value is not None and value.dtype in (ir.DataType.FLOAT, None)
 
 
 def _leaves_range(value: ir.Value | None, dtype: ir.DataType) -> bool:

@@ -29,7 +29,7 @@ from freqfusion_runtime.errors import NetworkOutputError
 from freqfusion_runtime.files import sha256_of
 from freqfusion_runtime.loading import predictor_of
 from freqfusion_runtime.manifest import Manifest, Precision
-from freqfusion_runtime.object_agreement import OBJECT_BOUNDS, compare_answers
+from freqfusion_runtime.object_agreement import compare_answers
 from freqfusion_runtime.onnx_probe import InnerValue, inner_values, write_with_outputs
 from freqfusion_runtime.pictures import read_picture
 from freqfusion_runtime.preprocess import keep_ratio_size, prepare
@@ -243,9 +243,8 @@ class Gate:
             measures = {"label_agreement": share, "miou": mean_iou(actual.labels, labels)}
             return Rung(reference, "task", task, measures, {"label_agreement": least}, share >= least)
         assert isinstance(expected, Detections | PanopticSegmentation)
-        found = compare_answers(actual, expected)
-        bounds = {name: OBJECT_BOUNDS[name] for name in found.measures}
-        return Rung(reference, "task", task, found.measures, bounds, found.agrees)
+        found = compare_answers(actual, expected, self.precision)
+        return Rung(reference, "task", task, found.measures, found.bounds, found.agrees)
 
 
 def network_inputs(manifest: Manifest, photo: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
