@@ -17,9 +17,10 @@ from freqfusion_export.passes.assign_precision import CAST_KEY
 from freqfusion_export.precision.calibration import CalibrationError, read_calibration
 from freqfusion_export.precision.emulation import emulated
 from freqfusion_export.precision.islands import ISLAND_KEY
+from freqfusion_runtime.kernel_library import library_path
 from freqfusion_runtime.loading import load
 from freqfusion_runtime.manifest import Preprocessing
-from freqfusion_runtime.object_agreement import box_ious
+from freqfusion_runtime.object_agreement import box_ious, compare_answers
 from freqfusion_runtime.tolerances import BOX_IOU, OBJECT_BOUNDS
 from mmdet_reference import Golden
 from PIL import Image
@@ -112,10 +113,15 @@ def test_parity_judges_it_by_its_own_bounds(detector_files, fp16_file, photo):
     assert result.objects.max_score_difference > 0
 
 
-def test_predicts_in_the_runtime(fp16_file, photo):
-    found = load(fp16_file).predict(photo)
-    assert len(found) == len(found.masks)
-    assert found.photo.shape == (96, 150, 3)
+def test_kernels_and_bodies_find_the_same_in_the_runtime(fp16_file, photo):
+    if not library_path().is_file():
+        pytest.skip("libfreqfusion_onnxruntime.so is not built; `make plugins` builds it")
+    by_kernels, by_bodies = (load(fp16_file, kernels=kernels).predict(photo) for kernels in ("require", "never"))
+    assert len(by_kernels) == len(by_kernels.masks)
+    assert by_kernels.photo.shape == (96, 150, 3)
+    measures = compare_answers(by_kernels, by_bodies, "fp16").measures
+    assert measures["object_agreement"] >= OBJECT_BOUNDS["fp16"]["object_agreement"]
+    assert measures["mean_score_difference"] <= OBJECT_BOUNDS["fp16"]["mean_score_difference"]
 
 
 @pytest.mark.parametrize(
