@@ -217,19 +217,28 @@ def test_a_loss_that_is_not_of_precision_is_said_to_be_none(overflowing, checkpo
 
 
 @pytest.mark.parametrize(
-    ("precision", "reason"),
+    ("precision", "task", "reason"),
     [
-        ("fp32", "all of it is in fp32 already"),
-        ("int8", "its loss is of scales, not of casts"),
-        ("fp8", "its loss is of scales, not of casts"),
+        ("fp32", None, "model.onnx is fp32, and --bisect is for fp16 and bf16: all of it is in fp32 already"),
+        ("int8", None, "model.onnx is int8, and --bisect is for fp16 and bf16: its loss is of scales, not of casts"),
+        ("fp8", None, "model.onnx is fp8, and --bisect is for fp16 and bf16: its loss is of scales, not of casts"),
+        (
+            "fp16",
+            "detection",
+            "model.onnx is for detection, and --bisect judges logits and label maps, which it has not",
+        ),
     ],
 )
-def test_files_without_half_types_are_refused(exported, checkpoint, photo, tmp_path, capsys, precision, reason):
+def test_files_that_cannot_be_searched_are_refused(
+    exported, checkpoint, photo, tmp_path, capsys, precision, task, reason
+):
     model = parse(LOSING)
     text = ir.load(exported["tensor"]).metadata_props[METADATA_KEY]
     manifest = replace(Manifest.from_json(text, source="exported"), precision=precision)
+    if task is not None:
+        manifest = replace(manifest, task=task, num_things=None)
     model.metadata_props[METADATA_KEY] = manifest.to_json()
     ir.save(model, tmp_path / "model.onnx")
     arguments = ["parity", str(tmp_path / "model.onnx"), str(photo), "--checkpoint", str(checkpoint / "segnext.pth")]
     assert main([*arguments, "--bisect"]) == 2
-    assert f"model.onnx is {precision}, and --bisect is for fp16 and bf16: {reason}" in capsys.readouterr().err
+    assert reason in capsys.readouterr().err

@@ -34,7 +34,10 @@ def compare_detectors(
     network, _, _ = load_model(args.checkpoint, manifest.model)
     parity = DetectorParity(args.model, cast(Detector, network), args.kernels, args.layers, args.threads)
     by_path = {path: sum(p.path == path for p in paths) for path in ("kernel", "function body")}
-    say(f"{args.model}: FreqFusion nodes by kernel: {by_path['kernel']}, by function body: {by_path['function body']}")
+    if manifest.precision in ("fp16", "bf16"):
+        say(f"{args.model}: {manifest.precision}, computed in fp32 with every rounding that the file asks for")
+    else:
+        say(f"{args.model}: FreqFusion nodes by kernel: {by_path['kernel']}, by body: {by_path['function body']}")
     entries = []
     for picture in pictures:
         result = parity.objects_on(picture)
