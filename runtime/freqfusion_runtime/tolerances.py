@@ -20,7 +20,7 @@ LABEL_AGREEMENT_FP32 = 0.999
 MIOU_FP32 = 0.99
 
 # By precision of the file. fp16 keeps 11 bits: on the golden its logits are off by 0.14 % of their standard deviation
-# rms, three roundings' worth, and by 0.7 % at most (docs/precision.md); at 512 x 512 rms errors of 0.45 % were seen
+# rms, three roundings' worth, and by 0.8 % at most (docs/precision.md); at 512 x 512 rms errors of 0.45 % were seen
 # (SPEC section 4), of which the largest of a million is six times that. The rest is headroom of two. bf16 keeps 8
 # bits, so all is 2 ** 3 times as far off. int8: a range that holds 99.99 % of a tensor ends at 3.9 (normal) to 6.5
 # (Laplace) of its deviations, so 127 steps to a side have a noise of 6.5 / 127 / sqrt(12) = 1.5 % of the deviation at
