@@ -94,7 +94,7 @@ def export(
             ``unrolled`` into matrices, for TensorRT-RTX, which does not have it.
         roi_align: What the body of a detector's PyramidRoiAlign is made of: the ``standard`` operator RoiAlign, or
             matrix ``products``, for TensorRT-RTX, whose parser wants a CUDA driver for RoiAlign.
-        check_full_size: Check a detector on an image of the official size too, 800 x 1333: half a minute, 6 GB.
+        check_full_size: Check a detector on an image of the official size too, 800 x 1333, in 5 GB of memory.
 
     Returns:
         The manifest.

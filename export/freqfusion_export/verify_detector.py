@@ -117,7 +117,8 @@ def _compare(
         if precision == "fp32":
             found = agreement(actual, expected)
         else:
-            found = {"proposals": proposals_found(actual["proposals"], expected["proposals"], LOGIT_BOUNDS[precision])}
+            limit = LOGIT_BOUNDS[precision] * float(expected["proposals"].std())
+            found = {"proposals": proposals_found(actual["proposals"], expected["proposals"], limit)}
             bounds = {"proposals": MIN_PROPOSALS_HALF}
         for name, bound in bounds.items():
             if not found[name] >= bound:
@@ -152,9 +153,8 @@ def agreement(actual: Arrays, expected: Arrays) -> dict[str, float]:
     matched = [image_agreement(actual, expected, i) for i in range(len(expected["num"]))]
     shares = {"matched": min(matched, default=1.0), "proposals": 1.0}
     if "proposals" in expected:
-        a, e = actual["proposals"], expected["proposals"]
-        close = np.abs(a - e).max(axis=1) <= 2e-3 * max(1.0, float(e.std()))
-        shares["proposals"] = float(close.mean())
+        limit = 2e-3 * max(1.0, float(expected["proposals"].std()))
+        shares["proposals"] = proposals_found(actual["proposals"], expected["proposals"], limit, len(expected["num"]))
     if "semantic" in expected:
         a, e = actual["semantic"], expected["semantic"]
         if not np.abs(a - e).max() <= 1e-3 * float(e.std()):
@@ -162,11 +162,24 @@ def agreement(actual: Arrays, expected: Arrays) -> dict[str, float]:
     return shares
 
 
-def proposals_found(actual: NDArray[Any], expected: NDArray[Any], tolerance: float) -> float:
-    """Share of the expected rows of class scores to which one is near, within ``tolerance`` standard deviations."""
-    limit = tolerance * float(expected.std())
-    near = [bool((np.abs(actual - row).max(axis=1) <= limit).any()) for row in expected]
-    return float(np.mean(near))
+def proposals_found(actual: NDArray[Any], expected: NDArray[Any], limit: float, images: int = 1) -> float:
+    """Share of the expected class scores of proposals that are there, within ``limit``, in any order.
+
+    Order is not determined where scores are equal but for rounding (SPEC 8): of 1000 proposals at 800 x 1333 three
+    quarters stand elsewhere in ONNX Runtime than in PyTorch, and 998 are there.
+
+    Args:
+        actual: ``(images * M, K)``.
+        expected: Likewise.
+        limit: Of the largest difference in a row.
+        images: A proposal is looked for in its own.
+    """
+    there = np.abs(actual - expected).max(axis=1) <= limit
+    each = len(expected) // images
+    for row in np.flatnonzero(~there):
+        first = row // each * each
+        there[row] = (np.abs(actual[first : first + each] - expected[row]).max(axis=1) <= limit).any()
+    return float(there.mean())
 
 
 def image_agreement(actual: Arrays, expected: Arrays, image: int) -> float:

@@ -212,6 +212,21 @@ def test_a_file_that_finds_something_else_is_refused(detector_files):
         weight.data.copy_(before)
 
 
+def test_proposals_count_in_any_order_but_in_their_own_image():
+    generator = np.random.default_rng(0)
+    logits = generator.standard_normal((20, 81)).astype(np.float32)  # of two images
+    nothing = {"num": np.zeros(2, np.int64), "scores": np.zeros((2, 100), np.float32)}
+    order = np.concatenate((generator.permutation(10), 10 + generator.permutation(10)))
+    for proposals, share in (
+        (logits[order], 1.0),
+        (np.roll(logits, 10, axis=0), 0.0),
+        (np.where(np.arange(20)[:, None] == 3, logits + 0.01, logits)[order], 0.95),
+        (np.full_like(logits, np.nan), 0.0),
+    ):
+        found = agreement({**nothing, "proposals": proposals}, {**nothing, "proposals": logits})
+        assert found["proposals"] == pytest.approx(share)
+
+
 @pytest.mark.parametrize("interface", ["tensor", "image"])
 def test_the_largest_size_is_checked_on_demand(detector_files, interface, monkeypatch):
     network = detector_files.network("faster_rcnn_r50")
