@@ -14,6 +14,7 @@ from freqfusion_runtime.evaluation.annotation_file import read_annotation_file
 from freqfusion_runtime.evaluation.coco_ap import average_precision, checked_instances, results_of
 from freqfusion_runtime.evaluation.coco_panoptic import panoptic_result, read_panoptic_annotations
 from freqfusion_runtime.evaluation.errors import DatasetError
+from freqfusion_runtime.evaluation.panoptic_results import PanopticResultsFolder
 from freqfusion_runtime.evaluation.published import PUBLISHED
 from freqfusion_runtime.panoptic_fusion import Segment
 from freqfusion_runtime.region_mask import RegionMask
@@ -119,6 +120,22 @@ def panoptic_predictor(coco_set, damage=lambda ids: ids):
         return PanopticSegmentation(ids, kept, nothing, THINGS + STUFF, ((0, 0, 0),) * 5, photo, {})
 
     return predict
+
+
+def test_maps_of_pictures_with_one_name_are_both_kept(coco_set, tmp_path):
+    annotations = read_panoptic_annotations(coco_set.panoptic, coco_set.pictures)
+    first, second = (image.path for image in annotations.file.images[:2])
+    predict, folder = panoptic_predictor(coco_set), PanopticResultsFolder(tmp_path, "m")
+    found = [predict(first), predict(second)]
+    folder.add("day/street.jpg", found[0], 1, range(5))
+    folder.add("night/street.jpg", found[1], 2, range(5))
+    folder.finish()
+    entries = json.loads(folder.json.read_text())["annotations"]
+    assert [(e["image_id"], e["file_name"]) for e in entries] == [(1, "street.png"), (2, "street.2.png")]
+    for entry, answer in zip(entries, found, strict=True):
+        with Image.open(folder.maps / entry["file_name"]) as image:
+            np.testing.assert_array_equal(np.asarray(image), np.asarray(answer.coco_image()))
+        assert (folder.overlays / entry["file_name"]).is_file()
 
 
 def test_a_perfect_panoptic_answer_scores_one(coco_set):

@@ -15,6 +15,8 @@ from freqfusion_runtime.files import atomic_path, make_folder
 class PanopticResultsFolder:
     """Writes ``<stem>.panoptic/<picture>.png``, a photo with the map over it beside each, and ``<stem>.panoptic.json``.
 
+    Of pictures with one name, as two folders may have, all but the first have their number in the PNG's.
+
     Args:
         folder: Where; made if it is not there.
         stem: How the names begin.
@@ -28,6 +30,7 @@ class PanopticResultsFolder:
         self.overlays = make_folder(folder / f"{stem}.overlays")
         self.json = folder / f"{stem}.panoptic.json"
         self._entries: list[dict[str, Any]] = []
+        self._names: set[str] = set()
 
     def add(self, picture: str, found: PanopticSegmentation, image_id: int, categories: Sequence[int | None]) -> None:
         """Writes the map of a picture.
@@ -40,6 +43,9 @@ class PanopticResultsFolder:
         """
         found = found.only([label for label, identity in enumerate(categories) if identity is not None])
         name = Path(picture).with_suffix(".png").name
+        if name in self._names:  # pictures of two folders, or two formats
+            name = f"{Path(picture).stem}.{image_id}.png"
+        self._names.add(name)
         for path, image in ((self.maps / name, found.coco_image()), (self.overlays / name, found.overlay())):
             with atomic_path(path) as temporary:
                 image.save(temporary)
