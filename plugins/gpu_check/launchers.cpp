@@ -6,6 +6,7 @@
 #include "kernels/carafe.h"
 #include "kernels/local_similarity.h"
 #include "kernels/offset_resample.h"
+#include "kernels/pyramid_roi_align.h"
 #include "kernels/reassembly_tactic.h"
 #include "kernels/resize_argmax.h"
 
@@ -74,6 +75,13 @@ FREQFUSION_CHECK_API int32_t freqfusion_check_offset_resample(
     OffsetResampleShape const* shape, Form const* form, void const* features, void const* offsets, void* output)
 {
     return launchOffsetResample(*shape, dtypeOf(form), layoutOf(form), features, offsets, output, form->stream);
+}
+
+FREQFUSION_CHECK_API int32_t freqfusion_check_pyramid_roi_align(PyramidRoiAlignShape const* shape, Form const* form,
+    void const* map0, void const* map1, void const* map2, void const* map3, float const* boxes, void* output)
+{
+    void const* const maps[kPyramidLevels] = {map0, map1, map2, map3};
+    return launchPyramidRoiAlign(*shape, dtypeOf(form), maps, boxes, output, form->stream);
 }
 
 FREQFUSION_CHECK_API int32_t freqfusion_check_resize_argmax(

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+
 # N, C, H, W, kernel size, groups, scale
 REASSEMBLY_SMALL = [
     (1, 1, 1, 1, 5, 1, 2),
@@ -70,6 +73,21 @@ RESAMPLE_LARGE = [
     (1, 64, 128, 128, 4),
     (70000, 4, 1, 1, 4),
 ]
+# N, C, H, W of the finest map (each further one has half of both), boxes of an image, cells
+PYRAMID_SMALL = [
+    (1, 1, 1, 1, 6, 1),
+    (0, 4, 8, 8, 3, 7),
+    (1, 4, 8, 8, 0, 7),
+    (2, 5, 20, 32, 12, 7),
+    (1, 3, 7, 60, 9, 14),
+    (1, 2, 33, 9, 9, 5),
+]
+PYRAMID_LARGE = [
+    (2, 256, 128, 160, 100, 7),
+    (1, 256, 200, 336, 100, 14),
+    (1, 7, 64, 64, 2000, 1),
+]
+PYRAMID_STRIDE, PYRAMID_SCALE = 4, 8  # of the finest map; the side, in image pixels, whose double level 1 begins at
 # N, classes, h, w, step height, step width, output height, output width, align_corners
 RESIZE_SMALL = [
     (1, 1, 1, 1, 1, 1, 1, 1, 0),
@@ -101,3 +119,19 @@ def window_of(kernel_size: int, is_plain: bool) -> list[float]:
         return [1.0] * kernel_size**2
     side = HAMMING.get(kernel_size, [0.1 + 0.9 * i / kernel_size for i in range(kernel_size)])
     return [a * b for a in side for b in side]
+
+
+def pyramid(sizes: tuple[int, ...], dtype: torch.dtype, device: str) -> tuple[list[Tensor], Tensor]:
+    """Four maps, and boxes ``(N, M, 4)`` half a pixel to twice the image a side, some beyond it, each sixth empty."""
+    n, c, h, w, m, _ = sizes
+    generator = torch.Generator(device).manual_seed(7)
+    maps = [
+        torch.randn(n, c, max(h >> level, 1), max(w >> level, 1), generator=generator, device=device).to(dtype)
+        for level in range(4)
+    ]
+    image = torch.tensor([w, h], device=device) * float(PYRAMID_STRIDE)
+    random = torch.rand(n, m, 2, 2, generator=generator, device=device)
+    sides = 0.5 * (4 * image) ** random[:, :, 0]
+    sides[:, ::6] *= 0
+    centres = (1.4 * random[:, :, 1] - 0.2) * image
+    return maps, torch.cat([centres - sides / 2, centres + sides / 2], dim=2)

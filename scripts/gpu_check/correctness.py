@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ from kernels import (
     Library,
     LocalSimilarityShape,
     OffsetResampleShape,
+    PyramidRoiAlignShape,
     ResizeArgmaxShape,
     Stored,
     window_array,
@@ -206,6 +208,28 @@ def check_resample(library: Library, sizes: tuple[int, ...], variant: Variant) -
     return check_output(output, expected, allowance + SMALLEST[variant.dtype])
 
 
+def check_pyramid(library: Library, sizes: tuple[int, ...], variant: Variant) -> float | None:
+    """None for channels-last maps, which this operator does not take."""
+    if variant.layout == NHWC:
+        return None
+    n, c, h, w, m, cells = sizes
+    maps, boxes = cases.pyramid(sizes, variant.dtype, library.device)
+    output = Stored(library, (n * m, c, cells, cells), variant.dtype, NCHW, variant.shift)
+    tensors = [stored(library, t, NCHW, variant.shift) for t in (*maps, boxes[..., None])] + [output]
+    heights, widths = ((ctypes.c_int32 * 4)(*(x.shape[axis] for x in maps)) for axis in (2, 3))
+    attributes = (cells, cases.PYRAMID_STRIDE, cases.PYRAMID_SCALE)
+    shape = PyramidRoiAlignShape(n, c, heights, widths, m, *attributes)
+    form = library.form(variant.dtype, NCHW)
+    run(library, lambda *p: library.call("pyramid_roi_align", shape, form, *p), tensors, variant.at_page_end)
+    expected = references.pyramid_roi_align([x.double() for x in maps], boxes.double(), *attributes)
+    # Five roundings put a sample off by 2^-21 of the places that boxes reach, along either axis; values change by at
+    # most 2 max |x| from pixel to pixel. A sum has a sample for each pixel and five more a side, at most.
+    largest = max((float(x.abs().max()) for x in maps if x.numel()), default=0.0)
+    allowance = largest * (2 * 2 * (2 * max(h, w) + 8) * 2.0**-21 + (h + 5) * (w + 5) * 2.0**-24)
+    allowance = 1.001 * ROUNDING[variant.dtype] * expected.abs() + allowance
+    return check_output(output, expected, allowance + SMALLEST[variant.dtype])
+
+
 def check_resize(library: Library, sizes: tuple[int, ...], variant: Variant) -> float:
     n, classes, h, w = sizes[:4]
     steps, align_corners = sizes[4:8], bool(sizes[8])
@@ -235,11 +259,13 @@ def check_resize(library: Library, sizes: tuple[int, ...], variant: Variant) -> 
 def check_refusals(library: Library) -> None:
     """Nonsense gives cudaErrorInvalidValue (1) and empty tensors give success, without a launch in either case."""
     form = library.form(torch.float32, NCHW)
+    levels = (ctypes.c_int32 * 4)(8, 4, 2, 1)
     refused = [
         ("carafe", CarafeShape(1, 4, 3, 3, 4, 1, 2), 3),
         ("carafe", CarafeShape(1, 4, 3, 3, 5, 3, 2), 3),
         ("local_similarity", LocalSimilarityShape(1, 4, 3, 3, 2, 1), 2),
         ("offset_resample", OffsetResampleShape(1, 4, 3, 3, 0), 3),
+        ("pyramid_roi_align", PyramidRoiAlignShape(1, 4, levels, levels, 2, 0, 4, 8), 6),
         ("resize_argmax", ResizeArgmaxShape(1, 0, 3, 3, 3, 3, 3, 3, False), 2),
     ]
     for operator, shape, pointers in refused:
@@ -271,6 +297,7 @@ def all_checks(
     for operator, small, large, check in (
         ("local_similarity", cases.SIMILARITY_SMALL, cases.SIMILARITY_LARGE, check_similarity),
         ("offset_resample", cases.RESAMPLE_SMALL, cases.RESAMPLE_LARGE, check_resample),
+        ("pyramid_roi_align", cases.PYRAMID_SMALL, cases.PYRAMID_LARGE, check_pyramid),
         ("resize_argmax", cases.RESIZE_SMALL, cases.RESIZE_LARGE, check_resize),
     ):
         for sizes in both(small, large):

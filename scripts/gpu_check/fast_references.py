@@ -7,6 +7,7 @@ Every function takes and gives float64 tensors of any device; ``--self-test`` co
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -24,6 +25,36 @@ def carafe(x: Tensor, m: Tensor, kernel_size: int, groups: int, scale: int) -> T
         window = padded[:, :, ky : ky + h, kx : kx + w].repeat_interleave(scale, 2).repeat_interleave(scale, 3)
         out += window.view(out.shape) * taps[:, :, ky * kernel_size + kx].unsqueeze(2)
     return out.view(n, c, scale * h, scale * w)
+
+
+def pyramid_roi_align(
+    maps: Sequence[Tensor], boxes: Tensor, cells: int, finest_stride: int, finest_scale: int
+) -> Tensor:
+    found = [maps[0].new_zeros(0, maps[0].shape[1], cells, cells)]
+    for image, own in enumerate(boxes.tolist()):
+        for x1, y1, x2, y2 in own:
+            relative = math.sqrt(max((x2 - x1) * (y2 - y1), 0.0)) / finest_scale + 1e-6
+            level = sum(relative >= bound for bound in (2, 4, 8))
+            x, stride = maps[level][image], finest_stride << level
+            rows = _cell_weights(y1 / stride, y2 / stride, x.shape[1], cells).to(x.device)
+            columns = _cell_weights(x1 / stride, x2 / stride, x.shape[2], cells).to(x.device)
+            found.append((rows @ x @ columns.T)[None])
+    return torch.cat(found)
+
+
+def _cell_weights(low: float, high: float, size: int, cells: int) -> Tensor:
+    """What each of ``size`` pixels gives to the average of each cell between two places on one axis."""
+    weights = torch.zeros(cells, size, dtype=torch.float64)
+    extent = (high - low) / cells
+    count = math.ceil(extent)
+    for cell, i in itertools.product(range(cells), range(count)):
+        at = low - 0.5 + (cell + (i + 0.5) / count) * extent
+        if -1 <= at <= size:
+            at = min(max(at, 0.0), size - 1.0)
+            first = int(at)
+            weights[cell, first] += (1 - (at - first)) / count
+            weights[cell, min(first + 1, size - 1)] += (at - first) / count
+    return weights
 
 
 def normalize_taps(logits: Tensor, window: Sequence[float], kernel_size: int) -> Tensor:

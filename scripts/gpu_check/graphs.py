@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -18,6 +19,7 @@ from kernels import (
     Library,
     LocalSimilarityShape,
     OffsetResampleShape,
+    PyramidRoiAlignShape,
     ResizeArgmaxShape,
     Stored,
     window_array,
@@ -56,6 +58,12 @@ def launches(library: Library, layout: int) -> list[tuple[str, Sequence[Stored],
         ("offset_resample", OffsetResampleShape(1, 40, 12, 20, 4), resample),
         ("resize_argmax", ResizeArgmaxShape(1, 19, 6, 8, 48, 64, 45, 61, False), resize),
     ]
+    if layout == NCHW:
+        sides = (ctypes.c_int32 * 4)(32, 16, 8, 4)
+        boxes = Stored(library, (1, 9, 4, 1), torch.float32, NCHW)
+        boxes.view.copy_(torch.tensor([8.0, 4.0, 60.0, 90.0]).view(1, 1, 4, 1))
+        *maps, out = made(*((1, 8, side, side) for side in sides), (9, 8, 7, 7))
+        calls.append(("pyramid_roi_align", PyramidRoiAlignShape(1, 8, sides, sides, 9, 7, 4, 56), [*maps, boxes, out]))
     return [(name, tensors, partial(call, name, shape, tensors)) for name, shape, tensors in calls]
 
 

@@ -36,6 +36,19 @@ class OffsetResampleShape(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int32) for name in ("batch", "channels", "height", "width", "groups")]
 
 
+class PyramidRoiAlignShape(ctypes.Structure):
+    _fields_ = [
+        ("batch", ctypes.c_int32),
+        ("channels", ctypes.c_int32),
+        ("height", ctypes.c_int32 * 4),
+        ("width", ctypes.c_int32 * 4),
+        ("boxes", ctypes.c_int32),
+        ("output_size", ctypes.c_int32),
+        ("finest_stride", ctypes.c_int32),
+        ("finest_scale", ctypes.c_int32),
+    ]
+
+
 class ResizeArgmaxShape(ctypes.Structure):
     _fields_ = [
         *(

@@ -66,6 +66,14 @@ def compare_references() -> list[str]:
             fast_references.offset_resample(x, offsets, groups),
             loops.offset_resample(x.numpy(), offsets.numpy(), groups),
         )
+    for sizes in ((2, 3, 20, 32, 9, 7), (1, 2, 1, 1, 5, 2)):
+        maps, boxes = cases.pyramid(sizes, torch.float64, "cpu")
+        attributes = (sizes[5], cases.PYRAMID_STRIDE, cases.PYRAMID_SCALE)
+        compare(
+            f"pyramid_roi_align {sizes}",
+            fast_references.pyramid_roi_align(maps, boxes.double(), *attributes),
+            loops.pyramid_roi_align([x.numpy() for x in maps], boxes.numpy(), *attributes),
+        )
     for sizes in ((2, 3, 4, 5, 8, 9, 7, 21, 0), (1, 2, 6, 3, 2, 12, 5, 4, 1), (1, 1, 1, 1, 3, 3, 1, 1, 1)):
         scores = random(*sizes[:4])
         compare(
