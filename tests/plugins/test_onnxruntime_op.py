@@ -244,7 +244,7 @@ def test_exports_its_interface_and_nothing_else(onnxruntime_library):
         | {f"freqfusion_onnxruntime_kernel_{name}" for name in ("name", "counts")},
         "libfreqfusion_c.so": {"freqfusion_abi_version", "freqfusion_has_cuda", "freqfusion_host_level"}
         | {f"freqfusion_{name}" for name in ("carafe", "adaptive_filter", "local_similarity")}
-        | {"freqfusion_offset_resample", "freqfusion_resize_argmax"},
+        | {"freqfusion_offset_resample", "freqfusion_resize_argmax", "freqfusion_pyramid_roi_align"},
     }
     for library, names in expected.items():
         listing = subprocess.run(
