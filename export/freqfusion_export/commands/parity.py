@@ -100,7 +100,8 @@ def run(args: argparse.Namespace) -> int:
     miou = miou_of_set(results)
     agrees = all(result.agrees for result in results) and miou >= parity.least_miou
     mark = "" if miou >= parity.least_miou else "  <-- beyond tolerance"
-    say(f"\nall {len(results)} pictures: mIoU between the label maps {miou:.6f}, at least {parity.least_miou}{mark}")
+    whole = "the picture" if len(results) == 1 else f"all {len(results)} pictures together"
+    say(f"\nmIoU between the label maps of {whole}: {miou:.6f}, at least {parity.least_miou}{mark}")
     bisection = bisect(parity, args.model, results, say) if args.bisect and not agrees else None
     if bisection is not None:
         conclude(bisection, say)
