@@ -70,7 +70,7 @@ def network(demo, traced_demo, emoji_scenes, tmp_path_factory):
     for number, scene in enumerate(emoji_scenes("train", CALIBRATION_SCENES)):
         Image.fromarray(scene).save(folder / f"{number}.png")
     form = form_of(demo[0], demo[2])
-    model = exporter._graph_model(traced_demo.clone(), "tensor", form.preprocessing, form, "standard")
+    model = exporter._graph_model(traced_demo.clone(), "tensor", form.preprocessing, form, "standard", "standard")
     return Demo(model, form.preprocessing, emoji_scenes("validation", SCENES), read_calibration(folder))
 
 
