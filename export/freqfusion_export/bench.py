@@ -20,6 +20,7 @@ import onnxruntime as ort
 import torch
 from freqfusion import create_model, native
 from freqfusion.detection import Detector
+from freqfusion_runtime.fast_convolutions import OPERATOR as CONVOLUTION
 from freqfusion_runtime.fast_convolutions import with_fast_convolutions
 from freqfusion_runtime.files import sha256_of
 from freqfusion_runtime.json_output import versions
@@ -30,6 +31,7 @@ from torch import nn
 from freqfusion_export import mmcv_peer
 from freqfusion_export.exporter import export
 from freqfusion_export.naive import naive_operators
+from freqfusion_export.passes.add_function_bodies import OPERATORS
 
 Run = Callable[[], Any]
 BASELINE = "naive export, dynamo"
@@ -255,16 +257,7 @@ def operator_share(entry: Entry, threads: int, folder: Path) -> dict[str, float]
     return dict(shares)
 
 
-_OPERATORS = (
-    "AdaptiveFilter",
-    "Carafe",
-    "Convolve3x3",
-    "LocalSimilarity",
-    "OffsetResample",
-    "PrepareImage",
-    "PyramidRoiAlign",
-    "ResizeArgmax",
-)
+_OPERATORS = frozenset({*OPERATORS, CONVOLUTION})
 
 
 def record(entry: Entry, times_ms: Sequence[float], peak_mb: float | None) -> dict[str, Any]:

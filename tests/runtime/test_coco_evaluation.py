@@ -195,7 +195,9 @@ def test_broken_annotations_are_named_before_anything_runs(coco_set, change, mes
 
 def test_masks_do_not_matter_for_boxes(coco_set):
     coco_set.edit(coco_set.instances, break_rle)
-    checked_instances(read_annotation_file(coco_set.instances, coco_set.pictures), masks=False)
+    whole = read_annotation_file(coco_set.instances, coco_set.pictures)
+    checked = checked_instances(whole, masks=False)
+    assert [entry["bbox"] for entry in checked.annotations] == [entry["bbox"] for entry in whole.annotations]
 
 
 def test_missing_files_are_named(coco_set, tmp_path):

@@ -103,7 +103,10 @@ def test_a_file_that_rtx_does_not_take_is_made_anew(tmp_path, content):
 
 def test_a_place_that_cannot_be_written_to_is_no_error(tmp_path):
     (tmp_path / "kernels").write_text("a file")
-    run(tmp_path, Engine())
+    engine = Engine()
+    run(tmp_path, engine)
+    assert engine.compilations == 1  # it ran
+    assert (tmp_path / "kernels").read_text() == "a file"
 
 
 def test_nothing_is_written_of_an_engine_that_never_ran(tmp_path):

@@ -16,7 +16,8 @@ from freqfusion_export.passes.name_tensorrt_plugins import DOMAIN
 _MODULES = (functions, image_functions, box_functions, roi_align_products)
 _PARTS = {part.name: part for module in _MODULES for part in module.PARTS}
 _ALL = (*functions.OPERATORS, *box_functions.OPERATORS, image_functions.PrepareImage)
-_OPERATORS = {operator.name: operator for operator in _ALL}
+OPERATORS = {operator.name: operator for operator in _ALL}
+"""Every FreqFusion operator that a file may have, by its name."""
 
 
 class AddFunctionBodiesPass(ir.passes.InPlacePass):
@@ -35,7 +36,7 @@ class AddFunctionBodiesPass(ir.passes.InPlacePass):
 
     def __init__(self, instead: Mapping[str, OnnxFunction[Any, Any]] | None = None) -> None:
         super().__init__()
-        self._operators = {**_OPERATORS, **(instead or {})}
+        self._operators = {**OPERATORS, **(instead or {})}
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         wanted = [n.op_type for n in ir.traversal.RecursiveGraphIterator(model.graph) if n.domain == DOMAIN]
