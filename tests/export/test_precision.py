@@ -55,12 +55,17 @@ def test_official_logits_within_the_types_bound(typed_file, precision):
     assert 1e-3 < error(actual, expected) <= LOGIT_BOUNDS[precision]
 
 
-@pytest.mark.parametrize("precision", HALVES)
-def test_official_label_maps_within_the_types_bounds(typed_file, precision):
-    session = emulated_session(typed_file(precision, "image"))
+@pytest.fixture(scope="module", params=HALVES)
+def official_label_maps(request, typed_file):
+    """A type, the label maps of its file for the goldens, and the goldens'."""
+    session = emulated_session(typed_file(request.param, "image"))
     pictures = [golden("e2e_seed0_75x100"), golden("e2e_seed0_120x81")]
-    expected = [g["pred"] for g in pictures]
     actual = [session.run(None, {"image": g["rgb"][None]})[0][0] for g in pictures]
+    return request.param, actual, [g["pred"] for g in pictures]
+
+
+def test_official_label_maps_within_the_types_bounds(official_label_maps):
+    precision, actual, expected = official_label_maps
     least_agreement, least_miou = TASK_BOUNDS[precision]
     assert min(label_agreement(a, e) for a, e in zip(actual, expected, strict=True)) >= least_agreement
     # Counted over the set, and the one class apart that chance decides: the goal is missed there, by one pixel at most.
@@ -68,6 +73,13 @@ def test_official_label_maps_within_the_types_bounds(typed_file, precision):
     lost = ious.pop(COIN_TOSS[precision], (0, 0))
     assert np.mean([common / either for common, either in ious.values()]) >= least_miou
     assert lost[1] - lost[0] <= 1
+
+
+def test_mean_iou_of_every_class_within_the_types_bound(official_label_maps, request):
+    precision, actual, expected = official_label_maps
+    if precision == "fp16":
+        request.applymarker(pytest.mark.xfail(strict=True, reason="missed: 0.984, by one pixel (docs/precision.md)"))
+    assert mean_iou_of_set(actual, expected) >= TASK_BOUNDS[precision][1]
 
 
 def class_ious(actual, expected):
