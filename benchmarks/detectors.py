@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 from freqfusion import create_model, native
-from freqfusion_export import bench, export
-from freqfusion_runtime.kernel_library import library_path
+from freqfusion_export import export
+from freqfusion_export.bench import timing as bench
+from freqfusion_runtime.sessions.kernel_library import library_path
 
 MODEL, TWIN = "mask_rcnn_r50", "mask_rcnn_r50_nearest"
 GENERATOR = Path(__file__).parents[1] / "tests" / "data" / "mmdet" / "weights_spec.py"

@@ -28,7 +28,16 @@ LIMITS = {"first_build_s": 20.0, "cached_build_s": 1.0}  # on two cores
 
 def build(model: Path, flavour: str, folder: Path) -> tuple[float, dict[str, Any]]:
     """Runs the command once; returns its wall time in seconds and its JSON."""
-    command = [sys.executable, "-m", "freqfusion_runtime.cli", "build", str(model), "--flavour", flavour, *SIZES]
+    command = [
+        sys.executable,
+        "-m",
+        "freqfusion_runtime.commands.cli",
+        "build",
+        str(model),
+        "--flavour",
+        flavour,
+        *SIZES,
+    ]
     command += ["--output", str(folder / "net.plan"), "--json", str(folder / "facts.json")]
     environment = {**os.environ, "FREQFUSION_CACHE_DIR": str(folder / "cache")}
     start = time.perf_counter()

@@ -30,8 +30,8 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "runtime"), str(ROOT / "tests" / "runtime")]
 
-from freqfusion_runtime.json_output import versions  # noqa: E402
-from freqfusion_runtime.session import open_session  # noqa: E402
+from freqfusion_runtime.commands.json_output import versions  # noqa: E402
+from freqfusion_runtime.predictors.opening import open_session  # noqa: E402
 from serving_batching import Workload, batching, write_batchable_model  # noqa: E402
 from serving_process import Server  # noqa: E402
 from small_models import write_image_model  # noqa: E402

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from freqfusion_runtime.manifest import METADATA_KEY
-from freqfusion_runtime.session import open_session
+from freqfusion_runtime.model_files.manifest import METADATA_KEY
+from freqfusion_runtime.predictors.opening import open_session
 from serving_process import Server
 from small_models import CLASSES, image_manifest
 

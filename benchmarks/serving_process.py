@@ -27,7 +27,17 @@ class Server:
             models: As the command takes them.
             options: Of the command.
         """
-        command = [sys.executable, "-m", "freqfusion_runtime.cli", "serve", *models, "--port", "0", "--grpc-port", "0"]
+        command = [
+            sys.executable,
+            "-m",
+            "freqfusion_runtime.commands.cli",
+            "serve",
+            *models,
+            "--port",
+            "0",
+            "--grpc-port",
+            "0",
+        ]
         self.log = Path(tempfile.mkstemp(suffix=".log")[1])
         self.process = subprocess.Popen(
             [*command, "--log-file", str(self.log), *options],

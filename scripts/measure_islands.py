@@ -21,10 +21,10 @@ from freqfusion_export.passes.name_tensorrt_plugins import DOMAIN
 from freqfusion_export.passes.widen_to_fp32 import WidenToFp32Pass
 from freqfusion_export.precision.islands import ISLANDS, find_islands
 from freqfusion_export.precision.quantization import group_of
-from freqfusion_runtime.comparison import label_agreement, mean_iou, mean_iou_of_set
-from freqfusion_runtime.labels import labels_from_scores
-from freqfusion_runtime.manifest import Preprocessing
-from freqfusion_runtime.preprocess import prepare
+from freqfusion_runtime.agreement.comparison import label_agreement, mean_iou, mean_iou_of_set
+from freqfusion_runtime.model_files.manifest import Preprocessing
+from freqfusion_runtime.pictures.preparation import prepare
+from freqfusion_runtime.results.labels import labels_from_scores
 from onnx_ir.passes.common import InlinePass
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from places import EXAMPLES
 from reference_data import filled_model
 
 
@@ -19,7 +20,7 @@ def segnext_t() -> Any:
 @pytest.fixture(scope="session")
 def traced_segnext(segnext_t: Any) -> Any:
     """Its traced network, for ``export(segnext_t, ..., traced=traced_segnext)``: tracing takes long."""
-    from freqfusion_export.trace import trace_network
+    from freqfusion_export.networks.trace import trace_network
 
     return trace_network(segnext_t, 32)
 
@@ -40,7 +41,7 @@ def exported(segnext_t: Any, traced_segnext: Any, tmp_path_factory: pytest.TempP
 def checkpoint(segnext_t: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an mm-style file of its weights, ``segnext.pth``, and what the export command makes of it."""
     import torch
-    from freqfusion_runtime.cli import main
+    from freqfusion_runtime.commands.cli import main
 
     folder = tmp_path_factory.mktemp("checkpoint")
     meta = {"CLASSES": tuple(f"thing {i}" for i in range(150)), "weights": "random"}
@@ -59,7 +60,7 @@ def typed_file(segnext_t: Any, traced_segnext: Any, tmp_path_factory: pytest.Tem
     from freqfusion_export import export
     from freqfusion_export.precision.calibration import read_calibration
     from freqfusion_export.precision.eight_bits import Options
-    from freqfusion_runtime.manifest import Preprocessing
+    from freqfusion_runtime.model_files.manifest import Preprocessing
     from PIL import Image
 
     folder = tmp_path_factory.mktemp("typed")
@@ -70,7 +71,7 @@ def typed_file(segnext_t: Any, traced_segnext: Any, tmp_path_factory: pytest.Tem
         if not path.is_file():
             if precision == "int8":
                 photo = folder / "small.png"
-                with Image.open(Path(__file__).parents[1] / "examples" / "coffee.jpg") as picture:
+                with Image.open(EXAMPLES / "coffee.jpg") as picture:
                     picture.resize((96, 64)).save(photo)
                 more = {
                     "calibration": read_calibration(folder),
@@ -102,7 +103,7 @@ def demo() -> Any:
 @pytest.fixture(scope="session")
 def traced_demo(demo: Any) -> Any:
     """Its traced network, as ``traced_segnext``."""
-    from freqfusion_export.trace import trace_network
+    from freqfusion_export.networks.trace import trace_network
 
     return trace_network(demo[0], 32)
 
@@ -110,7 +111,7 @@ def traced_demo(demo: Any) -> Any:
 @pytest.fixture(scope="session")
 def emoji_scenes() -> Any:
     """``emoji_scenes(split, count)``: the first pictures of the demo's data."""
-    from freqfusion_runtime.emoji_scenes import EmojiFontError, EmojiScenes
+    from freqfusion_runtime.evaluation.emoji_scenes import EmojiFontError, EmojiScenes
 
     def pictures(split: str, count: int) -> list[Any]:
         try:

@@ -26,7 +26,7 @@ class DetectorFiles:
     def traced(self, name: str) -> Any:
         """What ``trace_network`` makes of it, kept on disk: each has 200 MB of weights."""
         import onnx_ir as ir
-        from freqfusion_export.trace import trace_network
+        from freqfusion_export.networks.trace import trace_network
 
         path = self.folder / f"{name}.traced.onnx"
         if not path.is_file():
@@ -36,7 +36,7 @@ class DetectorFiles:
     def path(self, name: str, interface: str = "tensor", **options: str) -> Path:
         """The file exported with such options; pictures are scaled to 160 x 96 at most, to be run in seconds."""
         from freqfusion_export import export
-        from freqfusion_export.forms import form_of
+        from freqfusion_export.networks.forms import form_of
 
         path = self.folder / f"{'_'.join((name, interface, *options.values()))}.onnx"
         if not path.is_file():

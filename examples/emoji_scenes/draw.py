@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from freqfusion_runtime.emoji_scenes import PALETTE, EmojiScenes
+from freqfusion_runtime.evaluation.emoji_scenes import PALETTE, EmojiScenes
 from freqfusion_runtime.files import atomic_path
 from PIL import Image
 from tqdm import trange

@@ -25,9 +25,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from freqfusion.ham_head import HamHead, interleave
-from freqfusion_runtime.emoji_scenes import CLASSES, PALETTE, EmojiScenes
+from freqfusion_runtime.evaluation.emoji_scenes import CLASSES, PALETTE, EmojiScenes
 from freqfusion_runtime.files import atomic_path
-from freqfusion_runtime.manifest import Preprocessing
+from freqfusion_runtime.model_files.manifest import Preprocessing
 from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm

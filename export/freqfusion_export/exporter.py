@@ -15,7 +15,14 @@ import onnx_ir as ir
 import torch
 from freqfusion import Checkpoint
 from freqfusion_runtime.files import atomic_path, make_folder, sha256_of
-from freqfusion_runtime.manifest import METADATA_KEY, KeptInFp32, Manifest, Preprocessing, TensorSpec, write_sidecar
+from freqfusion_runtime.model_files.manifest import (
+    METADATA_KEY,
+    KeptInFp32,
+    Manifest,
+    Preprocessing,
+    TensorSpec,
+    write_sidecar,
+)
 from onnx_ir.passes.common import (
     CommonSubexpressionEliminationPass,
     RemoveUnusedNodesPass,
@@ -23,7 +30,9 @@ from onnx_ir.passes.common import (
 from torch import nn
 
 from freqfusion_export.errors import ExportError
-from freqfusion_export.forms import Form, form_of, name_sizes
+from freqfusion_export.networks.forms import Form, form_of, name_sizes
+from freqfusion_export.networks.trace import trace_network
+from freqfusion_export.operators.roi_align_products import PyramidRoiAlign as by_products
 from freqfusion_export.passes.add_function_bodies import AddFunctionBodiesPass
 from freqfusion_export.passes.fold_batch_norm_into_conv import FoldBatchNormIntoConvPass
 from freqfusion_export.passes.fold_scale_into_conv import FoldScaleIntoConvPass
@@ -40,9 +49,7 @@ from freqfusion_export.precision.assignment import assign_half
 from freqfusion_export.precision.calibration import Calibration
 from freqfusion_export.precision.eight_bits import EIGHT_BITS, Options, checked_request, quantise
 from freqfusion_export.precision.sensitivity import GroupLoss
-from freqfusion_export.roi_align_products import PyramidRoiAlign as by_products
-from freqfusion_export.trace import trace_network
-from freqfusion_export.verify import verify, verify_on_pictures
+from freqfusion_export.verification.verify import verify, verify_on_pictures
 
 Interface = Literal["tensor", "image"]
 Suppression = Literal["standard", "unrolled"]

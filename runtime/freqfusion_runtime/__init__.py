@@ -7,13 +7,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from freqfusion_runtime.detections import Detections, InstanceSegmentation, PanopticSegmentation
-    from freqfusion_runtime.detector import Detector, InstanceSegmenter, PanopticSegmenter
     from freqfusion_runtime.errors import FreqFusionError
-    from freqfusion_runtime.loading import load
-    from freqfusion_runtime.manifest import Manifest
-    from freqfusion_runtime.segmentation import Segmentation
-    from freqfusion_runtime.segmenter import Segmenter
+    from freqfusion_runtime.model_files.manifest import Manifest
+    from freqfusion_runtime.predictors.detector import Detector, InstanceSegmenter, PanopticSegmenter
+    from freqfusion_runtime.predictors.loading import load
+    from freqfusion_runtime.predictors.segmenter import Segmenter
+    from freqfusion_runtime.results.detections import Detections, InstanceSegmentation, PanopticSegmentation
+    from freqfusion_runtime.results.segmentation import Segmentation
 
 __all__ = [
     "Detections",
@@ -30,17 +30,17 @@ __all__ = [
 ]
 
 _HOME = {
-    "Detections": "detections",
-    "Detector": "detector",
+    "Detections": "results.detections",
+    "Detector": "predictors.detector",
     "FreqFusionError": "errors",
-    "InstanceSegmentation": "detections",
-    "InstanceSegmenter": "detector",
-    "Manifest": "manifest",
-    "PanopticSegmentation": "detections",
-    "PanopticSegmenter": "detector",
-    "Segmentation": "segmentation",
-    "Segmenter": "segmenter",
-    "load": "loading",
+    "InstanceSegmentation": "results.detections",
+    "InstanceSegmenter": "predictors.detector",
+    "Manifest": "model_files.manifest",
+    "PanopticSegmentation": "results.detections",
+    "PanopticSegmenter": "predictors.detector",
+    "Segmentation": "results.segmentation",
+    "Segmenter": "predictors.segmenter",
+    "load": "predictors.loading",
 }
 
 

@@ -84,12 +84,12 @@ def check_engines(folder: Path, plugin: Path | None, lines: list[dict[str, Any]]
 
 def build(onnx: Path, flavour: Any, plugin: Path | None, folder: Path) -> tuple[Path, Any, Any]:
     """A plan with its manifest, what built it, and what was built."""
-    from freqfusion_runtime.engines.builder import EngineBuilder
+    from freqfusion_runtime.building.builder import EngineBuilder
     from freqfusion_runtime.engines.options import BuildOptions
     from freqfusion_runtime.engines.profiles import read_profiles
     from freqfusion_runtime.engines.record import plan_sidecar
     from freqfusion_runtime.files import sha256_of
-    from freqfusion_runtime.onnx_facts import read_onnx_facts
+    from freqfusion_runtime.model_files.onnx_facts import read_onnx_facts
 
     facts = read_onnx_facts(onnx)
     manifest = facts.manifest(onnx.name)
@@ -114,10 +114,10 @@ def opened(plan: Path, **settings: Any) -> Iterator[Any]:
 
 def compare(plan: Path, onnx: Path, precision: str, plugin: Path | None) -> list[str]:
     """Runs both on pictures of several sizes, each often enough to meet the graph, and names what disagrees."""
-    from freqfusion_runtime.comparison import compare as compare_arrays
-    from freqfusion_runtime.comparison import label_agreement
-    from freqfusion_runtime.session import open_session
-    from freqfusion_runtime.tolerances import LOGIT_BOUNDS, TASK_BOUNDS
+    from freqfusion_runtime.agreement.comparison import compare as compare_arrays
+    from freqfusion_runtime.agreement.comparison import label_agreement
+    from freqfusion_runtime.agreement.tolerances import LOGIT_BOUNDS, TASK_BOUNDS
+    from freqfusion_runtime.predictors.opening import open_session
 
     reference = open_session(onnx)
     spec = reference.manifest.inputs[0]

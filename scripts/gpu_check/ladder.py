@@ -26,11 +26,11 @@ def climb(builder: Any, built: Any, model: Any, folder: Path) -> list[str]:
         What is beyond its bound.
     """
     import torch
-    from freqfusion_export.reference_writer import save_reference
-    from freqfusion_runtime.engines.gate import Gate
-    from freqfusion_runtime.engines.gate_report import gate_lines
-    from freqfusion_runtime.engines.verification import verify
-    from freqfusion_runtime.reference_data import ReferenceData
+    from freqfusion_export.parity.reference_writer import save_reference
+    from freqfusion_runtime.agreement.reference_data import ReferenceData
+    from freqfusion_runtime.building.gate import Gate
+    from freqfusion_runtime.building.gate_report import gate_lines
+    from freqfusion_runtime.building.verification import verify
 
     place = folder / f"ladder.{builder.model.stem}.{builder.flavour.name}"
     place.mkdir()

@@ -4,18 +4,18 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import freqfusion
 import pytest
 import torch
 from freqfusion_export import export
-from freqfusion_runtime.cli import main
-from freqfusion_runtime.emoji_scenes import CLASSES, PALETTE, EmojiFontError, EmojiScenes
+from freqfusion_runtime.commands.cli import main
+from freqfusion_runtime.evaluation.emoji_scenes import CLASSES, PALETTE, EmojiFontError, EmojiScenes
 from freqfusion_runtime.files import sha256_of
+from places import ROOT
 from safetensors import safe_open
 
-RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "emoji_scenes.jsonl"
+RESULTS = ROOT / "benchmarks" / "results" / "emoji_scenes.jsonl"
 SCENES = 100
 
 

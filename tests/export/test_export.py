@@ -10,31 +10,23 @@ import sys
 import numpy as np
 import onnx
 import onnx.inliner
-import onnxruntime
 import pytest
 import torch
 from freqfusion import create_model, native
-from freqfusion_export import export, exporter, verify
+from freqfusion_export import export, exporter
 from freqfusion_export.errors import ExportError, VerificationError
 from freqfusion_export.passes.name_tensorrt_plugins import PLUGIN_NAMESPACE, PLUGIN_VERSION
+from freqfusion_export.verification import verify
 from freqfusion_runtime import load
 from freqfusion_runtime.errors import OutputError
 from freqfusion_runtime.files import sha256_of
-from freqfusion_runtime.kernel_library import library_path
-from freqfusion_runtime.manifest import METADATA_KEY, Manifest
+from freqfusion_runtime.model_files.manifest import METADATA_KEY, Manifest
+from freqfusion_runtime.sessions.kernel_library import library_path
+from onnx_sessions import session_of
 from reference_data import assert_matches_golden, golden
 from weights_spec import image
 
 COUNTS = {"AdaptiveFilter": 10, "LocalSimilarity": 4, "OffsetResample": 2}
-
-
-def session_of(model, library=None):
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if library:
-        options.register_custom_ops_library(str(library))
-    content = model if isinstance(model, bytes) else str(model)
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 @pytest.fixture(scope="module", params=["function bodies", "inlined", "kernels"])

@@ -13,15 +13,16 @@ import pytest
 import torch
 from freqfusion import native
 from freqfusion_export import export
-from freqfusion_export import verify_detector as verify_detector_module
 from freqfusion_export.errors import ExportError, VerificationError
-from freqfusion_export.verify_detector import agreement, by_pytorch, verify_detector
-from freqfusion_runtime import coco
+from freqfusion_export.verification import verify_detector as verify_detector_module
+from freqfusion_export.verification.verify_detector import agreement, by_pytorch, verify_detector
 from freqfusion_runtime.errors import InputError
-from freqfusion_runtime.kernel_library import library_path
-from freqfusion_runtime.manifest import METADATA_KEY, Manifest
-from freqfusion_runtime.preprocess import keep_ratio_size, prepare
-from freqfusion_runtime.session import open_session
+from freqfusion_runtime.model_files.classes import coco
+from freqfusion_runtime.model_files.manifest import METADATA_KEY, Manifest
+from freqfusion_runtime.pictures.preparation import prepare
+from freqfusion_runtime.pictures.sizes import keep_ratio_size
+from freqfusion_runtime.predictors.opening import open_session
+from freqfusion_runtime.sessions.kernel_library import library_path
 from mmdet_reference import BOX_TOLERANCE, CASES, Golden, assert_detections_match, weights_spec
 
 SMALL_CASES = [file for file, name in CASES.items() if "r50" in name and "512x640" not in file]

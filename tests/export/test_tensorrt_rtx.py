@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from freqfusion_runtime.engines.builder import BuiltEngine, EngineBuilder, ParsedNetwork
+from freqfusion_runtime.building.builder import BuiltEngine, EngineBuilder, ParsedNetwork
 from freqfusion_runtime.engines.flavours import open_flavour
 from freqfusion_runtime.engines.options import BuildOptions
 from freqfusion_runtime.engines.profiles import read_profiles
-from freqfusion_runtime.onnx_facts import read_onnx_facts
+from freqfusion_runtime.model_files.onnx_facts import read_onnx_facts
 
 trt = pytest.importorskip("tensorrt_rtx", reason="pip install 'freqfusion-deploy[rtx]'")
 

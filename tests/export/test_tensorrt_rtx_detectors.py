@@ -7,7 +7,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from freqfusion_export import exporter
-from freqfusion_export.forms import form_of
+from freqfusion_export.networks.forms import form_of
 from freqfusion_export.precision.assignment import assign_half
 
 trt = pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx-cu13")

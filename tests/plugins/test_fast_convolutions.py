@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 from compiled_libraries import cpu_libraries
-from freqfusion_runtime.fast_convolutions import MIN_CHANNELS, OPERATOR, with_fast_convolutions
+from freqfusion_runtime.sessions.fast_convolutions import MIN_CHANNELS, OPERATOR, with_fast_convolutions
 from onnx import TensorProto, helper, numpy_helper
 from test_onnxruntime_op import kernel_counts
 

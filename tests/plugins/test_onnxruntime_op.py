@@ -15,7 +15,7 @@ import onnxruntime
 import pytest
 import torch
 from compiled_libraries import cpu_libraries
-from freqfusion_export import functions
+from freqfusion_export.operators import functions
 from one_node_models import OPSETS, one_node_model, open_session, run_session
 from onnx import helper
 from operator_cases import CASES, DTYPES, Case, assert_matches_golden, golden_calls, reassembly

@@ -20,7 +20,7 @@ from freqfusion_runtime.engines.plugin_library import (
     plugin_path,
 )
 from freqfusion_runtime.files import sha256_of
-from freqfusion_runtime.kernel_library import FOLDER_VARIABLE
+from freqfusion_runtime.sessions.kernel_library import FOLDER_VARIABLE
 
 IDENTITY = Path(__file__).parents[2] / "plugins" / "plugin_identity.h"
 

@@ -18,8 +18,9 @@ import onnxruntime
 import pytest
 from compiled_libraries import cpu_libraries, sanitized_libraries
 from freqfusion_export.passes.add_function_bodies import AddFunctionBodiesPass
-from freqfusion_runtime.manifest import Preprocessing
-from freqfusion_runtime.preprocess import fit, network_size
+from freqfusion_runtime.model_files.manifest import Preprocessing
+from freqfusion_runtime.pictures.preparation import fit
+from freqfusion_runtime.pictures.sizes import network_size
 from numpy.typing import NDArray
 from onnx import helper
 from test_onnxruntime_op import kernel_counts

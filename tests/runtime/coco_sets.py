@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from freqfusion_runtime.region_mask import RegionMask
+from freqfusion_runtime.results.region_mask import RegionMask
 from PIL import Image
 from small_detectors import STUFF, THINGS
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from freqfusion_runtime.cli import main
+from freqfusion_runtime.commands.cli import main
 from freqfusion_runtime.engines.record import EngineRecord, read_plan_manifest
 
 needs_rtx = pytest.mark.skipif(

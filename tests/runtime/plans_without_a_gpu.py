@@ -17,8 +17,8 @@ from freqfusion_runtime.engines import cuda, tensorrt_session
 from freqfusion_runtime.engines.plan_header import read_plan_header
 from freqfusion_runtime.engines.record import read_plan_manifest
 from freqfusion_runtime.files import sha256_of
-from freqfusion_runtime.onnx_probe import write_with_outputs
-from freqfusion_runtime.onnxruntime_session import OnnxRuntimeSession
+from freqfusion_runtime.model_files.onnx_probe import write_with_outputs
+from freqfusion_runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
 Spoil = Callable[[onnx.ModelProto], None]
 

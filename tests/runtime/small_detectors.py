@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from freqfusion_runtime.manifest import METADATA_KEY, Manifest, Preprocessing, TensorSpec
+from freqfusion_runtime.model_files.manifest import METADATA_KEY, Manifest, Preprocessing, TensorSpec
 from onnx import TensorProto, helper, numpy_helper
 
 SLOTS = 100

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from freqfusion_runtime.manifest import METADATA_KEY, Manifest, Preprocessing, TensorSpec
+from freqfusion_runtime.model_files.manifest import METADATA_KEY, Manifest, Preprocessing, TensorSpec
 from onnx import TensorProto, helper, numpy_helper
 
 CLASSES = ("sky", "tree", "road", "car")

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from freqfusion_runtime.commands.arguments import positive
-from freqfusion_runtime.json_output import add_json_argument, printer, write_json
+from freqfusion_runtime.commands.json_output import add_json_argument, printer, write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
 
     from tqdm import tqdm
 
-    from freqfusion_export import bench
+    from freqfusion_export.bench import timing as bench
 
     say = printer(args.json)
     with tempfile.TemporaryDirectory(prefix="freqfusion-bench-") as name:

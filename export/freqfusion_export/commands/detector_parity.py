@@ -9,13 +9,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from freqfusion_runtime.json_output import printer, write_json
+from freqfusion_runtime.commands.json_output import printer, write_json
+
+from freqfusion_export.commands.parity_table import HEADER, row
 
 if TYPE_CHECKING:
-    from freqfusion_runtime.manifest import Manifest
-    from freqfusion_runtime.session import OperatorPath
+    from freqfusion_runtime.model_files.manifest import Manifest
+    from freqfusion_runtime.sessions.protocol import OperatorPath
 
-    from freqfusion_export.detector_parity import ObjectParity
+    from freqfusion_export.parity.detector_parity import ObjectParity
 
 
 def compare_detectors(
@@ -27,8 +29,8 @@ def compare_detectors(
     from freqfusion_runtime.files import atomic_path, sha256_of
 
     from freqfusion_export.commands.parity_reference import run_reference
-    from freqfusion_export.detector_parity import DetectorParity
-    from freqfusion_export.object_differences import draw_object_differences
+    from freqfusion_export.parity.detector_parity import DetectorParity
+    from freqfusion_export.parity.object_differences import draw_object_differences
 
     say = printer(args.json)
     network, _, _ = load_model(args.checkpoint, manifest.model)
@@ -76,8 +78,6 @@ def _entry(result: ObjectParity) -> dict[str, Any]:
 
 
 def _print(result: ObjectParity, say: Callable[[str], None]) -> None:
-    from freqfusion_export.commands.parity import HEADER, row
-
     say(f"\n{result.name}")
     say(HEADER)
     for comparison in result.comparisons:

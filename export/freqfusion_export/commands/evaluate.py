@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from freqfusion_runtime.commands.arguments import not_negative, positive
-from freqfusion_runtime.json_output import add_json_argument
+from freqfusion_runtime.commands.json_output import add_json_argument
 
 # Task -> module with add_arguments(parser) for options of its own and evaluate(args) -> exit status. Nothing heavy at
 # their tops: all of them are imported for --help.

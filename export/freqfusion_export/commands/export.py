@@ -14,10 +14,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from freqfusion_runtime.json_output import add_json_argument, printer, write_json
+from freqfusion_runtime.commands.json_output import add_json_argument, printer, write_json
 
 if TYPE_CHECKING:
-    from freqfusion_runtime.manifest import Manifest
+    from freqfusion_runtime.model_files.manifest import Manifest
 
     from freqfusion_export.precision.calibration import Calibration
     from freqfusion_export.precision.sensitivity import GroupLoss

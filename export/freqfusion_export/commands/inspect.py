@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from freqfusion_runtime.json_output import add_json_argument, printer, write_json
+from freqfusion_runtime.commands.json_output import add_json_argument, printer, write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,9 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from freqfusion_runtime.inspection import inspect_onnx, inspect_plan, inspect_reference
-    from freqfusion_runtime.reference_data import SUFFIX
-    from freqfusion_runtime.session import PLAN_SUFFIXES
+    from freqfusion_runtime.agreement.reference_data import SUFFIX
+    from freqfusion_runtime.commands.inspection import inspect_onnx, inspect_plan, inspect_reference
+    from freqfusion_runtime.sessions.protocol import PLAN_SUFFIXES
 
     if args.file.suffix == ".onnx":
         facts, lines = inspect_onnx(args.file)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 
-from freqfusion_runtime.json_output import add_json_argument, printer, write_json
+from freqfusion_runtime.commands.json_output import add_json_argument, printer, write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

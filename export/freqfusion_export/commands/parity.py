@@ -20,16 +20,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from freqfusion_runtime.commands.arguments import not_negative
-from freqfusion_runtime.json_output import add_json_argument, printer, write_json
+from freqfusion_runtime.commands.json_output import add_json_argument, printer, write_json
 
 from freqfusion_export.commands.parity_reference import add_reference_arguments, run_reference
+from freqfusion_export.commands.parity_table import HEADER, row
 
 if TYPE_CHECKING:
-    from freqfusion_runtime.comparison import Comparison
+    from freqfusion_runtime.agreement.comparison import Comparison
 
-    from freqfusion_export.parity import PictureParity
-
-HEADER = f"  {'level':<13} {'what':<44} {'max abs':>9} {'mean abs':>9} {'rel L2':>9} {'1-cosine':>9} {'max/std':>9}"
+    from freqfusion_export.parity.segmenter_parity import PictureParity
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,13 +53,13 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     from freqfusion import load_model
     from freqfusion_runtime.files import atomic_path, sha256_of
-    from freqfusion_runtime.pictures import find_pictures
-    from freqfusion_runtime.session import open_session
+    from freqfusion_runtime.pictures.reading import find_pictures
+    from freqfusion_runtime.predictors.opening import open_session
 
     from freqfusion_export.commands.precision_bisection import bisect, conclude, refuse_unless_half
-    from freqfusion_export.difference_picture import draw_differences
     from freqfusion_export.errors import ExportError
-    from freqfusion_export.parity import Parity, miou_of_set, read_manifest
+    from freqfusion_export.parity.difference_picture import draw_differences
+    from freqfusion_export.parity.segmenter_parity import Parity, miou_of_set, read_manifest
 
     say = printer(args.json)
     pictures = find_pictures(args.pictures)
@@ -140,10 +139,3 @@ def _numbers(c: Comparison) -> dict[str, Any]:
     return {
         key: None if isinstance(value, float) and not isfinite(value) else value for key, value in asdict(c).items()
     }
-
-
-def row(c: Comparison) -> str:
-    """Words one compared array as a line below :data:`HEADER`."""
-    mark = "" if c.agrees else "  <-- beyond tolerance"
-    numbers = f"{c.max_abs:9.1e} {c.mean_abs:9.1e} {c.rel_l2:9.1e} {max(1 - c.cosine, 0.0):9.1e} {c.max_over_std:9.1e}"
-    return f"  {c.level:<13} {c.name:<44} {numbers}{mark}"

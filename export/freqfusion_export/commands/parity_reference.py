@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from freqfusion_runtime.commands.arguments import not_negative
 
 if TYPE_CHECKING:
-    from freqfusion_runtime.manifest import Manifest
+    from freqfusion_runtime.model_files.manifest import Manifest
     from torch import nn
 
 SEEDS = 3  # other draws of the NMF bases where no number is given
@@ -37,7 +37,9 @@ def add_reference_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _npz(text: str) -> Path:
-    from freqfusion_runtime.reference_data import SUFFIX  # numpy is imported there, which --help should not wait for
+    from freqfusion_runtime.agreement.reference_data import (
+        SUFFIX,  # numpy is imported there, which --help should not wait for
+    )
 
     path = Path(text)
     if path.suffix != SUFFIX:
@@ -53,10 +55,10 @@ def run_reference(
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Does what both options ask for; returns facts for ``--json``."""
-    from freqfusion_runtime.noise import noise_lines
+    from freqfusion_runtime.agreement.noise import noise_lines
 
-    from freqfusion_export.noise_floor import measure_noise_floor
-    from freqfusion_export.reference_writer import save_reference
+    from freqfusion_export.parity.noise_floor import measure_noise_floor
+    from freqfusion_export.parity.reference_writer import save_reference
 
     facts: dict[str, Any] = {}
     noise = []

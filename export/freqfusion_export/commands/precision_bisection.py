@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from freqfusion_export.errors import ExportError
-from freqfusion_export.parity import Parity, PictureParity, miou_of_set
+from freqfusion_export.parity.segmenter_parity import Parity, PictureParity, miou_of_set
 from freqfusion_export.precision.bisection import smallest_sufficient
 from freqfusion_export.precision.retyping import Retyping
 

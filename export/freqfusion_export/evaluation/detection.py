@@ -27,10 +27,10 @@ def evaluate(args: argparse.Namespace) -> int:
 
 def score(args: argparse.Namespace, kinds: tuple[Kind, ...]) -> int:
     """Scores boxes, or boxes and masks."""
-    from freqfusion_runtime.detector import Detector, InstanceSegmenter
     from freqfusion_runtime.evaluation.annotation_file import read_annotation_file
     from freqfusion_runtime.evaluation.coco_ap import average_precision, checked_instances, results_of
     from freqfusion_runtime.files import atomic_path
+    from freqfusion_runtime.predictors.detector import Detector, InstanceSegmenter
     from tqdm import tqdm
 
     from freqfusion_export.evaluation.object_finders import open_contestants

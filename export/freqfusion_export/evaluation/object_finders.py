@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from freqfusion_runtime.evaluation.errors import EvaluationError
-from freqfusion_runtime.loading import ObjectFinder, load, predictor_of
-from freqfusion_runtime.segmenter import Segmenter
+from freqfusion_runtime.predictors.loading import ObjectFinder, load, predictor_of
+from freqfusion_runtime.predictors.segmenter import Segmenter
 
 from freqfusion_export.evaluation.segmenters import CHECKPOINT_SUFFIXES
 
@@ -78,8 +78,8 @@ def _open_checkpoint(path: Path, args: argparse.Namespace) -> Contestant:
     from freqfusion.detection import Detector
     from freqfusion_runtime.errors import ProviderError
 
-    from freqfusion_export.detector_manifest import manifest_of
-    from freqfusion_export.pytorch_session import PytorchSession
+    from freqfusion_export.networks.detector_manifest import manifest_of
+    from freqfusion_export.parity.pytorch_session import PytorchSession
 
     if args.provider == "cuda" and not torch.cuda.is_available():
         raise ProviderError(f"{path}: PyTorch finds no CUDA device. Use --provider cpu, or install torch for CUDA.")

@@ -23,9 +23,9 @@ def add_arguments(parser: argparse._ArgumentGroup) -> None:
 
 def evaluate(args: argparse.Namespace) -> int:
     """Scores ``args.models``; returns the exit status."""
-    from freqfusion_runtime.detector import PanopticSegmenter
     from freqfusion_runtime.evaluation.coco_panoptic import panoptic_result, read_panoptic_annotations
     from freqfusion_runtime.evaluation.panoptic_results import PanopticResultsFolder
+    from freqfusion_runtime.predictors.detector import PanopticSegmenter
     from tqdm import tqdm
 
     from freqfusion_export.evaluation.object_finders import open_contestants

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from freqfusion_runtime.commands.json_output import printer, write_json
 from freqfusion_runtime.evaluation.published import PUBLISHED, Published
 from freqfusion_runtime.files import sha256_of
-from freqfusion_runtime.json_output import printer, write_json
 
 from freqfusion_export.evaluation.object_finders import Contestant
 

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 import numpy as np
 from freqfusion_runtime.evaluation.errors import EvaluationError
-from freqfusion_runtime.preprocess import prepare
-from freqfusion_runtime.segmenter import load_segmenter
-from freqfusion_runtime.session import Kernels, Provider
+from freqfusion_runtime.pictures.preparation import prepare
+from freqfusion_runtime.predictors.segmenter import load_segmenter
+from freqfusion_runtime.sessions.protocol import Kernels, Provider
 from numpy.typing import NDArray
 
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".pkl", ".safetensors")
@@ -47,7 +47,7 @@ class TorchLabeller:
         from freqfusion import load_model
         from freqfusion_runtime.errors import ProviderError
 
-        from freqfusion_export.forms import form_of
+        from freqfusion_export.networks.forms import form_of
 
         if provider == "cuda" and not torch.cuda.is_available():
             raise ProviderError(f"{path}: PyTorch finds no CUDA device. Use --provider cpu, or install torch for CUDA.")

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from freqfusion_runtime.json_output import printer, write_json
+from freqfusion_runtime.commands.json_output import printer, write_json
 
 if TYPE_CHECKING:
     from freqfusion_runtime.evaluation.datasets import Dataset, Sample

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 from onnxscript.values import OnnxFunction
 
-from freqfusion_export import box_functions, functions, image_functions, roi_align_products
+from freqfusion_export.operators import box_functions, functions, image_functions, roi_align_products
 from freqfusion_export.passes.name_tensorrt_plugins import DOMAIN
 
 _MODULES = (functions, image_functions, box_functions, roi_align_products)

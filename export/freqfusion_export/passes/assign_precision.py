@@ -13,8 +13,12 @@ from onnx_ir.passes.common import ShapeInferencePass
 
 from freqfusion_export.errors import ExportError
 from freqfusion_export.passes.name_tensorrt_plugins import DOMAIN
-from freqfusion_export.precision.islands import ISLAND_KEY, TYPE_AGNOSTIC
 
+ISLAND_KEY = "freqfusion.island"  # on every node that is kept in fp32: the island's name
+TYPE_AGNOSTIC = frozenset(
+    {"Carafe", "AdaptiveFilter", "LocalSimilarity", "OffsetResample", "PyramidRoiAlign", "ResizeArgmax"}
+)
+"""FreqFusion operators that take any float type and compute in fp32 inside; all others are fp32 at their edges too."""
 CAST_KEY = "freqfusion.cast"  # on casts written here; the widening pass takes them out again
 FLOAT = ir.DataType.FLOAT
 HALF_TYPES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)

@@ -7,7 +7,7 @@ import ast
 from collections import defaultdict
 
 import onnx_ir as ir
-from freqfusion_runtime.onnx_probe import STAGE_KEY as STAGE_KEY
+from freqfusion_runtime.model_files.onnx_probe import STAGE_KEY as STAGE_KEY
 
 MODULE_KEY = "freqfusion.module"  # on every node: the innermost module it was traced in
 _SCOPES_KEY = "pkg.torch.onnx.name_scopes"

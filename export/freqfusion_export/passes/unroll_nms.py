@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 
 import onnx_ir as ir
-from freqfusion_runtime.object_network import UNSETTLED
+from freqfusion_runtime.predictors.object_network import UNSETTLED
 
 from freqfusion_export.passes.name_tensorrt_plugins import DOMAIN
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import onnx_ir as ir
-from freqfusion_runtime.manifest import Preprocessing
+from freqfusion_runtime.model_files.manifest import Preprocessing
 
 from freqfusion_export.passes.name_tensorrt_plugins import DOMAIN
 from freqfusion_export.passes.wrap_in_image_interface import prepare_image

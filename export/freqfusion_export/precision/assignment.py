@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import onnx_ir as ir
-from freqfusion_runtime.manifest import KeptInFp32, Preprocessing
+from freqfusion_runtime.model_files.manifest import KeptInFp32, Preprocessing
 
 from freqfusion_export.passes.assign_precision import AssignPrecisionPass
 from freqfusion_export.precision.calibration import Calibration

@@ -13,9 +13,10 @@ import numpy as np
 import onnx_ir as ir
 from freqfusion_runtime.errors import NoPicturesError, PictureError
 from freqfusion_runtime.files import sha256_of
-from freqfusion_runtime.manifest import Preprocessing
-from freqfusion_runtime.pictures import SUFFIXES, find_pictures, read_picture
-from freqfusion_runtime.preprocess import keep_ratio_size, prepare
+from freqfusion_runtime.model_files.manifest import Preprocessing
+from freqfusion_runtime.pictures.preparation import prepare
+from freqfusion_runtime.pictures.reading import SUFFIXES, find_pictures, read_picture
+from freqfusion_runtime.pictures.sizes import keep_ratio_size
 from numpy.typing import NDArray
 
 from freqfusion_export.errors import ExportError

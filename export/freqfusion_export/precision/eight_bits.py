@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from itertools import islice
 
 import onnx_ir as ir
-from freqfusion_runtime.manifest import KeptInFp32, Preprocessing
+from freqfusion_runtime.model_files.manifest import KeptInFp32, Preprocessing
 
 from freqfusion_export.errors import ExportError
+from freqfusion_export.passes.assign_precision import ISLAND_KEY
 from freqfusion_export.precision.calibration import Calibration
-from freqfusion_export.precision.islands import ISLAND_KEY
 from freqfusion_export.precision.quantization import Calibrator, Target, group_of, plan
 from freqfusion_export.precision.sensitivity import GroupLoss, settle
 

@@ -14,12 +14,6 @@ from freqfusion_export.errors import ExportError
 from freqfusion_export.passes.label_stages import MODULE_KEY, STAGE_KEY
 from freqfusion_export.passes.name_tensorrt_plugins import DOMAIN
 
-ISLAND_KEY = "freqfusion.island"  # on every node that is kept in fp32: the island's name
-TYPE_AGNOSTIC = frozenset(
-    {"Carafe", "AdaptiveFilter", "LocalSimilarity", "OffsetResample", "PyramidRoiAlign", "ResizeArgmax"}
-)
-"""FreqFusion operators that take any float type and compute in fp32 inside; all others are fp32 at their edges too."""
-
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 

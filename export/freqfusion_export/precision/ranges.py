@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
-from freqfusion_runtime.kernel_library import library_path
+from freqfusion_runtime.sessions.kernel_library import library_path
 from numpy.typing import NDArray
 
 from freqfusion_export.passes.assign_precision import MOVEMENT

@@ -9,10 +9,10 @@ from pathlib import Path
 import onnx_ir as ir
 
 from freqfusion_export.errors import ExportError
-from freqfusion_export.passes.assign_precision import CAST_KEY, HALF_TYPES, AssignPrecisionPass
+from freqfusion_export.passes.assign_precision import CAST_KEY, HALF_TYPES, ISLAND_KEY, AssignPrecisionPass
 from freqfusion_export.passes.label_stages import MODULE_KEY
 from freqfusion_export.passes.widen_to_fp32 import WidenToFp32Pass
-from freqfusion_export.precision.islands import ISLAND_KEY, USER
+from freqfusion_export.precision.islands import USER
 from freqfusion_export.precision.quantization import group_of
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
-from freqfusion_runtime.comparison import label_agreement, mean_iou
-from freqfusion_runtime.kernel_library import library_path
+from freqfusion_runtime.agreement.comparison import label_agreement, mean_iou
+from freqfusion_runtime.sessions.kernel_library import library_path
 from numpy.typing import NDArray
 
 from freqfusion_export.errors import ExportError

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from freqfusion_runtime.errors import FreqFusionError, InputError, NoPicturesError, PictureError
-from freqfusion_runtime.pictures import SUFFIXES
+from freqfusion_runtime.pictures.reading import SUFFIXES
 
 LISTS = (".txt", ".list")
 TABLES = (".parquet", ".pq")

@@ -12,7 +12,7 @@ from typing import Any
 
 from freqfusion_runtime.batch.items import Item, content
 from freqfusion_runtime.errors import FreqFusionError, OutputError
-from freqfusion_runtime.session import Kernels, Provider
+from freqfusion_runtime.sessions.protocol import Kernels, Provider
 
 STATE_FOLDER = ".freqfusion-batch"
 STAGING_FOLDER = "partial"
@@ -29,7 +29,7 @@ class Work:
         model_sha256: Its hash.
         output: The folder for the results, absolute; every worker must see the same one.
         overlay: Whether to draw overlays, too.
-        provider, threads, kernels: See :func:`freqfusion_runtime.session.open_session`.
+        provider, threads, kernels: See :func:`freqfusion_runtime.predictors.opening.open_session`.
         max_pixels: Larger pictures are refused undecoded.
     """
 
@@ -85,7 +85,7 @@ class Labeller:
     """A model in memory that labels items one after the other."""
 
     def __init__(self, work: Work) -> None:
-        from freqfusion_runtime.segmenter import load_segmenter
+        from freqfusion_runtime.predictors.segmenter import load_segmenter
 
         self._work = work
         self._segmenter = load_segmenter(
@@ -108,7 +108,7 @@ class Labeller:
             return Outcome.failed(item, f"{item.key}: unexpected {type(e).__name__}: {e}")
 
     def _label(self, item: Item) -> Outcome:
-        from freqfusion_runtime.pictures import read_picture_bytes
+        from freqfusion_runtime.pictures.reading import read_picture_bytes
 
         start = time.perf_counter()
         photo = read_picture_bytes(content(item), item.key, self._work.max_pixels)

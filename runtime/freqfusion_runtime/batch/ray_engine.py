@@ -11,8 +11,8 @@ from typing import Any
 
 from freqfusion_runtime.batch.items import BatchError, Item
 from freqfusion_runtime.batch.labeller import Labeller, Outcome, Work
+from freqfusion_runtime.batch.ray_start import last_line, running_ray
 from freqfusion_runtime.errors import FreqFusionError
-from freqfusion_runtime.ray_start import last_line, running_ray
 
 _ROWS = 8  # pictures in one task: enough to forget Ray's own few ms, few enough for steady progress
 _BLOCKS = 20_000

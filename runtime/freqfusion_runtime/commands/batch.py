@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from freqfusion_runtime.commands.arguments import not_negative, positive
-from freqfusion_runtime.json_output import add_json_argument, printer, write_json
+from freqfusion_runtime.commands.json_output import add_json_argument, printer, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     from freqfusion_runtime.batch.ledger import FAILURES_FILE, open_ledger
     from freqfusion_runtime.batch.summary import Summary
     from freqfusion_runtime.files import sha256_of
-    from freqfusion_runtime.segmenter import load_segmenter
+    from freqfusion_runtime.predictors.segmenter import load_segmenter
 
     say = printer(args.json)
     # Opened once here, too: what is wrong with it is better said before any worker has started.

@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING
 
 from freqfusion_runtime.commands.arguments import positive
 from freqfusion_runtime.commands.build_gate import gate_json, open_gate, print_gate
-from freqfusion_runtime.json_output import add_json_argument, printer, write_json
+from freqfusion_runtime.commands.json_output import add_json_argument, printer, write_json
 
 if TYPE_CHECKING:
-    from freqfusion_runtime.engines.builder import BuiltEngine, EngineBuilder
-    from freqfusion_runtime.engines.gate import Gate
+    from freqfusion_runtime.building.builder import BuiltEngine, EngineBuilder
+    from freqfusion_runtime.building.gate import Gate
     from freqfusion_runtime.engines.options import BuildOptions
 
 
@@ -76,11 +76,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from freqfusion_runtime.engines.builder import EngineBuilder
+    from freqfusion_runtime.building.builder import EngineBuilder
     from freqfusion_runtime.engines.errors import BuildInterruptedError
     from freqfusion_runtime.engines.flavours import open_flavour
     from freqfusion_runtime.engines.profiles import read_profiles
-    from freqfusion_runtime.onnx_facts import read_onnx_facts
+    from freqfusion_runtime.model_files.onnx_facts import read_onnx_facts
 
     say = printer(args.json)
     start = time.perf_counter()
@@ -109,17 +109,17 @@ def _run(
 ) -> int:
     from dataclasses import replace
 
-    from freqfusion_runtime.commands.build_bar import build_bar
-    from freqfusion_runtime.engines.cache import EngineCache
-    from freqfusion_runtime.engines.publication import delete_same, publish
-    from freqfusion_runtime.engines.record import EngineRecord
-    from freqfusion_runtime.engines.report import (
+    from freqfusion_runtime.building.publication import delete_same, publish
+    from freqfusion_runtime.building.report import (
         build_facts,
         build_lines,
         memory_lines,
         path_lines,
         profile_lines,
     )
+    from freqfusion_runtime.commands.build_bar import build_bar
+    from freqfusion_runtime.engines.cache import EngineCache
+    from freqfusion_runtime.engines.record import EngineRecord
     from freqfusion_runtime.files import make_folder, sha256_of
 
     make_folder(output.parent)
@@ -140,7 +140,7 @@ def _run(
             record = built.record
         sha256 = sha256_of(staged)
         if gate is not None:
-            from freqfusion_runtime.engines.verification import verify
+            from freqfusion_runtime.building.verification import verify
 
             verify(builder, staged, record, gate, lambda subject: build_bar(f"gate: {subject}"))
         results = gate.results if gate is not None else []
@@ -196,8 +196,8 @@ def _run(
 def _dry_run(builder: EngineBuilder, args: argparse.Namespace, say: Callable[[str], None]) -> int:
     from dataclasses import asdict
 
+    from freqfusion_runtime.building.report import path_lines, profile_lines
     from freqfusion_runtime.engines.cache import EngineCache
-    from freqfusion_runtime.engines.report import path_lines, profile_lines
 
     parsed = builder.parse()
     key = builder.key()

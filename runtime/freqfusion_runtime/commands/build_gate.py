@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from freqfusion_runtime.engines.gate import Gate
-    from freqfusion_runtime.manifest import Manifest, Precision
+    from freqfusion_runtime.building.gate import Gate
+    from freqfusion_runtime.model_files.manifest import Manifest, Precision
 
 
 def open_gate(args: argparse.Namespace, manifest: Manifest) -> Gate | None:
@@ -18,12 +18,12 @@ def open_gate(args: argparse.Namespace, manifest: Manifest) -> Gate | None:
 
     None without ``--verify``.
     """
+    from freqfusion_runtime.agreement.reference_data import SUFFIX, ReferenceData
+    from freqfusion_runtime.building.gate import Gate
     from freqfusion_runtime.engines.cuda import require_gpu
     from freqfusion_runtime.engines.errors import GateError
-    from freqfusion_runtime.engines.gate import Gate
     from freqfusion_runtime.files import sha256_of
-    from freqfusion_runtime.pictures import find_pictures
-    from freqfusion_runtime.reference_data import SUFFIX, ReferenceData
+    from freqfusion_runtime.pictures.reading import find_pictures
 
     if args.verify is None:
         for option in ("against", "reference"):
@@ -54,8 +54,8 @@ def open_gate(args: argparse.Namespace, manifest: Manifest) -> Gate | None:
 
 def print_gate(gate: Gate, agrees: bool, output: Path, other_stays: bool, say: Callable[[str], None]) -> None:
     """Prints what the gate found, and PyTorch's own noise beside it."""
-    from freqfusion_runtime.engines.gate_report import gate_lines
-    from freqfusion_runtime.noise import noise_lines
+    from freqfusion_runtime.agreement.noise import noise_lines
+    from freqfusion_runtime.building.gate_report import gate_lines
 
     say("GATE HOLDS" if agrees else f"GATE BROKEN: the engine was not kept, and {output} is not this engine")
     if other_stays:
@@ -71,7 +71,7 @@ def gate_json(gate: Gate, agrees: bool, other_stays: bool) -> dict[str, Any]:
     """What the gate found, for ``--json``."""
     from dataclasses import asdict
 
-    from freqfusion_runtime.engines.gate_report import gate_facts
+    from freqfusion_runtime.building.gate_report import gate_facts
 
     facts: dict[str, Any] = {
         "agrees": agrees,

@@ -13,11 +13,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from freqfusion_runtime.commands.json_output import add_json_argument, printer, write_json
 from freqfusion_runtime.errors import FreqFusionError
-from freqfusion_runtime.json_output import add_json_argument, printer, write_json
 
 if TYPE_CHECKING:
-    from freqfusion_runtime.client import Client
+    from freqfusion_runtime.serving.client import Client
 
 # Kind of answer -> media type asked for, suffix of the file.
 KINDS = {
@@ -47,9 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from freqfusion_runtime.client import Client
     from freqfusion_runtime.files import make_folder
-    from freqfusion_runtime.pictures import find_pictures
+    from freqfusion_runtime.pictures.reading import find_pictures
+    from freqfusion_runtime.serving.client import Client
 
     if args.output == "-" and args.json == "-":
         raise FreqFusionError("--output - and --json - cannot both have standard output. Write one to a file.")

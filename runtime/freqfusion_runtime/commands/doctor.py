@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from freqfusion_runtime.json_output import add_json_argument, printer, write_json
+from freqfusion_runtime.commands.json_output import add_json_argument, printer, write_json
 
 _MARKS = {"ok": "ok", "absent": "-", "broken": "BROKEN"}
 
@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     from dataclasses import asdict
 
-    from freqfusion_runtime.diagnosis import diagnose
+    from freqfusion_runtime.commands.diagnosis import diagnose
 
     say = printer(args.json)
     findings = diagnose()

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from freqfusion_runtime.commands.arguments import names, not_negative, share
+from freqfusion_runtime.commands.json_output import add_json_argument, printer, write_json
 from freqfusion_runtime.errors import FreqFusionError, InputError
-from freqfusion_runtime.json_output import add_json_argument, printer, write_json
 
 if TYPE_CHECKING:
-    from freqfusion_runtime.detections import Detections, PanopticSegmentation
-    from freqfusion_runtime.loading import Predictor
-    from freqfusion_runtime.segmentation import Segmentation
+    from freqfusion_runtime.predictors.loading import Predictor
+    from freqfusion_runtime.results.detections import Detections, PanopticSegmentation
+    from freqfusion_runtime.results.segmentation import Segmentation
 
     Result = Segmentation | Detections | PanopticSegmentation
 
@@ -72,8 +72,8 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from freqfusion_runtime.files import make_folder, sha256_of
-    from freqfusion_runtime.loading import load
-    from freqfusion_runtime.pictures import find_pictures
+    from freqfusion_runtime.pictures.reading import find_pictures
+    from freqfusion_runtime.predictors.loading import load
 
     say = printer(args.json)
     pictures = find_pictures(args.pictures)
@@ -159,7 +159,7 @@ def _engine(predictor: Predictor) -> dict[str, Any]:
 
 def _options(predictor: Predictor, args: argparse.Namespace) -> dict[str, Any]:
     """What ``predict`` is asked for beside the picture; fails before the first picture where it cannot be had."""
-    from freqfusion_runtime.segmenter import Segmenter
+    from freqfusion_runtime.predictors.segmenter import Segmenter
 
     if not isinstance(predictor, Segmenter):
         if args.classes is not None:

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING
 
 from freqfusion_runtime.commands.arguments import not_negative, positive
 from freqfusion_runtime.errors import FreqFusionError
-from freqfusion_runtime.serving.listening import SOCKET_VARIABLE
-from freqfusion_runtime.serving.settings import Settings
+from freqfusion_runtime.serving.operation.listening import SOCKET_VARIABLE
+from freqfusion_runtime.serving.operation.settings import Settings
 
 if TYPE_CHECKING:
-    from freqfusion_runtime.serving.registry import ModelSource
+    from freqfusion_runtime.serving.scheduling.registry import ModelSource
 
 _DEFAULTS = Settings()
 _KEY_VARIABLE = "FREQFUSION_API_KEY"
@@ -105,20 +105,20 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     settings = settings_of(args)
     if args.restarts and SOCKET_VARIABLE not in os.environ:
-        from freqfusion_runtime.serving.supervisor import supervise
+        from freqfusion_runtime.serving.process.supervisor import supervise
 
         return supervise(sys.argv[2:], settings.host, settings.port, args.restarts)
 
-    from freqfusion_runtime.serving.registry import parse_source
-    from freqfusion_runtime.serving.server import Addresses, run
-    from freqfusion_runtime.serving.service import Service
+    from freqfusion_runtime.serving.process.server import Addresses, run
+    from freqfusion_runtime.serving.scheduling.registry import parse_source
+    from freqfusion_runtime.serving.scheduling.service import Service
 
     sources = [parse_source(text) for text in args.models]
     if args.reference is not None:
         if args.ray:
             raise ServeError("--reference serves in this process, --ray in others. Leave one of them out.")
         # A name only, as in cli.COMMANDS: this package imports nothing of the packages above it, and no torch.
-        plug = importlib.import_module("freqfusion_export.reference_source")
+        plug = importlib.import_module("freqfusion_export.parity.reference_source")
         sources.append(plug.reference_source(args.reference, sources, settings.threads))
     if args.ray:
         return _run_on_ray(sources, settings, args)
@@ -139,7 +139,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_on_ray(sources: Sequence[ModelSource], settings: Settings, args: argparse.Namespace) -> int:
-    from freqfusion_runtime.serving.ray_app import RayOptions, parse_replicas, run_on_ray
+    from freqfusion_runtime.serving.process.ray_app import RayOptions, parse_replicas, run_on_ray
 
     try:
         low, high = parse_replicas(args.ray_replicas)

@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 from freqfusion_runtime.commands.arguments import not_negative, positive
-from freqfusion_runtime.json_output import add_json_argument, printer, write_json
+from freqfusion_runtime.commands.json_output import add_json_argument, printer, write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from freqfusion_runtime.triton.config import ConfigOptions
-    from freqfusion_runtime.triton.repository import RepositoryOptions, write_repository
+    from freqfusion_runtime.serving.triton.config import ConfigOptions
+    from freqfusion_runtime.serving.triton.repository import RepositoryOptions, write_repository
 
     config = ConfigOptions(
         device=args.device,

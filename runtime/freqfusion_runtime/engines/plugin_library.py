@@ -13,7 +13,7 @@ from typing import Any
 from freqfusion_runtime.engines.errors import BUILD_PLUGIN, PluginLibraryError
 from freqfusion_runtime.engines.flavours import Flavour
 from freqfusion_runtime.files import sha256_of
-from freqfusion_runtime.kernel_library import FOLDER_VARIABLE, library_folder
+from freqfusion_runtime.sessions.kernel_library import FOLDER_VARIABLE, library_folder
 
 LIBRARY_NAME = "libfreqfusion_tensorrt.so"
 # plugins/plugin_identity.h

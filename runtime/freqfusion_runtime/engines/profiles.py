@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from freqfusion_runtime.engines.errors import ProfileError, ProfileOptionError
-from freqfusion_runtime.manifest import Manifest, TensorSpec
+from freqfusion_runtime.model_files.manifest import Manifest, TensorSpec
 
 Shape = tuple[int, ...]
 

@@ -17,8 +17,8 @@ from freqfusion_runtime.engines.plugin_library import PluginIdentity
 from freqfusion_runtime.engines.profiles import Profile, ShapeRange
 from freqfusion_runtime.errors import ManifestError
 from freqfusion_runtime.files import sha256_of
-from freqfusion_runtime.manifest import Manifest, sidecar_path
-from freqfusion_runtime.session import OperatorPath
+from freqfusion_runtime.model_files.manifest import Manifest, sidecar_path
+from freqfusion_runtime.sessions.protocol import OperatorPath
 
 
 @dataclass(frozen=True, kw_only=True)

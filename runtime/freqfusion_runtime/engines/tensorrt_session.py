@@ -26,9 +26,9 @@ from freqfusion_runtime.engines.profiles import Profile, ShapeRange, choose_prof
 from freqfusion_runtime.engines.record import EngineRecord, read_plan_manifest
 from freqfusion_runtime.engines.runtime_cache import RuntimeCache
 from freqfusion_runtime.files import sha256_of
-from freqfusion_runtime.input_checks import check_inputs, check_sides
-from freqfusion_runtime.manifest import Manifest, TensorSpec
-from freqfusion_runtime.session import OperatorPath
+from freqfusion_runtime.model_files.manifest import Manifest, TensorSpec
+from freqfusion_runtime.sessions.input_checks import check_inputs, check_sides
+from freqfusion_runtime.sessions.protocol import OperatorPath
 
 CONTEXTS = 2  # one computes while the other's results are copied and used
 GRAPHS = 8  # shapes per context; each holds a few MB

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from freqfusion_runtime.detections import Detections
 from freqfusion_runtime.evaluation.annotation_file import AnnotationFile, check_category, check_picture_size
 from freqfusion_runtime.evaluation.errors import DatasetError
-from freqfusion_runtime.run_lengths import checked_counts
+from freqfusion_runtime.results.detections import Detections
+from freqfusion_runtime.results.run_lengths import checked_counts
 
 Kind = Literal["box", "mask"]
 _IOU_TYPES = {"box": "bbox", "mask": "segm"}

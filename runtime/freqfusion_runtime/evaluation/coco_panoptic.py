@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from freqfusion_runtime.coco_format import panoptic_ids
-from freqfusion_runtime.detections import PanopticSegmentation
 from freqfusion_runtime.errors import PictureError
 from freqfusion_runtime.evaluation.annotation_file import (
     AnnotationFile,
@@ -24,7 +22,9 @@ from freqfusion_runtime.evaluation.annotation_file import (
 )
 from freqfusion_runtime.evaluation.errors import DatasetError
 from freqfusion_runtime.evaluation.panoptic_quality import VOID, PanopticScore, Quality, SegmentOf
-from freqfusion_runtime.pictures import read_picture
+from freqfusion_runtime.pictures.reading import read_picture
+from freqfusion_runtime.results.coco_format import panoptic_ids
+from freqfusion_runtime.results.detections import PanopticSegmentation
 
 
 @dataclass(frozen=True)

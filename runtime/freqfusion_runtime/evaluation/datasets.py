@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from freqfusion_runtime import ade20k, emoji_scenes
+from freqfusion_runtime.evaluation import emoji_scenes
 from freqfusion_runtime.evaluation.counts import IGNORED
 from freqfusion_runtime.evaluation.errors import DatasetError
-from freqfusion_runtime.pictures import SUFFIXES, read_picture
+from freqfusion_runtime.model_files.classes import ade20k
+from freqfusion_runtime.pictures.reading import SUFFIXES, read_picture
 
 CITYSCAPES_CLASSES = (
     "road",
@@ -66,7 +67,7 @@ class Dataset(Protocol):
 
 
 class EmojiValidation:
-    """The 500 validation scenes of ``freqfusion_runtime.emoji_scenes``."""
+    """The 500 validation scenes of ``freqfusion_runtime.evaluation.emoji_scenes``."""
 
     classes: tuple[str, ...] | None = emoji_scenes.CLASSES
 

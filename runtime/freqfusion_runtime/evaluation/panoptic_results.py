@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from freqfusion_runtime.detections import PanopticSegmentation
 from freqfusion_runtime.files import atomic_path, make_folder
+from freqfusion_runtime.results.detections import PanopticSegmentation
 
 
 class PanopticResultsFolder:

@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Times SegNeXt-T + FreqFusion in several forms, interleaved in one process, and takes each form's memory apart."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import platform
+import subprocess
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from freqfusion import create_model, native
+from freqfusion.detection import Detector
+from freqfusion_runtime.commands.json_output import versions
+from freqfusion_runtime.files import sha256_of
+from freqfusion_runtime.sessions.fast_convolutions import OPERATOR as CONVOLUTION
+from freqfusion_runtime.sessions.fast_convolutions import with_fast_convolutions
+from freqfusion_runtime.sessions.kernel_library import library_path
+from numpy.typing import NDArray
+from torch import nn
+
+from freqfusion_export.bench.naive import naive_operators
+from freqfusion_export.exporter import export
+from freqfusion_export.parity import mmcv_peer
+from freqfusion_export.passes.add_function_bodies import OPERATORS
+
+Run = Callable[[], Any]
+BASELINE = "naive export, dynamo"
+EAGER = "PyTorch eager, unfold"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One form of the network.
+
+    Attributes:
+        name: In tables and results.
+        kind: ``eager``, ``eager-kernels``, ``eager-mmcv`` (CUDA), ``onnx``, ``onnx-kernels`` or ``openvino``.
+        path: Of its ONNX file, if it has one.
+        input_shape: Of its one input.
+        is_picture: Whether that input is uint8.
+        model: The network, for eager forms.
+        weights: File with its state_dict, for eager forms; random weights if None.
+    """
+
+    name: str
+    kind: str
+    path: str | None
+    input_shape: tuple[int, ...]
+    is_picture: bool = False
+    model: str = "segnext_t"
+    weights: str | None = None
+
+    def example(self) -> NDArray[Any]:
+        """A fixed random input."""
+        generator = np.random.Generator(np.random.PCG64(0))
+        if self.is_picture:
+            return generator.integers(0, 256, self.input_shape, dtype=np.uint8)
+        return generator.standard_normal(self.input_shape).astype(np.float32)
+
+
+def make_entries(folder: Path, height: int, width: int) -> list[Entry]:
+    """Exports everything that is compared into ``folder``; forms whose package or library is missing are left out."""
+    shape = (1, 3, height, width)
+    network = create_model("segnext_t")
+    paths = {name: str(folder / f"{name}.onnx") for name in ("naive_dynamo", "naive_script", "ours", "picture", "twin")}
+    with naive_operators():
+        for name, dynamo in (("naive_dynamo", True), ("naive_script", False)):
+            _export_naively(network, paths[name], shape, dynamo)
+    export(network, paths["ours"], interface="tensor")
+    export(network, paths["picture"], interface="image")
+    export(create_model("segnext_t_bilinear"), paths["twin"], name="segnext_t_bilinear", interface="tensor")
+    entries = [
+        Entry(EAGER, "eager", None, shape),
+        Entry(BASELINE, "onnx", paths["naive_dynamo"], shape),
+        Entry("naive export, TorchScript", "onnx", paths["naive_script"], shape),
+        Entry("ours, function bodies", "onnx", paths["ours"], shape),
+        Entry("bilinear twin", "onnx", paths["twin"], shape),
+        Entry("ours, picture to labels, bodies", "onnx", paths["picture"], (1, height, width, 3), is_picture=True),
+    ]
+    if _has_openvino():
+        entries.append(Entry("OpenVINO, naive export", "openvino", paths["naive_dynamo"], shape))
+    if native.is_available():
+        entries.append(Entry("PyTorch eager, kernels", "eager-kernels", None, shape))
+    if mmcv_peer.is_available():
+        entries.append(Entry("PyTorch eager on CUDA, mmcv", "eager-mmcv", None, shape))
+    if library_path().is_file():
+        entries.append(Entry("ours, kernels", "onnx-kernels", paths["ours"], shape))
+        entries.append(
+            Entry("ours, picture to labels", "onnx-kernels", paths["picture"], (1, height, width, 3), is_picture=True)
+        )
+    return entries
+
+
+def _export_naively(network: nn.Module, path: str, shape: tuple[int, ...], dynamo: bool) -> None:
+    import logging
+    import warnings
+
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            network,
+            (torch.zeros(shape),),
+            path,
+            dynamo=dynamo,
+            opset_version=18,
+            input_names=["images"],
+            verbose=False,
+            external_data=False,
+        )
+
+
+def _has_openvino() -> bool:
+    try:
+        import openvino  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def prepare(entry: Entry, threads: int) -> Run:
+    """Loads one form and returns a function that runs it once."""
+    example = entry.example()
+    if entry.kind.startswith("eager"):
+        return _eager(entry, example, threads)
+    if entry.kind == "openvino":
+        return _openvino(entry, example, threads)
+    session = open_onnx(entry, threads)
+    feed = feed_for(session, example)
+    return lambda: session.run(None, feed)
+
+
+def open_onnx(entry: Entry, threads: int, profile_prefix: str | None = None) -> Any:
+    """Opens an ONNX form on ONNX Runtime's CPU provider."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # Idle workers of one session must not take the cores from the next form's turn.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    model: str | bytes | None = entry.path
+    if entry.kind == "onnx-kernels":
+        assert entry.path is not None
+        options.register_custom_ops_library(str(library_path()))
+        model = with_fast_convolutions(entry.path) or entry.path  # as the runtime's own session does
+    if profile_prefix is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = profile_prefix
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def feed_for(session: Any, example: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """Names the inputs; detectors' images are taken to have no padding."""
+    names = [tensor.name for tensor in session.get_inputs()]
+    return dict(zip(names, (example, image_sizes_of(example)), strict=False))
+
+
+def image_sizes_of(images: NDArray[Any]) -> NDArray[np.int64]:
+    """Height and width of each of a batch of images."""
+    return np.array([images.shape[2:]] * len(images), np.int64)
+
+
+def _eager(entry: Entry, example: NDArray[Any], threads: int) -> Run:
+    torch.set_num_threads(threads)
+    network = create_model(entry.model)
+    if entry.weights is not None:
+        network.load_state_dict(torch.load(entry.weights, weights_only=True))
+    inputs = [torch.from_numpy(example)]
+    if isinstance(network, Detector):
+        inputs.append(torch.from_numpy(image_sizes_of(example)))
+    if entry.kind == "eager-mmcv":
+        network, inputs = network.cuda(), [tensor.cuda() for tensor in inputs]
+
+    def run() -> Any:
+        with torch.inference_mode():
+            if entry.kind == "eager-kernels":
+                return network(*inputs)
+            if entry.kind == "eager-mmcv":
+                with mmcv_peer.mmcv_operators():
+                    return network(*inputs).cpu()
+            with naive_operators():
+                return network(*inputs)
+
+    return run
+
+
+def _openvino(entry: Entry, example: NDArray[Any], threads: int) -> Run:
+    import openvino
+
+    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    request = openvino.compile_model(entry.path, "CPU", settings).create_infer_request()
+    return lambda: request.infer({0: example})
+
+
+def time_interleaved(
+    entries: Sequence[Entry], threads: int, rounds: int, step: Callable[[], None] = lambda: None
+) -> dict[str, list[float]]:
+    """Runs all forms in turn, ``rounds`` times, after two runs of each to warm up; returns milliseconds by name."""
+    runs = {entry.name: prepare(entry, threads) for entry in entries}
+    for run in runs.values():
+        run()
+        run()
+    times: dict[str, list[float]] = defaultdict(list)
+    for _ in range(rounds):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            times[name].append(1e3 * (time.perf_counter() - start))
+        step()
+    return times
+
+
+def peak_memory_mb(entry: Entry, threads: int) -> float:
+    """Loads and runs one form in a process of its own; returns how far its peak resident memory rose meanwhile."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return float(pool.apply(_peak_of, (entry, threads)))
+
+
+def _peak_of(entry: Entry, threads: int) -> float:
+    if entry.kind == "openvino":
+        import openvino  # noqa: F401  (its import is not the network's memory)
+    before = _memory_mb("VmRSS")
+    run = prepare(entry, threads)
+    for _ in range(3):
+        run()
+    # Not getrusage's ru_maxrss: it survives exec, so a child starts with its parent's peak.
+    return _memory_mb("VmHWM") - before
+
+
+def _memory_mb(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:"))
+
+
+def operator_share(entry: Entry, threads: int, folder: Path) -> dict[str, float]:
+    """Share of a profiled run that each FreqFusion operator's kernels take, of all nodes' time."""
+    session = open_onnx(entry, threads, str(folder / "profile"))
+    feed = feed_for(session, entry.example())
+    for _ in range(6):
+        session.run(None, feed)
+    events = json.loads(Path(session.end_profiling()).read_text())
+    nodes = [e for e in events if e.get("cat") == "Node" and e["name"].endswith("kernel_time")]
+    total = sum(e["dur"] for e in nodes)
+    shares: dict[str, float] = defaultdict(float)
+    for event in nodes:
+        if event["args"]["op_name"] in _OPERATORS:
+            shares[event["args"]["op_name"]] += event["dur"] / total
+    return dict(shares)
+
+
+_OPERATORS = frozenset({*OPERATORS, CONVOLUTION})
+
+
+def record(entry: Entry, times_ms: Sequence[float], peak_mb: float | None) -> dict[str, Any]:
+    """One line of results."""
+    return {
+        "entry": entry.name,
+        "p50_ms": float(np.percentile(times_ms, 50)),
+        "p99_ms": float(np.percentile(times_ms, 99)),
+        "runs": len(times_ms),
+        "peak_mb": peak_mb,
+        "input_shape": list(entry.input_shape),
+        "onnx_sha256": None if entry.path is None else sha256_of(entry.path),
+    }
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """What the figures were taken on."""
+    return {"cpu": _cpu_name(), "cores": os.cpu_count(), "threads": threads, "git": _revision(), "versions": versions()}
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _revision() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def ratios(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The figures this project holds itself to, as far as their forms were run; each is a ratio of medians."""
+    p50 = {r["entry"]: r["p50_ms"] for r in records}
+    naive = min(p50[name] for name in (BASELINE, "naive export, TorchScript"))
+    pairs = {
+        "bodies_to_naive": ("ours, function bodies", naive),
+        "kernels_to_naive": ("ours, kernels", naive),
+        "kernels_to_openvino": ("ours, kernels", p50.get("OpenVINO, naive export")),
+        "kernels_to_twin": ("ours, kernels", p50.get("bilinear twin")),
+        "bodies_to_twin": ("ours, function bodies", p50.get("bilinear twin")),
+        "picture_to_labels_to_network": ("ours, picture to labels", p50.get("ours, kernels")),
+    }
+    return {name: p50[form] / base for name, (form, base) in pairs.items() if form in p50 and base}

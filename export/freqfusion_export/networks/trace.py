@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a PyTorch network to an ONNX graph that works at every size."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+import onnx_ir as ir
+import torch
+from freqfusion.detection import Detector
+from torch import nn
+
+from freqfusion_export.operators.translation import translation_table
+
+OPSET = 18  # the last but one at which TensorRT reads GridSample rightly, should a graph come to have one
+
+
+def trace_network(network: nn.Module, size_divisor: int) -> ir.Model:
+    """Exports ``images`` ``(batch, 3, height, width)`` -> ``logits``, all but the channels dynamic.
+
+    A detector also takes ``image_sizes`` ``(batch, 2)``, and gives what its ``output_names`` say.
+
+    Args:
+        network: In evaluation mode.
+        size_divisor: Height and width are multiples of this.
+
+    Returns:
+        The model, FreqFusion operators as bare nodes without bodies.
+    """
+    batch = torch.export.Dim("batch", min=1)
+    rows, columns = torch.export.Dim("rows", min=1), torch.export.Dim("columns", min=1)
+    # Sizes unlike each other and unlike 1, so that no dimension is mistaken for another or taken as fixed.
+    height, width = 3 * size_divisor, 4 * size_divisor
+    examples = {"images": torch.zeros(2, 3, height, width)}
+    shapes = [{0: batch, 2: size_divisor * rows, 3: size_divisor * columns}]
+    output_names: tuple[str, ...] = ("logits",)
+    if isinstance(network, Detector):
+        examples["image_sizes"] = torch.tensor([[height, width]] * 2)
+        shapes.append({0: batch})
+        output_names = network.output_names
+    with warnings.catch_warnings(), _quiet_logger("torch.onnx"), translation_table() as table:
+        warnings.simplefilter("ignore")  # deprecations inside torch, nothing a user can act on
+        program = torch.onnx.export(
+            network,
+            tuple(examples.values()),
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes=tuple(shapes),
+            input_names=list(examples),
+            output_names=output_names,
+            custom_translation_table=table,
+            verbose=False,
+        )
+    assert program is not None
+    # Through serialisation, to hold onnx-ir's own values instead of the exporter's.
+    return ir.serde.deserialize_model(ir.serde.serialize_model(program.model))
+
+
+class _quiet_logger:
+    """Silences the exporter's notes on torchvision, which is not needed."""
+
+    def __init__(self, name: str) -> None:
+        self.logger = logging.getLogger(name)
+
+    def __enter__(self) -> None:
+        self.level = self.logger.level
+        self.logger.setLevel(logging.ERROR)
+
+    def __exit__(self, *_: object) -> None:
+        self.logger.setLevel(self.level)

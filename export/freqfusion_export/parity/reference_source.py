@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The PyTorch model of a checkpoint, to be served beside files made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from freqfusion import load_model
+from freqfusion.errors import FreqFusionError
+from freqfusion_runtime.errors import ModelFileError
+from freqfusion_runtime.files import sha256_of
+from freqfusion_runtime.model_files.manifest import Manifest, TensorSpec
+from freqfusion_runtime.serving.scheduling.registry import ModelSource
+from freqfusion_runtime.serving.triton.source import read_source
+
+from freqfusion_export.parity.pytorch_session import PytorchSession
+
+SUFFIX = "-pytorch"
+
+
+def reference_source(checkpoint: Path, served: Sequence[ModelSource], threads: int = 0) -> ModelSource:
+    """Makes a server's model of a checkpoint, called as the file that was exported from it with ``-pytorch`` behind.
+
+    That file's manifest says with which bases, classes and sizes the two are one model.
+
+    Args:
+        checkpoint: A file that ``freqfusion export`` reads.
+        served: The models it is to be compared with.
+        threads: Cores for one run, 0 for all.
+
+    Raises:
+        ModelFileError: If none of them was exported from the checkpoint, or it is for another task.
+        ManifestError: If a model has no manifest.
+    """
+    source, manifest = _exported_from(checkpoint, served)
+    if manifest.task != "semantic_segmentation":
+        raise ModelFileError(
+            f"{source.path} is made for {manifest.task}; side by side with PyTorch go label maps only. "
+            "Leave --reference out."
+        )
+
+    sides = ("batch", manifest.num_classes, "height/8", "width/8")
+    by_tensors = replace(
+        manifest,
+        interface="tensor",
+        precision="fp32",
+        inputs=(TensorSpec("images", "float32", ("batch", 3, "height", "width")),),
+        outputs=(TensorSpec("logits", "float32", sides),),
+        operators={},
+    )
+
+    def open_reference(path: Path) -> PytorchSession:
+        _check_hash(path, manifest)
+        try:
+            network, _, _ = load_model(path, manifest.model, bases_seed=manifest.nmf_bases_seed or 0)
+        except FreqFusionError as e:
+            raise ModelFileError(str(e)) from e
+        if threads:  # PyTorch knows one number for the whole process
+            torch.set_num_threads(threads)
+        return PytorchSession(network, path, by_tensors, by_definition=True)
+
+    return ModelSource(source.name + SUFFIX, checkpoint, source.version, open_reference)
+
+
+def _exported_from(checkpoint: Path, served: Sequence[ModelSource]) -> tuple[ModelSource, Manifest]:
+    if not checkpoint.is_file():
+        reason = "is a folder" if checkpoint.is_dir() else "does not exist"
+        raise ModelFileError(f"{checkpoint} {reason}. Name the checkpoint a served file was exported from.")
+    digest = sha256_of(checkpoint)
+    manifests = [(source, read_source(source.path).manifest) for source in served]
+    for source, manifest in manifests:
+        if manifest.weights_sha256 == digest:
+            return source, manifest
+    origins = "; ".join(f"{s.path} from {m.weights_file} (sha256 {str(m.weights_sha256)[:12]})" for s, m in manifests)
+    raise ModelFileError(
+        f"no served file was exported from {checkpoint} (sha256 {digest[:12]}): {origins}. "
+        "Name the checkpoint of one of them."
+    )
+
+
+def _check_hash(path: Path, manifest: Manifest) -> None:
+    if (found := sha256_of(path)) != manifest.weights_sha256:
+        raise ModelFileError(
+            f"{path} has sha256 {found[:12]}, the served file was exported from {str(manifest.weights_sha256)[:12]}. "
+            "Export it again and start the server again."
+        )

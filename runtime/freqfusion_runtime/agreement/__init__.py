@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far two answers are apart, how far they may be, and what PyTorch answered."""

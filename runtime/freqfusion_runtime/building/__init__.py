@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes engines of ONNX files, and holds them to what they should compute."""

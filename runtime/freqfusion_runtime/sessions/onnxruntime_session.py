@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models on ONNX Runtime: CPU, or CUDA where it is present and asked for."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from freqfusion_runtime.errors import KernelLibraryError, ModelFileError, NetworkOutputError, ProviderError
+from freqfusion_runtime.model_files.manifest import METADATA_KEY, Manifest, TensorSpec
+from freqfusion_runtime.model_files.onnx_nodes import DOMAIN, NodeEntry, list_nodes
+from freqfusion_runtime.sessions.fast_convolutions import with_fast_convolutions
+from freqfusion_runtime.sessions.input_checks import check_inputs, check_sides
+from freqfusion_runtime.sessions.kernel_library import FOLDER_VARIABLE, library_path
+from freqfusion_runtime.sessions.protocol import Kernels, OperatorPath, Provider
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(uint8)": "uint8",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+}
+_ERRORS_ONLY = 3
+
+
+class OnnxRuntimeSession:
+    """A model on ONNX Runtime; arguments and errors are those of ``predictors.opening.open_session``."""
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, provider: Provider = "cpu", threads: int = 0, kernels: Kernels = "auto"
+    ) -> None:
+        self._path = Path(path)
+        _check_file(self._path)
+        wanted = _provider_name(provider)
+        options = ort.SessionOptions()
+        options.log_severity_level = _ERRORS_ONLY
+        options.intra_op_num_threads = threads
+        self.kernel_library = _register_kernels(options, kernels)
+        with tempfile.TemporaryDirectory(prefix="freqfusion-") as folder:
+            optimised = Path(folder) / "optimised.onnx"
+            if self.kernel_library is not None:
+                # The network as ONNX Runtime will run it is the only witness of what it did with our nodes: one that
+                # has a kernel is still there, any other has been replaced by its function body.
+                options.optimized_model_filepath = str(optimised)
+            self._session = self._open(options, wanted)
+            remaining = list_nodes(optimised) if self.kernel_library is not None else []
+        self._session.disable_fallback()
+        self._manifest = self._read_manifest()
+        if self._manifest.precision == "fp8":
+            raise ModelFileError(
+                f"{self._path} is fp8, which ONNX Runtime computes wrongly: with its optimisations on, 1.32's logits "
+                "were off by 130 % of their deviation, 12 % with them off. "
+                "It is for TensorRT; export it as fp32, fp16 or int8 to run it here."
+            )
+        self._operator_paths = _operator_paths(list_nodes(self._path), remaining)
+        if kernels == "require":
+            _require_kernels(self._path, self._operator_paths)
+        self._check_provider(wanted)
+
+    @property
+    def path(self) -> Path:
+        """The model file."""
+        return self._path
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the file says about itself."""
+        return self._manifest
+
+    @property
+    def provider(self) -> str:
+        """ONNX Runtime's name of the execution provider."""
+        return str(self._session.get_providers()[0])
+
+    @property
+    def operator_paths(self) -> tuple[OperatorPath, ...]:
+        """How each FreqFusion node runs, read from the network as ONNX Runtime optimised it."""
+        return self._operator_paths
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Computes all outputs.
+
+        Args:
+            inputs: Every input of the model by name.
+
+        Raises:
+            InputError: If a name, dtype or shape is not what the model takes.
+            NetworkOutputError: If ONNX Runtime gives up during the computation.
+        """
+        self._check_inputs(inputs)
+        names = [output.name for output in self._session.get_outputs()]
+        try:
+            values = self._session.run(names, dict(inputs))
+        except Exception as e:  # ONNX Runtime's errors have no base class of their own
+            shapes = ", ".join(f"{name} {value.shape}" for name, value in inputs.items())
+            raise NetworkOutputError(
+                f"{self._path}: ONNX Runtime failed on {shapes}: {_first_line(e)} "
+                "Try another size or --kernels never, and report it if that helps."
+            ) from e
+        return dict(zip(names, values, strict=True))
+
+    def _open(self, options: ort.SessionOptions, provider: str) -> ort.InferenceSession:
+        providers = [provider] if provider == _PROVIDERS["cpu"] else [provider, _PROVIDERS["cpu"]]
+        model, reason = self._with_fast_convolutions(provider), None
+        if model is not None:
+            try:
+                return ort.InferenceSession(model, options, providers=providers)
+            except Exception as e:  # as above; such as a library that is older than this operator
+                reason = _first_line(e)
+        try:
+            session = ort.InferenceSession(str(self._path), options, providers=providers)
+        except Exception as e:  # as above
+            if "NOT_IMPLEMENTED" in str(e):
+                raise ModelFileError(
+                    f"{self._path} has an operator in a type for which ONNX Runtime {ort.__version__} has no kernel "
+                    f"on {provider}: {_first_line(e)} bf16 and fp8 files are for TensorRT; "
+                    "export it as fp32, fp16 or int8 to run it here."
+                ) from e
+            raise ModelFileError(
+                f"{self._path} is no ONNX model that this ONNX Runtime ({ort.__version__}) can load: {_first_line(e)} "
+                "Write it again with `freqfusion export`."
+            ) from e
+        if reason is not None:
+            warnings.warn(
+                f"{self._path} runs with ONNX Runtime's 3 x 3 convolutions, which is slower: {reason} "
+                "`make plugins` builds the kernels again.",
+                stacklevel=4,
+            )
+        return session
+
+    def _with_fast_convolutions(self, provider: str) -> bytes | None:
+        if self.kernel_library is None or provider != _PROVIDERS["cpu"]:
+            return None
+        try:
+            return with_fast_convolutions(self._path)
+        except ValueError:  # no model, of which ONNX Runtime says more
+            return None
+
+    def _check_provider(self, wanted: str) -> None:
+        if self.provider != wanted:
+            raise ProviderError(
+                f"{wanted} could not be started, ONNX Runtime offers {self.provider} instead. "
+                "Check the CUDA and cuDNN libraries against the installed onnxruntime-gpu, or use --provider cpu."
+            )
+
+    def _read_manifest(self) -> Manifest:
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        if METADATA_KEY not in metadata:
+            raise ModelFileError(
+                f"{self._path} is an ONNX model without a FreqFusion manifest "
+                f"(metadata key {METADATA_KEY!r}). Use a file written by `freqfusion export`."
+            )
+        manifest = Manifest.from_json(metadata[METADATA_KEY], source=str(self._path))
+        named = {tensor.name for tensor in manifest.inputs}
+        found = {tensor.name for tensor in self._session.get_inputs()}
+        if named != found:
+            raise ModelFileError(
+                f"{self._path}: the manifest names the inputs {sorted(named)}, the graph has {sorted(found)}. "
+                "Write the model again with `freqfusion export`."
+            )
+        return manifest
+
+    def _check_inputs(self, inputs: Mapping[str, NDArray[Any]]) -> None:
+        wanted = [
+            TensorSpec(tensor.name, _DTYPES.get(tensor.type, tensor.type), tuple(tensor.shape))
+            for tensor in self._session.get_inputs()
+        ]
+        check_inputs(self._path, wanted, inputs)
+        check_sides(self._manifest, inputs[self._manifest.inputs[0].name].shape)
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        reason = "is a folder" if path.is_dir() else "does not exist"
+        raise ModelFileError(f"{path} {reason}. Name an ONNX file written by `freqfusion export`.")
+    if path.stat().st_size == 0:
+        raise ModelFileError(f"{path} is empty (0 bytes). Write it again with `freqfusion export`.")
+
+
+def _provider_name(provider: Provider) -> str:
+    if provider not in _PROVIDERS:
+        raise ProviderError(f"there is no provider {provider!r}. Choose one of: {', '.join(_PROVIDERS)}.")
+    name, available = _PROVIDERS[provider], ort.get_available_providers()
+    if name not in available:
+        raise ProviderError(
+            f"the installed ONNX Runtime {ort.__version__} has no {name}, only {', '.join(available)}. "
+            "For CUDA, replace the package onnxruntime by: pip install 'freqfusion-deploy[gpu]'."
+        )
+    return name
+
+
+def _register_kernels(options: ort.SessionOptions, kernels: Kernels) -> Path | None:
+    """Registers the custom-operator library and returns its path, or None where function bodies are to be used."""
+    if kernels == "never":
+        return None
+    library = library_path()
+    if not library.is_file():
+        if kernels == "require":
+            raise KernelLibraryError(
+                f"{library} does not exist, and kernels are required. "
+                f"Build it with `make plugins`, or name its folder in {FOLDER_VARIABLE}."
+            )
+        return None
+    try:
+        options.register_custom_ops_library(str(library))
+    except Exception as e:  # as above
+        message = f"{library} cannot be loaded: {_first_line(e)}"
+        remedy = f"Build it again for ONNX Runtime {ort.__version__} with `make plugins`"
+        if kernels == "require":
+            raise KernelLibraryError(f"{message} {remedy}.") from e
+        warnings.warn(f"{message} Function bodies are used instead, which is slower. {remedy}.", stacklevel=4)
+        return None
+    return library
+
+
+def _operator_paths(original: list[NodeEntry], remaining: list[NodeEntry]) -> tuple[OperatorPath, ...]:
+    """Finds each FreqFusion node of the file among those that are left after optimisation.
+
+    Names stay, but a node need not have one; outputs are renamed where an Identity behind them is removed. So nodes are
+    matched by name, then by output, then by count within their operator.
+    """
+    nodes = [node for node in original if node.domain == DOMAIN]
+    left = [node for node in remaining if node.domain == DOMAIN]
+    with_kernel: set[int] = set()
+    for same in (_same_name, _same_output, _same_operator):
+        for index, node in enumerate(nodes):
+            match = next((other for other in left if same(node, other)), None)
+            if index not in with_kernel and match is not None:
+                with_kernel.add(index)
+                left.remove(match)
+    return tuple(
+        OperatorPath(node.name or node.output, node.operator, "kernel" if index in with_kernel else "function body")
+        for index, node in enumerate(nodes)
+    )
+
+
+def _same_operator(a: NodeEntry, b: NodeEntry) -> bool:
+    return a.operator == b.operator
+
+
+def _same_name(a: NodeEntry, b: NodeEntry) -> bool:
+    return _same_operator(a, b) and a.name != "" and a.name == b.name
+
+
+def _same_output(a: NodeEntry, b: NodeEntry) -> bool:
+    return _same_operator(a, b) and a.output == b.output
+
+
+def _require_kernels(path: Path, paths: tuple[OperatorPath, ...]) -> None:
+    without = [f"{entry.node} ({entry.operator})" for entry in paths if entry.path != "kernel"]
+    if without:
+        raise KernelLibraryError(
+            f"{path}: {len(without)} of {len(paths)} FreqFusion nodes have no kernel in {library_path()}: "
+            f"{', '.join(without[:5])}{', ...' if len(without) > 5 else ''}. "
+            "Build the library again with `make plugins`, or run with --kernels auto."
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    text = (str(error).strip() or type(error).__name__).splitlines()[0].strip()
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : (\w+) : ", r"\1: ", text)
+    return text if text.endswith((".", "!", "?")) else text + "."

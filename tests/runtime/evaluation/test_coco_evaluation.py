@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Average precision and panoptic quality on a small data set, and what is wrong with data sets."""
+
+import contextlib
+import io
+import json
+
+import numpy as np
+import pytest
+from coco_sets import CATEGORY_IDS, GRASS, SIZE, SKY, write_coco_set
+from freqfusion_runtime.evaluation.annotation_file import read_annotation_file
+from freqfusion_runtime.evaluation.coco_ap import average_precision, checked_instances, results_of
+from freqfusion_runtime.evaluation.coco_panoptic import panoptic_result, read_panoptic_annotations
+from freqfusion_runtime.evaluation.errors import DatasetError
+from freqfusion_runtime.evaluation.panoptic_results import PanopticResultsFolder
+from freqfusion_runtime.evaluation.published import PUBLISHED
+from freqfusion_runtime.results.coco_format import panoptic_ids
+from freqfusion_runtime.results.detections import InstanceSegmentation, PanopticSegmentation
+from freqfusion_runtime.results.panoptic_fusion import Segment
+from freqfusion_runtime.results.region_mask import RegionMask
+from freqfusion_runtime.results.run_lengths import read_code
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from small_detectors import STUFF, THINGS
+
+NAMES = {identity: name for name, identity in CATEGORY_IDS.items()}
+
+
+@pytest.fixture
+def coco_set(tmp_path):
+    return write_coco_set(tmp_path / "coco")
+
+
+def imperfect(coco_set, seed=0):
+    """A model that finds most objects a little displaced, some twice, some under another name."""
+    random = np.random.default_rng(seed)
+    content = json.loads(coco_set.instances.read_text())
+    ids = {entry["file_name"]: entry["id"] for entry in content["images"]}
+
+    def predict(path):
+        boxes, labels, masks = [], [], []
+        for entry in content["annotations"]:
+            if entry["image_id"] != ids[path.name] or random.random() < 0.15:
+                continue
+            for _ in range(1 + int(random.random() < 0.3)):
+                dy, dx = random.integers(-6, 7, 2)
+                x, y, width, height = entry["bbox"]
+                boxes.append([x + dx, y + dy, x + width + dx, y + height + dy])
+                right = THINGS.index(NAMES[entry["category_id"]])
+                labels.append(int(random.integers(0, 3)) if random.random() < 0.2 else right)
+                mask = np.roll(read_code(entry["segmentation"]), (dy, dx), (0, 1))
+                masks.append(RegionMask(0, 0, mask, SIZE))
+        scores = np.sort(random.random(len(boxes)).astype(np.float32))[::-1]
+        photo = np.asarray(Image.open(path))
+        box_array, label_array = np.array(boxes, np.float32).reshape(-1, 4), np.array(labels, np.int64)
+        return InstanceSegmentation(box_array, scores, label_array, THINGS, ((0, 0, 0),) * 3, photo, {}, tuple(masks))
+
+    return predict
+
+
+@pytest.mark.parametrize(("kind", "iou_type"), [("box", "bbox"), ("mask", "segm")])
+def test_average_precision_is_that_of_the_coco_api(coco_set, kind, iou_type):
+    annotations = checked_instances(read_annotation_file(coco_set.instances, coco_set.pictures), masks=True)
+    results = results_of(imperfect(coco_set), annotations)
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(coco_set.instances))
+        entries = [{k: v for k, v in e.items() if k != ("bbox" if kind == "mask" else "segmentation")} for e in results]
+        official = COCOeval(truth, truth.loadRes(entries), iou_type)
+        official.evaluate()
+        official.accumulate()
+        official.summarize()
+    ours = average_precision(results, annotations, kind)
+    expected = [None if value < 0 else pytest.approx(value, abs=1e-12) for value in official.stats[:9]]
+    assert list(ours.values.values()) == expected
+    assert list(ours.values) == ["AP", "AP50", "AP75", "AP small", "AP medium", "AP large", "AR 1", "AR 10", "AR 100"]
+    assert 0.2 < ours.values["AP"] < 0.9
+    precision = official.eval["precision"][:, :, :, 0, -1]
+    for index, name in enumerate(THINGS):
+        of_class = precision[:, :, index]
+        assert ours.per_class[name] == pytest.approx(of_class[of_class > -1].mean(), abs=1e-12)
+
+
+def test_the_truth_itself_scores_one_and_nothing_scores_zero(coco_set):
+    annotations = checked_instances(read_annotation_file(coco_set.instances, coco_set.pictures), masks=True)
+    perfect = [{**entry, "score": 0.9} for entry in annotations.annotations]
+    for kind in ("box", "mask"):
+        assert average_precision(perfect, annotations, kind).values["AP"] == pytest.approx(1)
+        assert average_precision([], annotations, kind).values["AP"] == 0
+
+
+def test_only_the_first_pictures_are_counted(coco_set):
+    first = read_annotation_file(coco_set.instances, coco_set.pictures, limit=2)
+    assert [image.id for image in first.images] == [100, 107]
+    assert {entry["image_id"] for entry in first.annotations} == {100, 107}
+
+
+def panoptic_predictor(coco_set, damage=lambda ids: ids):
+    """A model that answers with the truth, altered by a function of its map."""
+    content = json.loads(coco_set.panoptic.read_text())
+    entries = {entry["file_name"]: entry for entry in content["annotations"]}
+
+    def predict(path):
+        truth = panoptic_ids(np.asarray(Image.open(coco_set.maps / path.name)))
+        ids = np.full(SIZE, 5, np.int32)
+        segments = []
+        for number, record in enumerate(entries[path.name]["segments_info"], 1):
+            name = NAMES[record["category_id"]]
+            label = (THINGS + STUFF).index(name)
+            identity = label + (1000 * number if name in THINGS else 0)
+            ids[truth == record["id"]] = identity
+            segments.append(Segment(identity, label, name in THINGS, record["area"]))
+        ids = damage(ids)
+        there = set(np.unique(ids).tolist())
+        kept = tuple(segment for segment in segments if segment.id in there)
+        photo = np.asarray(Image.open(path))
+        nothing = InstanceSegmentation(
+            np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), THINGS, (), photo, {}
+        )
+        return PanopticSegmentation(ids, kept, nothing, THINGS + STUFF, ((0, 0, 0),) * 5, photo, {})
+
+    return predict
+
+
+def test_maps_of_pictures_with_one_name_are_both_kept(coco_set, tmp_path):
+    annotations = read_panoptic_annotations(coco_set.panoptic, coco_set.pictures)
+    first, second = (image.path for image in annotations.file.images[:2])
+    predict, folder = panoptic_predictor(coco_set), PanopticResultsFolder(tmp_path, "m")
+    found = [predict(first), predict(second)]
+    folder.add("day/street.jpg", found[0], 1, range(5))
+    folder.add("night/street.jpg", found[1], 2, range(5))
+    folder.finish()
+    entries = json.loads(folder.json.read_text())["annotations"]
+    assert [(e["image_id"], e["file_name"]) for e in entries] == [(1, "street.png"), (2, "street.2.png")]
+    for entry, answer in zip(entries, found, strict=True):
+        with Image.open(folder.maps / entry["file_name"]) as image:
+            np.testing.assert_array_equal(np.asarray(image), np.asarray(answer.coco_image()))
+        assert (folder.overlays / entry["file_name"]).is_file()
+
+
+def test_a_perfect_panoptic_answer_scores_one(coco_set):
+    annotations = read_panoptic_annotations(coco_set.panoptic, coco_set.pictures)
+    result = panoptic_result(panoptic_predictor(coco_set), annotations)
+    assert result.all.pq == result.things.pq == result.stuff.pq == 1
+    assert (result.things.categories, result.stuff.categories) == (3, 2)
+
+
+def test_stuff_that_is_left_out_costs_what_the_definition_says(coco_set):
+    annotations = read_panoptic_annotations(coco_set.panoptic, coco_set.pictures)
+    without_sky = panoptic_predictor(coco_set, lambda ids: np.where(ids == 3, 5, ids))
+    result = panoptic_result(without_sky, annotations)
+    assert result.per_class["sky"].pq == 0
+    assert result.stuff.pq == 0.5
+    assert result.all.pq == pytest.approx(4 / 5)
+
+
+def first(content):
+    return content["annotations"][0]
+
+
+def break_rle(content):
+    content["annotations"][1]["segmentation"]["counts"] += "1"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda c: c["annotations"][1].update(category_id=99),
+            r"annotation 2 has the category 99, which the file does",
+        ),
+        (break_rle, r"annotation 2: the run-length code is broken: its runs cover \d+ pixels of 160 x 200 = 32000"),
+        (lambda c: first(c)["segmentation"].update(counts="!!"), "broken: it holds the character '!'"),
+        (
+            lambda c: first(c).update(segmentation={"size": [200, 160], "counts": [32000]}),
+            "the run-length code is for 200 x 160, the picture has 160 x 200",
+        ),
+        (lambda c: first(c).update(segmentation=[[1, 2, 3, 4]]), "a polygon has fewer than 3 corners"),
+        (lambda c: first(c).update(segmentation=7), "must be polygons or a run-length code, got 7"),
+        (lambda c: first(c).update(bbox=[1, 2, -3, 4]), "bbox must be x, y, width, height, got"),
+        (lambda c: first(c).update(image_id=5), "an annotation belongs to picture 5, which the file does not"),
+        (lambda c: c["images"][0].update(id=107), "the picture id 107 is there twice"),
+        (lambda c: c["images"][0].pop("height"), "picture 100 must have height of type int, got None"),
+        (lambda c: c.pop("categories"), "this one lacks categories"),
+        (lambda c: c.update(images=[]), "lists no pictures"),
+        (lambda c: c.update(categories=[]), "lists no categories"),
+        (lambda c: c.update(annotations=[3]), "annotations must hold objects only"),
+    ],
+)
+def test_broken_annotations_are_named_before_anything_runs(coco_set, change, message):
+    coco_set.edit(coco_set.instances, change)
+    with pytest.raises(DatasetError, match=message):
+        checked_instances(read_annotation_file(coco_set.instances, coco_set.pictures), masks=True)
+
+
+def test_masks_do_not_matter_for_boxes(coco_set):
+    coco_set.edit(coco_set.instances, break_rle)
+    whole = read_annotation_file(coco_set.instances, coco_set.pictures)
+    checked = checked_instances(whole, masks=False)
+    assert [entry["bbox"] for entry in checked.annotations] == [entry["bbox"] for entry in whole.annotations]
+
+
+def test_missing_files_are_named(coco_set, tmp_path):
+    (tmp_path / "text.json").write_text("{")
+    for path, pictures, message in [
+        (tmp_path / "gone.json", coco_set.pictures, "cannot be read: no such file"),
+        (tmp_path / "text.json", coco_set.pictures, "text.json is no JSON"),
+        (coco_set.instances, tmp_path / "gone", "gone is no folder"),
+    ]:
+        with pytest.raises(DatasetError, match=message):
+            read_annotation_file(path, pictures)
+    (coco_set.pictures / "000001.png").unlink()
+    with pytest.raises(DatasetError, match=r"lacks 1 of the 4 pictures that .* lists: 000001\.png"):
+        read_annotation_file(coco_set.instances, coco_set.pictures)
+    assert len(read_annotation_file(coco_set.instances, coco_set.pictures, limit=1).images) == 1
+
+
+def test_an_empty_folder_of_pictures_is_named(coco_set, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError, match="empty lacks 4 of the 4 pictures"):
+        read_annotation_file(coco_set.instances, tmp_path / "empty")
+
+
+def test_categories_the_model_does_not_know_are_named(coco_set):
+    annotations = read_annotation_file(coco_set.instances, coco_set.pictures)
+    with pytest.raises(DatasetError, match=r"1 of 3 categories are unknown to the model: dragon\. It knows cat, dog"):
+        annotations.category_ids(("cat", "dog", "bird"))
+    assert annotations.category_ids(("dragon", "bird", "cat", "dog")) == (8, None, 3, 7)
+    assert annotations.category_ids(("class 0", "class 1", "class 2")) == (3, 7, 8)
+
+
+def test_a_picture_of_another_size_is_named(coco_set):
+    Image.new("RGB", (30, 20)).save(coco_set.pictures / "000000.png")
+    annotations = read_annotation_file(coco_set.instances, coco_set.pictures)
+    with pytest.raises(DatasetError, match=r"000000\.png is 30 x 20 pixels, instances_val2017\.json says 200 x 160"):
+        results_of(imperfect(coco_set), annotations)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: first(c).pop("segments_info"), "has no segments_info and file_name, so this is no panoptic"),
+        (lambda c: first(c)["segments_info"][0].update(category_id=4), "has the category 4, which the file"),
+        (lambda c: first(c)["segments_info"][0].update(id="1"), "has a segment whose id is no whole number"),
+        (lambda c: c["annotations"].pop(), r"has no annotation for 1 pictures: 000003\.png"),
+        (lambda c: first(c)["segments_info"].pop(0), f"the JSON lacks the segments {SKY}"),
+        (lambda c: first(c)["segments_info"].append({"id": 9, "category_id": 3}), "the map lacks the segments 9"),
+        (lambda c: first(c).update(file_name="gone.png"), "map of picture 100 cannot be read: .*does not exist"),
+    ],
+)
+def test_broken_panoptic_annotations_are_named(coco_set, change, message):
+    coco_set.edit(coco_set.panoptic, change)
+    with pytest.raises(DatasetError, match=message):
+        read_panoptic_annotations(coco_set.panoptic, coco_set.pictures).truth_of(100)
+
+
+def test_panoptic_maps_lie_beside_the_file(coco_set, tmp_path):
+    annotations = read_panoptic_annotations(coco_set.panoptic, coco_set.pictures, coco_set.maps)
+    ids, segments = annotations.truth_of(107)
+    assert {SKY, GRASS} <= set(np.unique(ids)) == set(segments)
+    with pytest.raises(DatasetError, match="nowhere is no folder"):
+        read_panoptic_annotations(coco_set.panoptic, coco_set.pictures, tmp_path / "nowhere")
+
+
+def test_every_model_of_the_paper_has_its_numbers():
+    assert PUBLISHED["mask_rcnn_r50"]["mask AP"].paper == 36.0
+    assert {name.rpartition("_r")[0] for name in PUBLISHED if "r50" in name} == {
+        "faster_rcnn", "mask_rcnn", "panoptic_fpn"
+    }  # fmt: skip

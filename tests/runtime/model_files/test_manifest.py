@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+
+import pytest
+from freqfusion_runtime.errors import ManifestError
+from freqfusion_runtime.files import sha256_of
+from freqfusion_runtime.model_files.manifest import Manifest, Preprocessing, sidecar_path, write_sidecar
+from small_models import tensor_manifest
+
+
+def test_comes_back_equal_from_json():
+    manifest = tensor_manifest(
+        nmf_bases_seed=3,
+        weights="checkpoint",
+        weights_file="segnext.pth",
+        weights_sha256="ab" * 32,
+        operators={"Carafe": 4},
+        versions={"torch": "2.13.0"},
+        preprocessing=Preprocessing(mean=(1, 2, 3), std=(1, 1, 1), color_order="BGR"),
+    )
+    assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format_version": 1}, r"has manifest format 1, this runtime reads 2\. Install"),
+        ({"format_version": None}, "has manifest format None"),
+        ({"task": "poetry"}, "task: must be one of semantic_segmentation, detection, .*, got 'poetry'"),
+        ({"interface": 1}, "interface: must be one of tensor, image, got 1"),
+        ({"num_classes": "4"}, "num_classes: must be int, got '4'"),
+        ({"opset": True}, "opset: must be int, got True"),
+        ({"palette": [[1, 2]]}, r"palette\[0\]: must be tuple\[int, int, int\], got \[1, 2\]"),
+        ({"palette": [[1, 2, 3]]}, r"palette must have 4 entries \(num_classes\) or none, got 1"),
+        ({"palette": [[1, 2, 300]] * 4}, "palette must hold levels from 0 to 255"),
+        ({"num_things": 2}, "num_things must be given for panoptic_segmentation and for nothing else, got 2"),
+        ({"task": "panoptic_segmentation"}, "num_things must be given .* got None for panoptic_segmentation"),
+        ({"task": "panoptic_segmentation", "num_things": 5}, r"num_things must be from 1 to 4 \(num_classes\), got 5"),
+        ({"classes": ["a"]}, r"classes must have 4 entries \(num_classes\) or none, got 1"),
+        ({"classes": [1, 2, 3, 4]}, r"classes\[0\]: must be str, got 1"),
+        ({"nmf_bases_seed": "0"}, r"nmf_bases_seed: must be int \| None, got '0'"),
+        ({"inputs": []}, "inputs and outputs must name at least one tensor each"),
+        ({"inputs": [{"name": "x"}]}, r"inputs\[0\]: missing keys: dtype, shape"),
+        ({"operators": {"Carafe": "4"}}, r"operators\.Carafe: must be int, got '4'"),
+        ({"colour": 1}, "missing keys: none; unknown keys: colour"),
+        ({"preprocessing": 3}, "preprocessing: must be an object, got 3"),
+    ],
+)
+def test_names_what_is_wrong(change, message):
+    record = {**json.loads(tensor_manifest().to_json()), **change}
+    with pytest.raises(ManifestError, match=message):
+        Manifest.from_json(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"std": [0, 1, 1]}, "std must be positive"),
+        ({"size_divisor": 0}, "must be positive"),
+        ({"size_fit": "crop"}, r"preprocessing\.size_fit: must be one of stretch, pad, got 'crop'"),
+        ({"mean": ["a", 0, 0]}, r"preprocessing\.mean\[0\]: must be float, got 'a'"),
+    ],
+)
+def test_names_what_is_wrong_in_preprocessing(change, message):
+    record = json.loads(tensor_manifest().to_json())
+    record["preprocessing"].update(change)
+    with pytest.raises(ManifestError, match=message):
+        Manifest.from_json(json.dumps(record))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null"])
+def test_refuses_what_is_no_record(text):
+    with pytest.raises(ManifestError, match=r"net\.onnx: (is no JSON|must be a JSON object)"):
+        Manifest.from_json(text, source="net.onnx")
+
+
+def test_a_missing_key_is_an_error_not_a_default():
+    record = json.loads(tensor_manifest().to_json())
+    del record["preprocessing"]["std"]
+    with pytest.raises(ManifestError, match="preprocessing: missing keys: std; unknown keys: none"):
+        Manifest.from_json(json.dumps(record))
+
+
+def test_file_beside_the_model_carries_its_hash(tmp_path):
+    model = tmp_path / "net.onnx"
+    model.write_bytes(b"model")
+    path = write_sidecar(model, tensor_manifest())
+    record = json.loads(path.read_text())
+    assert path == sidecar_path(model) == tmp_path / "net.json"
+    assert record.pop("sha256") == sha256_of(model)
+    assert Manifest.from_json(json.dumps(record)) == tensor_manifest()

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PyTorch and its exported file, served side by side."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from freqfusion_export.parity.reference_source import reference_source
+from freqfusion_runtime.commands.cli import main
+from freqfusion_runtime.errors import InputError, ModelFileError
+from freqfusion_runtime.files import sha256_of
+from freqfusion_runtime.serving.scheduling.registry import parse_source
+from page_browser import browsing
+from PIL import Image
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select
+from server_process import ServerProcess
+
+
+@pytest.fixture(scope="module")
+def pair(checkpoint) -> tuple[Path, Path]:
+    """The exported file and its checkpoint."""
+    return checkpoint / "segnext.onnx", checkpoint / "segnext.pth"
+
+
+@pytest.fixture(scope="module")
+def both(pair, tmp_path_factory) -> Iterator[ServerProcess]:
+    """The command with both of them."""
+    started = ServerProcess(
+        [pair[0]], "--reference", str(pair[1]), "--threads", "2", folder=tmp_path_factory.mktemp("server")
+    )
+    assert "segnext-pytorch:1 is ready" in started._line()
+    yield started
+    assert started.terminate() == 0
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("photo") / "waves.png"
+    y, x = np.mgrid[:96, :128]
+    Image.fromarray(np.stack([2 * x, 2 * y, x + y], axis=2).astype(np.uint8)).save(path)
+    return path
+
+
+def labels_by(server: ServerProcess, name: str, photo: Path) -> np.ndarray:
+    status, _, body = server.ask("POST", f"/v1/segment?model={name}", photo.read_bytes())
+    assert status == 200
+    with Image.open(io.BytesIO(body)) as image:
+        return np.asarray(image)
+
+
+def test_both_are_served_and_agree(both, pair, photo):
+    entries = {entry["name"]: entry for entry in json.loads(both.ask("GET", "/v1/models")[2])["models"]}
+    assert entries["segnext-pytorch"]["engine"] == f"PyTorch {torch.__version__}, cpu"
+    assert entries["segnext-pytorch"]["sha256"] == sha256_of(pair[1])
+    assert entries["segnext-pytorch"]["classes"] == entries["segnext"]["classes"]
+    engine, reference = labels_by(both, "segnext", photo), labels_by(both, "segnext-pytorch", photo)
+    assert len(np.unique(engine)) > 1
+    assert np.mean(engine == reference) > 0.999
+
+
+def test_the_page_lays_them_side_by_side(both, photo, tmp_path):
+    expected = np.mean(labels_by(both, "segnext", photo) == labels_by(both, "segnext-pytorch", photo))
+    with browsing(tmp_path) as page:
+        page.open(f"{both.url}/")
+        page.choose(photo)
+        Select(page.one("#against")).select_by_visible_text("segnext-pytorch")
+        page.wait_for_answers(2)
+        assert f"PyTorch {torch.__version__}" in page.one("#models").text
+        shown = float(page.one(".agreement strong").text.strip("<> %")) / 100
+        assert abs(shown - expected) < 0.001
+        divider = page.one("#divider")
+        divider.send_keys(Keys.HOME)
+        assert divider.get_dom_attribute("aria-valuetext") == "0 % segnext, 100 % segnext-pytorch"
+        assert page.errors() == []
+
+
+def test_the_session_refuses_what_is_no_input(pair):
+    source = reference_source(pair[1], [parse_source(pair[0])])
+    session = source.opener(source.path)
+    assert session.operator_paths == ()
+    with pytest.raises(InputError, match=r"the inputs are \['images'\], got \['picture'\]"):
+        session.run({"picture": np.zeros((1, 3, 32, 32), np.float32)})
+    for wrong, message in (
+        (np.zeros((1, 3, 32, 32)), "'images' must be float32, got float64"),
+        (np.zeros((1, 3, 32, 40), np.float32), "multiples of 32, got 32 x 40"),
+        (np.zeros((0, 3, 32, 32), np.float32), r"must have shape \(batch, 3, height, width\), got \(0, 3, 32, 32\)"),
+    ):
+        with pytest.raises(InputError, match=message):
+            session.run({"images": wrong})
+
+
+def test_only_the_files_own_checkpoint_is_compared(pair, models, tmp_path, capsys):
+    file, checkpoint = pair
+    other = tmp_path / "other.pth"
+    other.write_bytes(checkpoint.read_bytes() + b"\0")
+    for path, reason in ((other, "no served file was exported from"), (tmp_path, "is a folder")):
+        assert main(["serve", str(file), "--reference", str(path)]) == 2
+        assert reason in capsys.readouterr().err
+    assert main(["serve", str(file), "--reference", str(checkpoint), "--ray"]) == 2
+    assert "Leave one of them out" in capsys.readouterr().err
+    source = reference_source(checkpoint, [parse_source(models["colors"]), parse_source(f"net:2={file}")])
+    assert (source.name, source.version) == ("net-pytorch", "2")
+    with pytest.raises(ModelFileError, match=r"has sha256 [0-9a-f]{12}, the served file was exported from"):
+        source.opener(other)
+
+
+def test_serving_without_it_loads_no_torch(models):
+    program = (
+        "import sys; from freqfusion_runtime.serving.process.app import create_app;"
+        f"create_app([{str(models['colors'])!r}]); from freqfusion_runtime.commands import serve;"
+        "sys.exit('torch' in sys.modules or any(m.startswith('freqfusion_export') for m in sys.modules))"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
