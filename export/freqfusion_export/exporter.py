@@ -6,7 +6,7 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, cast
@@ -20,6 +20,7 @@ from freqfusion_runtime.model_files.manifest import (
     KeptInFp32,
     Manifest,
     Preprocessing,
+    SettingRecord,
     TensorSpec,
     write_sidecar,
 )
@@ -45,6 +46,7 @@ from freqfusion_export.passes.name_tensorrt_plugins import (
     NameTensorRTPluginsPass,
 )
 from freqfusion_export.passes.unroll_nms import UnrollNmsPass
+from freqfusion_export.passes.wrap_in_image_interface import prepare_image_body
 from freqfusion_export.precision.assignment import assign_half
 from freqfusion_export.precision.calibration import Calibration
 from freqfusion_export.precision.eight_bits import EIGHT_BITS, Options, checked_request, quantise
@@ -217,7 +219,9 @@ def _graph_model(
         passes.append(UnrollNmsPass())
     passes += [
         NameTensorRTPluginsPass(),
-        AddFunctionBodiesPass({by_products.name: by_products} if roi_align == "products" else {}),
+        AddFunctionBodiesPass(
+            ({by_products.name: by_products} if roi_align == "products" else {}) | prepare_image_body(settings)
+        ),
         RemoveUnusedNodesPass(),
         ForbidMisreadOperatorsPass(),
     ]
@@ -250,6 +254,8 @@ def _manifest(
         classes=form.classes,
         palette=form.palette,
         preprocessing=settings,
+        settings=tuple(SettingRecord(**asdict(setting)) for setting in checkpoint.settings.table) if checkpoint else (),
+        network=dict(checkpoint.settings.network) if checkpoint else {},
         nmf_bases_seed=int(cast(int, bases_seeds[0])) if bases_seeds else None,
         weights_file=checkpoint_path.name if checkpoint_path else None,
         weights_sha256=sha256_of(checkpoint_path) if checkpoint_path else None,

@@ -9,6 +9,8 @@ from typing import cast
 
 import onnx_ir as ir
 from freqfusion import Checkpoint
+from freqfusion.configs import official
+from freqfusion.configs.findings import Setting
 from freqfusion.detection import Detector
 from freqfusion_runtime.model_files.classes import ade20k, coco
 from freqfusion_runtime.model_files.manifest import Preprocessing, Task
@@ -18,7 +20,7 @@ from freqfusion_export.errors import ExportError
 from freqfusion_export.passes.wrap_detector_in_image_interface import WrapDetectorInImageInterfacePass
 from freqfusion_export.passes.wrap_in_image_interface import WrapInImageInterfacePass
 
-_DETECTION = Preprocessing(long_side=1333, short_side=800, size_divisor=Detector.size_divisor, size_fit="pad")
+_DETECTION = Preprocessing(**official.DETECTOR)
 # Sizes that are free, and None for those only the traced network knows.
 _SHAPES: Mapping[str, Sequence[int | str | None]] = {
     "images": ("batch", 3, "height", "width"),
@@ -56,22 +58,36 @@ class Form:
 
 
 def form_of(model: nn.Module, checkpoint: Checkpoint | None = None) -> Form:
-    """Finds out what kind of network ``model`` is; the checkpoint's class names and image size go before known ones.
+    """Finds out what kind of network ``model`` is; the checkpoint's class names and settings go before known ones.
 
     Raises:
-        ExportError: If it is neither a semantic segmenter nor a detector.
+        ExportError: If it is neither a semantic segmenter nor a detector, or its config asks for what is not built.
     """
     form = _detector_form(model) if isinstance(model, Detector) else _segmenter_form(model)
     if checkpoint is None:
         return form
-    if checkpoint.image_size is not None:
-        long_side, short_side = checkpoint.image_size
-        form = replace(form, preprocessing=replace(form.preprocessing, long_side=long_side, short_side=short_side))
+    _refuse(checkpoint)
+    form = replace(form, preprocessing=replace(form.preprocessing, **checkpoint.settings.preprocessing))
     if checkpoint.classes is not None:
         # The official panoptic list has " truck"; a name of other classes gets no known colours.
         classes = tuple(name.strip() for name in checkpoint.classes)
         form = replace(form, classes=classes, palette=form.palette if classes == form.classes else ())
     return form if checkpoint.palette is None else replace(form, palette=checkpoint.palette)
+
+
+def _refuse(checkpoint: Checkpoint) -> None:
+    refused = checkpoint.settings.refused
+    if refused:
+        raise ExportError(
+            f"the config asks for what is not built: {'; '.join(map(_wish, refused))}. "
+            "Override the setting (`freqfusion export --help`), or give it up with --ignore-setting "
+            + " --ignore-setting ".join(setting.name for setting in refused)
+        )
+
+
+def _wish(setting: Setting) -> str:
+    remark = f" ({setting.remark})" if setting.remark else ""
+    return f"{setting.name} is {setting.found}, and {setting.built} is built{remark}"
 
 
 def name_sizes(graph: ir.Graph) -> None:
@@ -96,7 +112,7 @@ def _segmenter_form(model: nn.Module) -> Form:
         None,
         ade20k.CLASSES if known else (),
         ade20k.PALETTE if known else (),
-        Preprocessing(),
+        Preprocessing(**official.SEGMENTER),
     )
 
 

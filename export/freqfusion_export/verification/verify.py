@@ -17,7 +17,8 @@ from freqfusion_runtime.agreement.tolerances import LOGIT_BOUNDS, TASK_BOUNDS
 from freqfusion_runtime.model_files.manifest import Preprocessing
 from freqfusion_runtime.pictures.preparation import prepare
 from freqfusion_runtime.pictures.reading import read_picture
-from freqfusion_runtime.results.labels import labels_from_scores
+from freqfusion_runtime.pictures.sizes import keep_ratio_size
+from freqfusion_runtime.results.labels import labels_of_picture
 from numpy.typing import NDArray
 from torch import nn
 
@@ -104,12 +105,12 @@ def verify_on_pictures(
     least, worst = 1 - 2 * max_drop, 1.0
     for picture in map(read_picture, calibration.pictures[:2]):
         images = prepare(picture, preprocessing)
-        sizes = (images.shape[2], images.shape[3]), picture.shape[:2]
-        expected = labels_from_scores(_logits(network, images)[0], *sizes)
+        size = picture.shape[0], picture.shape[1]
+        expected = labels_of_picture(_logits(network, images)[0], size, preprocessing)
         if interface == "image":
             labels = session.run(None, {"image": picture[None]})[0][0]
         else:
-            labels = labels_from_scores(session.run(None, {"images": images})[0][0], *sizes)
+            labels = labels_of_picture(session.run(None, {"images": images})[0][0], size, preprocessing)
         worst = min(worst, label_agreement(labels, expected))
     if worst < least:
         raise VerificationError(
@@ -176,9 +177,11 @@ def _label_agreement(
     images = np.concatenate([prepare(picture, preprocessing) for picture in pictures])
     scores = torch.from_numpy(_logits(network, images))
     spread = float(scores.std())
-    steps = [tuple(images.shape[2:]), (h, w)]
-    for step in steps:
-        scores = nn.functional.interpolate(scores, step, mode="bilinear", align_corners=False)
+    scores = nn.functional.interpolate(scores, images.shape[2:], mode="bilinear", align_corners=False)
+    if preprocessing.size_fit == "pad":
+        height, width = keep_ratio_size(h, w, preprocessing)
+        scores = scores[:, :, :height, :width]
+    scores = nn.functional.interpolate(scores, (h, w), mode="bilinear", align_corners=False)
     best = scores.topk(2, dim=1).values
     undecided = (best[:, 0] - best[:, 1] <= 2 * LOGIT_BOUNDS[precision] * spread).numpy()
     (labels,) = session.run(None, {"image": pictures})
