@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from freqfusion_runtime.commands.json_output import add_json_argument, printer, write_json
 
-from freqfusion_export.commands.settings import add_setting_arguments, overrides_of, print_settings, setting_facts
+from freqfusion_export.commands.settings import add_setting_arguments, overrides_of, setting_facts, settings_table
 
 if TYPE_CHECKING:
     from freqfusion_runtime.model_files.manifest import Manifest
@@ -114,7 +114,8 @@ def run(args: argparse.Namespace) -> int:
     calibration = None if args.calibration is None else read_calibration(args.calibration)
     model, name, checkpoint = load_model(args.checkpoint, args.model, overrides_of(args), bases_seed=args.bases_seed)
     say(f"{args.checkpoint}: {name}, {len(checkpoint.state_dict)} entries, {checkpoint.weights} weights")
-    print_settings(checkpoint.settings, say)
+    for line in settings_table(checkpoint.settings):
+        say(line)
     table: list[GroupLoss] = []
     manifest = export(
         model,

@@ -46,7 +46,7 @@ def _inspect_checkpoint(path: Path) -> tuple[dict[str, Any], list[str]]:
     from freqfusion import UnknownModelError, read_checkpoint, recognize_model
     from freqfusion_runtime.files import sha256_of
 
-    from freqfusion_export.commands.settings import setting_facts
+    from freqfusion_export.commands.settings import setting_facts, settings_table
 
     checkpoint = read_checkpoint(path)
     tensors = checkpoint.state_dict
@@ -85,7 +85,6 @@ def _inspect_checkpoint(path: Path) -> tuple[dict[str, Any], list[str]]:
         f"palette: {'yes' if checkpoint.palette else 'no'}, test size: {checkpoint.image_size or 'not given'}, "
         f"weights: {checkpoint.weights}",
         f"  sha256 {sha256}",
-        *(["  test-time settings:"] if checkpoint.settings.table else []),
-        *[f"    {line}" for line in checkpoint.settings.lines()],
+        *[f"  {line}" for line in settings_table(checkpoint.settings)],
     ]
     return facts, lines

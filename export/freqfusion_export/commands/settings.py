@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import ast
 import re
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,13 +100,13 @@ def overrides_of(args: argparse.Namespace) -> Overrides | None:
     return None if given == Overrides() else given
 
 
-def print_settings(settings: Settings, say: Callable[[str], None]) -> None:
-    """Prints what became of each setting, if there was anything to read."""
-    if not settings.table:
-        return
-    say("test-time settings:")
-    for line in settings.lines():
-        say(f"  {line}")
+def settings_table(settings: Settings) -> list[str]:
+    """Writes what became of each setting, under a headline."""
+    from freqfusion_runtime.model_files.manifest import SettingRecord
+    from freqfusion_runtime.model_files.setting_table import setting_lines
+
+    rows = [SettingRecord(**asdict(setting)) for setting in settings.table]
+    return ["test-time settings:", *(f"  {line}" for line in setting_lines(rows))]
 
 
 def setting_facts(settings: Settings) -> list[dict[str, str]]:

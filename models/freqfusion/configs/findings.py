@@ -10,7 +10,6 @@ from typing import Any, Literal
 from freqfusion.configs.reader import Unread
 
 Origin = Literal["config", "default", "override", "refused", "not understood"]
-ORIGINS: tuple[Origin, ...] = ("config", "default", "override", "refused", "not understood")
 
 
 @dataclass(frozen=True)
@@ -61,19 +60,6 @@ class Settings:
             self.preprocessing[side] for side in ("long_side", "short_side") if side in self.preprocessing
         ]
         return (max(sizes), min(sizes)) if sizes else None
-
-    def lines(self) -> list[str]:
-        """The table as text, one kind of setting after the other."""
-        ordered = sorted(self.table, key=lambda setting: ORIGINS.index(setting.origin))
-        rows = [(s.origin, s.name, s.built, _aside(s)) for s in ordered]
-        widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
-        cells = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) for row in rows]
-        return [f"{line}  {row[3]}".rstrip() for line, row in zip(cells, rows, strict=True)]
-
-
-def _aside(setting: Setting) -> str:
-    found = f"the config says {setting.found}" if setting.found and setting.origin not in ("config", "default") else ""
-    return "; ".join(part for part in (found, setting.remark) if part)
 
 
 class Findings:

@@ -261,6 +261,14 @@ def _are_numbers(value: Any, count: int) -> bool:
     )
 
 
+def arguments_in(section: Section) -> dict[str, Argument]:
+    """Every argument that options of a section, and of those inside it, become; by its name."""
+    found = {argument.name: argument for argument in section.arguments.values()}
+    for inner in section.inside.values():
+        found |= arguments_in(inner)
+    return found
+
+
 class NetworkReader:
     """Holds a config's ``model`` against what is built.
 

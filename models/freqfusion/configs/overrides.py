@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from freqfusion.configs.findings import Setting, Settings, shown
-from freqfusion.configs.settings import settings_from_file
+from freqfusion.configs.network import arguments_in
+from freqfusion.configs.settings import Kind, kind_of, settings_from_file
 from freqfusion.errors import CheckpointError
 
 # What the names in configs, by their last part, are about. An override of the one answers the others.
@@ -51,8 +52,11 @@ class Overrides:
             state_dict: Its weights.
 
         Raises:
-            CheckpointError: If the config file cannot be read, or no setting of a name is refused.
+            CheckpointError: If the config file cannot be read, no setting of a name is refused, or a value is none that
+                the network can have.
         """
+        kind = kind_of(state_dict)
+        self._check(kind)
         if self.config is not None:
             settings = settings_from_file(self.config, state_dict)
         table = list(settings.table)
@@ -70,6 +74,19 @@ class Overrides:
             preprocessing={**plan, **self.preprocessing},
             network={**settings.network, **self.network},
         )
+
+    def _check(self, kind: Kind) -> None:
+        divisor, needed = self.preprocessing.get("size_divisor", 0), kind.official["size_divisor"]
+        if divisor % needed:
+            raise CheckpointError(f"size_divisor must be a multiple of {needed} for this network, got {divisor}")
+        if self.preprocessing.get("size_fit") == "stretch" and kind.official["size_fit"] == "pad":
+            raise CheckpointError("size_fit must be pad for this network, got stretch; its boxes are of a kept ratio")
+        known = arguments_in(kind.section)
+        for name, value in self.network.items():
+            if name not in known:
+                raise CheckpointError(f"this network has no setting {name!r}; it has {', '.join(known)}")
+            if not known[name].accepts(value):
+                raise CheckpointError(f"{name} cannot be {shown(value)} in this network; give another value")
 
     def _named(self) -> dict[str, Any]:
         """The settings under the names of the table."""

@@ -168,17 +168,17 @@ class _Reader:
     def _statement(self, node: ast.stmt) -> None:
         if isinstance(node, ast.Assign):
             value = self.value(node.value)
-            for target in node.targets:
-                self._assign(target, value)
+            for place in node.targets:
+                self._assign(place, value)
         elif isinstance(node, ast.AnnAssign) and node.value is not None:
             self._assign(node.target, self.value(node.value))
         elif isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
-            name = ast.Name(node.target.id, ast.Load())
-            old, value = self.value(name), self.value(ast.BinOp(name, node.op, node.value))
-            if isinstance(old, list) and isinstance(value, list):
-                old[:] = value  # the same list, whoever else has it
+            target = ast.Name(node.target.id, ast.Load())
+            old, new = self.value(target), self.value(ast.BinOp(target, node.op, node.value))
+            if isinstance(old, list) and isinstance(new, list):
+                old[:] = new  # the same list, whoever else has it
             else:
-                self.names[node.target.id] = value
+                self.names[node.target.id] = new
         elif isinstance(node, ast.Expr) and _update_of(node.value) is not None:
             self._update(node.value)
         else:

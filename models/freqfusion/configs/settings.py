@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,21 @@ from freqfusion.configs.reader import Config, Unread, read_config_file
 from freqfusion.errors import CheckpointError
 
 _STAGE3 = re.compile(r"backbone\.layer3\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is known of a kind of network: its official test pipeline, and the options that its configs have."""
+
+    official: Mapping[str, Any]
+    section: network.Section
+
+
+def kind_of(state_dict: Collection[str]) -> Kind:
+    """Tells detectors from segmenters by the names of their weights."""
+    if any(name.startswith("roi_head.") for name in state_dict):
+        return Kind(official.DETECTOR, network.DETECTOR)
+    return Kind(official.SEGMENTER, network.SEGMENTER)
 
 
 def settings_of(
@@ -29,15 +45,13 @@ def settings_of(
         is_strict: Whether what only execution could tell is refused; else it is noted, with what is assumed.
     """
     findings = Findings(is_strict)
-    is_detector = any(name.startswith("roi_head.") for name in state_dict)
     if config.problem:
         findings.wonder("config", f"of {config.source}: {config.problem}", "the official settings")
     for base in config.bases:
         findings.wonder("_base_", Unread(base), "the official settings", "not in the checkpoint")
-    defaults = official.DETECTOR if is_detector else official.SEGMENTER
-    plan = PictureReader(config, findings, defaults, image_size).read()
-    section = network.DETECTOR if is_detector else network.SEGMENTER
-    arguments = network.NetworkReader(config, findings, section, _shown_by(state_dict)).read()
+    kind = kind_of(state_dict)
+    plan = PictureReader(config, findings, kind.official, image_size).read()
+    arguments = network.NetworkReader(config, findings, kind.section, _shown_by(state_dict)).read()
     return Settings(tuple(findings.table), plan, arguments)
 
 

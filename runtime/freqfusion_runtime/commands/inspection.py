@@ -18,6 +18,7 @@ from freqfusion_runtime.files import sha256_of
 from freqfusion_runtime.model_files.manifest import METADATA_KEY, Manifest, TensorSpec, sidecar_path
 from freqfusion_runtime.model_files.onnx_facts import read_onnx_facts
 from freqfusion_runtime.model_files.onnx_nodes import DOMAIN
+from freqfusion_runtime.model_files.setting_table import setting_lines
 
 Report = tuple[dict[str, Any], list[str]]  # facts for JSON, lines for people
 
@@ -67,6 +68,9 @@ def inspect_onnx(path: Path) -> Report:
         lines.append(f"  * {DOMAIN}::{operator}: {count} nodes, {body} function body")
     standard = Counter({op: n for (domain, op), n in operators.items() if domain != DOMAIN})
     lines.append("  " + ", ".join(f"{op} {n}" for op, n in standard.most_common()))
+    if manifest is not None and manifest.settings:
+        lines.append("  test-time settings:")
+        lines += [f"    {line}" for line in setting_lines(manifest.settings)]
     lines.append(f"  precision: {record['casts']} casts, {record['quantizers']} quantizers")
     lines += [f"  TensorRT would misread {node}" for node in facts.misread_nodes()]
     lines += _manifest_lines(manifest)

@@ -299,9 +299,3 @@ def test_a_refused_setting_can_be_given_up_by_name():
     assert any(s.name == "model.test_cfg.mode" and s.origin == "override" for s in found.table)
     with pytest.raises(CheckpointError, match=r"no setting 'model\.x' is refused.*refused are: model\.test_cfg\.mode"):
         Overrides(ignored=("model.x",)).applied(read(SLIDE), SEGMENTER)
-
-
-def test_the_table_is_sorted_by_what_became_of_settings():
-    lines = read(SLIDE + "\nimg_norm_cfg = dict(mean=[0, 0, 0], std=[1, 1, 1])").lines()
-    assert [line.split()[0] for line in lines] == ["config"] * 3 + ["default"] * 2 + ["refused"]
-    assert lines[-1].endswith("the config says slide, crop_size (512, 512), stride (341, 341)")

@@ -4,7 +4,8 @@ import json
 import pytest
 from freqfusion_runtime.errors import ManifestError
 from freqfusion_runtime.files import sha256_of
-from freqfusion_runtime.model_files.manifest import Manifest, Preprocessing, sidecar_path, write_sidecar
+from freqfusion_runtime.model_files.manifest import Manifest, Preprocessing, SettingRecord, sidecar_path, write_sidecar
+from freqfusion_runtime.model_files.setting_table import setting_lines
 from small_models import tensor_manifest
 
 
@@ -57,6 +58,9 @@ def test_names_what_is_wrong(change, message):
     [
         ({"std": [0, 1, 1]}, "std must be positive"),
         ({"size_divisor": 0}, "must be positive"),
+        ({"exact_size": [64, 0]}, r"so must exact_size, got \(64, 0\)"),
+        ({"exact_size": [64]}, r"preprocessing\.exact_size: must be tuple\[int, int\], got \[64\]"),
+        ({"exact_size": "64"}, r"preprocessing\.exact_size: must be tuple\[int, int\] \| None, got '64'"),
         ({"size_fit": "crop"}, r"preprocessing\.size_fit: must be one of stretch, pad, got 'crop'"),
         ({"mean": ["a", 0, 0]}, r"preprocessing\.mean\[0\]: must be float, got 'a'"),
     ],
@@ -79,6 +83,34 @@ def test_a_missing_key_is_an_error_not_a_default():
     del record["preprocessing"]["std"]
     with pytest.raises(ManifestError, match="preprocessing: missing keys: std; unknown keys: none"):
         Manifest.from_json(json.dumps(record))
+
+
+def test_a_record_written_before_a_key_was_added_has_its_default():
+    record = json.loads(tensor_manifest().to_json())
+    del record["preprocessing"]["exact_size"], record["settings"], record["network"]
+    assert Manifest.from_json(json.dumps(record)) == tensor_manifest()
+
+
+def test_settings_and_an_exact_size_come_back_from_json():
+    manifest = tensor_manifest(
+        preprocessing=Preprocessing(exact_size=(64, 160)),
+        settings=(SettingRecord("std", "override", "(1, 1, 1)", "(2, 2, 2)", ""),),
+        network={"nmf_rank": 8, "anchor_scales": [4.0], "style": "caffe"},
+    )
+    assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+def test_the_table_of_settings_is_sorted_by_what_became_of_them():
+    settings = [
+        SettingRecord("mode", "not understood", "slid", "whole", "assumed"),
+        SettingRecord("std", "override", "(1, 1, 1)", "(2, 2, 2)", ""),
+        SettingRecord("mean", "config", "0", "0", "of the pipeline"),
+    ]
+    assert setting_lines(settings) == [
+        "config          mean  0          of the pipeline",
+        "override        std   (2, 2, 2)  the config says (1, 1, 1)",
+        "not understood  mode  whole      the config says slid; assumed",
+    ]
 
 
 def test_file_beside_the_model_carries_its_hash(tmp_path):
