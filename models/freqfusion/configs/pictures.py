@@ -324,7 +324,9 @@ class PictureReader:
             return
         seen = set(self.kinds)
         is_whole = bool(_ENDS_0X & seen) or (bool(_ENDS_1X & seen) and (has_preprocessor or self.config.is_whole))
-        if fits:
+        if fits and self.steps:
+            self.findings.take("size_divisor", self.steps[0][2], "nothing to do at this size")
+        elif fits:
             self.findings.default("size_divisor", needed, "nothing to do at this size")
         elif is_whole or exact is not None:
             self.findings.refuse(
