@@ -12,6 +12,21 @@ from kept_files import kept, remove_unused
 from places import EXAMPLES
 from reference_data import filled_model
 
+pytest_plugins = ["progress"]
+
+
+# What starts servers or other processes and waits for them: two at once on two cores would meet each other's time-outs.
+SERIAL = ("tests/runtime/serving/", "tests/runtime/batch/", "tests/runtime/commands/test_build_command.py")
+NOT_SERIAL = ("tests/runtime/serving/triton/",)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.nodeid.startswith(SERIAL) and not item.nodeid.startswith(NOT_SERIAL):
+            item.add_marker(pytest.mark.serial)
+        if "r101" in item.nodeid:  # twice the size of what ResNet-50 shows
+            item.add_marker(pytest.mark.long)
+
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     remove_unused()

@@ -81,6 +81,7 @@ def test_equals_pytorch_at_sizes_it_was_not_traced_at(detector_files, run, size)
     assert np.array_equal(actual["num"], expected["num"])
 
 
+@pytest.mark.long
 def test_a_file_for_tensorrt_rtx_finds_the_same(run, detector_files):
     path = detector_files.path("mask_rcnn_r50", suppression="unrolled", roi_align="products")
     model = onnx.load(path)
@@ -228,6 +229,7 @@ def test_proposals_count_in_any_order_but_in_their_own_image():
         assert found["proposals"] == pytest.approx(share)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("interface", ["tensor", "image"])
 def test_the_largest_size_is_checked_on_demand(detector_files, interface, monkeypatch):
     network = detector_files.network("faster_rcnn_r50")

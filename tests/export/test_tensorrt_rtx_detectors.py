@@ -29,6 +29,7 @@ class Messages(trt.ILogger):
             self.errors.append(text)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "interface", "precision"),
     [

@@ -202,6 +202,7 @@ def test_every_instruction_set_gives_the_same_bits(level, library, tmp_path):
     run_files(library, tmp_path, CASES, FREQFUSION_ISA=level)
 
 
+@pytest.mark.long
 def test_the_kernel_stays_inside_its_tensors(tmp_path):
     compiler = os.environ.get("CXX") or shutil.which("g++") or "c++"
     runtime = subprocess.run([compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)

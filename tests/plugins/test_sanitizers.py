@@ -84,6 +84,7 @@ def random_shapes(sanitized: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return compile_program("random_shapes.cpp", tmp_path_factory.mktemp("programs"), *ADDRESS, *link)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("level", LEVELS)
 def test_kernels_stay_inside_their_tensors(level, random_shapes):
     cpuinfo = Path("/proc/cpuinfo")
@@ -95,6 +96,7 @@ def test_kernels_stay_inside_their_tensors(level, random_shapes):
     assert int(printed.split()[1]) >= 20
 
 
+@pytest.mark.long
 def test_the_onnxruntime_operator_stays_inside_its_tensors(sanitized, tmp_path):
     compiler = os.environ.get("CXX") or "g++"
     runtime = subprocess.run([compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
@@ -130,6 +132,7 @@ def test_the_onnxruntime_operator_stays_inside_its_tensors(sanitized, tmp_path):
         case.check(result if result.dtype == torch.int32 else result.to(tensors[0].dtype), tensors)
 
 
+@pytest.mark.long
 def test_the_pool_of_the_c_library_has_no_races(tmp_path):
     pool = str(ROOT / "plugins" / "torch" / "sleeping_pool.cpp")
     program = compile_program("concurrent_calls.cpp", tmp_path, "-fsanitize=thread", pool)

@@ -59,6 +59,7 @@ def test_another_label_score_box_mask_or_stuff_is_broken(tmp_path, task, change)
         assert (picture == ONLY_ACTUAL).all(axis=2).any()
 
 
+@pytest.mark.long
 def test_parity_of_an_exported_file_with_its_checkpoint(detector_files, tmp_path, capsys):
     network = detector_files.network("panoptic_fpn_r50")
     torch.save({"meta": {"weights": "random"}, "state_dict": network.state_dict()}, tmp_path / "net.pth")

@@ -112,6 +112,7 @@ def test_a_file_with_nothing_in_half_is_named(tmp_path):
         Retyping(tmp_path / "model.onnx")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("precision", "interface"), [("fp16", "image"), ("bf16", "tensor")])
 def test_a_file_typed_again_is_the_file(typed_file, precision, interface):
     path = typed_file(precision, interface)
@@ -173,6 +174,7 @@ def overflowing(exported, checkpoint):
     return model
 
 
+@pytest.mark.long
 def test_command_finds_the_nodes_that_overflow(overflowing, checkpoint, photo, tmp_path, capsys):
     model = overflowing.clone()
     assign_half(model, "fp16")

@@ -137,6 +137,7 @@ def int8_file(demo, traced_demo, network, tmp_path_factory) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_an_int8_file_runs_in_onnxruntime_and_labels_scenes_as_fp32_does(network, expected, int8_file):
     session = open_session(int8_file)
     assert json.loads(int8_file.with_suffix(".json").read_text())["precision"] == "int8"
