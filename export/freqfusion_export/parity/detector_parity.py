@@ -116,7 +116,7 @@ class DetectorParity(Parity):
             stages = {stage: value for stage, value in stages.items() if not stage.startswith("roi_head")}
         names = [IMAGES, *stages.values()]
         names += [str(value.name) for node in self.probe.operators for value in (*node.inputs, *node.outputs) if value]
-        found = self.probe.run(inputs, names)
+        found = self.probe.read(inputs, names)
         comparisons = [compare("preprocessing", IMAGES, found[IMAGES], images, MAX_ERROR_FP32)]
         comparisons += self._operators(found)
         for stage, value in stages.items():
