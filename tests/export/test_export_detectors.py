@@ -14,8 +14,9 @@ import torch
 from freqfusion import native
 from freqfusion_export import export
 from freqfusion_export.errors import ExportError, VerificationError
-from freqfusion_export.verification import verify_detector as verify_detector_module
-from freqfusion_export.verification.verify_detector import agreement, by_pytorch, verify_detector
+from freqfusion_export.precision.fp32 import Fp32
+from freqfusion_export.verification import detector_file
+from freqfusion_export.verification.detector_file import DetectorFile, agreement, by_pytorch
 from freqfusion_runtime.errors import InputError
 from freqfusion_runtime.model_files.classes import coco
 from freqfusion_runtime.model_files.manifest import METADATA_KEY, Manifest
@@ -209,7 +210,7 @@ def test_a_file_that_finds_something_else_is_refused(detector_files):
         weight.mul_(1.05)
     try:
         with pytest.raises(VerificationError, match=r"agree on .*% of the (detections|proposals) at 1 x 3 x 64 x 128"):
-            verify_detector(path, network, "tensor", plan)
+            Fp32().verify(DetectorFile(path, network, "tensor", plan))
     finally:
         weight.data.copy_(before)
 
@@ -240,8 +241,8 @@ def test_the_largest_size_is_checked_on_demand(detector_files, interface, monkey
         checked.append(images.shape)
         return by_pytorch(network, images, sizes)
 
-    monkeypatch.setattr(verify_detector_module, "by_pytorch", noted)
-    verify_detector(path, network, interface, plan, full_size=True)
+    monkeypatch.setattr(detector_file, "by_pytorch", noted)
+    Fp32().verify(DetectorFile(path, network, interface, plan, full_size=True))
     assert len(checked) == 3
     assert checked[-1] == (1, 3, 128, 192)  # 96 x 160, the limits of these files, padded
 

@@ -80,7 +80,7 @@ def test_takes_cmake_from_a_wheel_where_the_machine_has_none(tmp_path, monkeypat
         program.parent.mkdir(parents=True, exist_ok=True)
         program.write_text("")
 
-    monkeypatch.setattr(build_plugins, "run", run)
+    monkeypatch.setattr(build_plugins, "run_program", run)
     monkeypatch.setattr(build_plugins.shutil, "which", lambda _: None)
     for _ in range(2):
         command = build_plugins.find_cmake(tmp_path / "tools")

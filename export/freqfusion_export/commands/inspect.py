@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json_argument(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def execute(args: argparse.Namespace) -> int:
     """Runs the command."""
     from freqfusion_runtime.agreement.reference_data import SUFFIX
     from freqfusion_runtime.commands.inspection import inspect_onnx, inspect_plan, inspect_reference

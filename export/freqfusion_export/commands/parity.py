@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json_argument(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def execute(args: argparse.Namespace) -> int:
     """Runs the command."""
     from freqfusion import load_model
     from freqfusion_runtime.files import atomic_path, sha256_of

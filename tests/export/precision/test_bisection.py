@@ -121,8 +121,8 @@ def test_a_file_typed_again_is_the_file(typed_file, precision, interface):
     probe = Probe(path)
     is_image = interface == "image"
     feed = {"image": golden("e2e_seed0_75x100")["rgb"][None]} if is_image else {"images": image(64, 96, 0)}
-    expected = probe.run(feed, [LOGITS])
-    found = probe.run_model(retyping.keeping([]), feed, [LOGITS])
+    expected = probe.read(feed, [LOGITS])
+    found = probe.read_variant(retyping.keeping([]), feed, [LOGITS])
     for name in {LOGITS, "labels"} & set(expected):
         np.testing.assert_array_equal(found[name], expected[name])
     assert np.isfinite(found[LOGITS]).all()

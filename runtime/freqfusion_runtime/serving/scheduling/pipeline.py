@@ -71,7 +71,7 @@ async def segment(
 
     Raises:
         BadPictureError, TooLargeError: If the picture cannot be used.
-        ServingError: As :meth:`Scheduler.run`.
+        ServingError: As :meth:`Scheduler.infer`.
     """
     chain = _Chain(model, scheduler, admission, workers, deadline, stages, finish)
     workers.submit(chain.prepare, data, size, holding)
