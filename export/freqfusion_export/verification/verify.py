@@ -101,7 +101,7 @@ def verify_on_pictures(
         session = eight_bit_session(str(path), optimise=precision != "fp8")
     except Exception as e:  # as below
         raise VerificationError(f"{path.name}: the exported graph is malformed: {e}") from e
-    least, worst = 1 - 2 * max_drop, 1.0
+    least, shares = 1 - 2 * max_drop, []
     for picture in map(read_picture, calibration.pictures[:2]):
         images = prepare(picture, preprocessing)
         sizes = (images.shape[2], images.shape[3]), picture.shape[:2]
@@ -110,8 +110,9 @@ def verify_on_pictures(
             labels = session.run(None, {"image": picture[None]})[0][0]
         else:
             labels = labels_from_scores(session.run(None, {"images": images})[0][0], *sizes)
-        worst = min(worst, label_agreement(labels, expected))
-    if worst < least:
+        shares.append(label_agreement(labels, expected))
+    worst = min(shares)
+    if not worst >= least:
         raise VerificationError(
             f"the exported graph labels {1 - worst:.2%} of a calibration picture's pixels unlike the model, more than "
             f"twice the {max_drop:.1%} allowed of all; calibrate with more pictures, lower --max-drop, "
@@ -175,6 +176,11 @@ def _label_agreement(
     pictures = smooth_pictures(generator, n, h, w)
     images = np.concatenate([prepare(picture, preprocessing) for picture in pictures])
     scores = torch.from_numpy(_logits(network, images))
+    if not scores.isfinite().all():  # their labels would be 0 everywhere, in any file
+        raise VerificationError(
+            f"{int((~scores.isfinite()).sum())} of {scores.numel()} class scores of the model itself are infinite or "
+            f"not a number on a {h} x {w} picture, so there is nothing to compare with; look at its weights"
+        )
     spread = float(scores.std())
     steps = [tuple(images.shape[2:]), (h, w)]
     for step in steps:
