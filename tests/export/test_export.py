@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -154,6 +155,17 @@ def onnx_ir_tensor(array, name):
     import onnx_ir
 
     return onnx_ir.Tensor(array, name=name)
+
+
+def test_a_model_whose_own_scores_are_no_numbers_is_nothing_to_compare_with(segnext_t, exported):
+    broken = copy.deepcopy(segnext_t)
+    torch.nn.init.constant_(broken.decode_head.conv_seg.bias, torch.nan)
+    for interface, message in (
+        ("image", "class scores of the model itself are infinite or not a number on a 75 x 100 picture"),
+        ("tensor", "off by nan standard deviations"),
+    ):
+        with pytest.raises(VerificationError, match=message):
+            verify.verify(exported[interface], broken, interface, exporter.Preprocessing())
 
 
 def test_a_malformed_file_is_said_to_be_so(segnext_t, tmp_path):

@@ -215,6 +215,15 @@ def test_a_file_that_finds_something_else_is_refused(detector_files):
         weight.data.copy_(before)
 
 
+def test_detections_whose_scores_are_no_numbers_agree_with_nothing():
+    boxes = np.tile(np.array([0, 0, 9, 9], np.float32), (1, 3, 1))
+    right = {"num": np.array([2]), "scores": np.array([[0.9, 0.8, 0]]), "labels": np.zeros((1, 3), int), "boxes": boxes}
+    assert agreement(right, right)["matched"] == 1
+    broken = {**right, "scores": np.array([[0.9, np.nan, 0]])}
+    for actual, expected in ((broken, broken), (right, broken)):
+        assert agreement(actual, expected)["matched"] <= 0.5
+
+
 def test_proposals_count_in_any_order_but_in_their_own_image():
     generator = np.random.default_rng(0)
     logits = generator.standard_normal((20, 81)).astype(np.float32)  # of two images

@@ -29,6 +29,7 @@ def compare_detectors(
     from freqfusion_runtime.files import atomic_path, sha256_of
 
     from freqfusion_export.commands.parity_reference import run_reference
+    from freqfusion_export.errors import ExportError
     from freqfusion_export.parity.detector_parity import DetectorParity
     from freqfusion_export.parity.object_differences import draw_object_differences
 
@@ -40,9 +41,10 @@ def compare_detectors(
         say(f"{args.model}: {manifest.precision}, computed in fp32 with every rounding that the file asks for")
     else:
         say(f"{args.model}: FreqFusion nodes by kernel: {by_path['kernel']}, by body: {by_path['function body']}")
-    entries = []
+    entries, has_objects = [], False
     for picture in pictures:
         result = parity.objects_on(picture)
+        has_objects |= not result.is_empty
         _print(result, say)
         entries.append(_entry(result))
         if args.output is not None:
@@ -51,6 +53,11 @@ def compare_detectors(
                 draw_object_differences(result.actual, result.expected, result.objects).save(temporary)
             say(f"differences: {name}")
     agrees = all(entry["agrees"] for entry in entries)
+    if agrees and not has_objects:
+        raise ExportError(
+            f"neither {args.model} nor its checkpoint finds an object in any of {len(pictures)} pictures, so no box, "
+            "score or mask was compared. Name pictures with objects that the model knows"
+        )
     say("PARITY HOLDS" if agrees else "PARITY BROKEN")
     facts: dict[str, Any] = {"model": str(args.model), "model_sha256": sha256_of(args.model), "operator_paths": by_path}
     facts |= run_reference(args, network, manifest, pictures, say)

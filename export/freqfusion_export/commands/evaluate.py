@@ -18,7 +18,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from freqfusion_runtime.commands.arguments import not_negative, positive
+from freqfusion_runtime.commands.arguments import not_negative, not_negative_number, positive
 from freqfusion_runtime.commands.json_output import add_json_argument
 
 # Task -> module with add_arguments(parser) for options of its own and evaluate(args) -> exit status. Nothing heavy at
@@ -41,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, metavar="DIR", help="the data set's folder")
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N pictures")
     parser.add_argument("--model", metavar="NAME", help="name of the checkpoints' model, where the keys do not tell")
-    parser.add_argument("--max-drop", type=float, metavar="POINTS", help="fail if a model is so far below the first")
+    parser.add_argument(
+        "--max-drop", type=not_negative_number, metavar="POINTS", help="fail if a model is further below the first"
+    )
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder for pictures of the results")
     parser.add_argument("--provider", choices=("cpu", "cuda"), default="cpu", help="where to run; never another place")
     parser.add_argument("--threads", type=not_negative, default=0, metavar="N", help="cores to use, 0 for all")
@@ -55,6 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Runs the command."""
+    from freqfusion_export.evaluation.drop_gate import check_has_opponent
+
+    check_has_opponent(args)
     return int(_modules()[args.task].evaluate(args))
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import asdict
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +25,6 @@ from freqfusion_export.commands.parity_reference import add_reference_arguments,
 from freqfusion_export.commands.parity_table import HEADER, row
 
 if TYPE_CHECKING:
-    from freqfusion_runtime.agreement.comparison import Comparison
-
     from freqfusion_export.parity.segmenter_parity import PictureParity
 
 
@@ -112,7 +109,7 @@ def execute(args: argparse.Namespace) -> int:
             "agrees": result.agrees,
             "label_agreement": result.label_agreement,
             "miou": result.miou,
-            "comparisons": [{**_numbers(c), "agrees": c.agrees} for c in result.comparisons],
+            "comparisons": [{**asdict(c), "agrees": c.agrees} for c in result.comparisons],
         }
         for result in results
     ]
@@ -132,10 +129,3 @@ def _print(result: PictureParity, say: Callable[[str], None]) -> None:
     say(f"  {'task':<13} label agreement {result.label_agreement:.6f}, mIoU between the label maps {result.miou:.6f}")
     if (first := result.first_mismatch) is not None:
         say(f"  first beyond tolerance: {first.level} {first.name}, {first.max_over_std:.1e} > {first.tolerance:.0e}")
-
-
-def _numbers(c: Comparison) -> dict[str, Any]:
-    """For JSON, which has no infinities: null."""
-    return {
-        key: None if isinstance(value, float) and not isfinite(value) else value for key, value in asdict(c).items()
-    }

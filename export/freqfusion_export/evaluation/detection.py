@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import sys
 from typing import TYPE_CHECKING
 
@@ -29,7 +28,7 @@ def score(args: argparse.Namespace, kinds: tuple[Kind, ...]) -> int:
     """Scores boxes, or boxes and masks."""
     from freqfusion_runtime.evaluation.annotation_file import read_annotation_file
     from freqfusion_runtime.evaluation.coco_ap import average_precision, checked_instances, results_of
-    from freqfusion_runtime.files import atomic_path
+    from freqfusion_runtime.files import atomic_path, json_text
     from freqfusion_runtime.predictors.detector import Detector, InstanceSegmenter
     from tqdm import tqdm
 
@@ -53,6 +52,6 @@ def score(args: argparse.Namespace, kinds: tuple[Kind, ...]) -> int:
         scored.append(Scored(contestant, scores, {f"{each.kind} AP %": each.per_class for each in found}))
         if args.output is not None:
             with atomic_path(args.output / f"{number}-{contestant.path.stem}.results.json") as temporary:
-                temporary.write_text(json.dumps(results) + "\n", encoding="utf-8")
+                temporary.write_text(json_text(results) + "\n", encoding="utf-8")
     facts = {"annotations": str(file), "pictures": len(annotations.images), "objects": len(annotations.annotations)}
     return report(args, scored, [f"{kind} AP" for kind in kinds], facts)

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from freqfusion_runtime.commands.json_output import printer, write_json
+from freqfusion_runtime.evaluation.errors import EvaluationError
 from freqfusion_runtime.evaluation.published import PUBLISHED, Published
 from freqfusion_runtime.files import sha256_of
 
+from freqfusion_export.evaluation.drop_gate import too_low
 from freqfusion_export.evaluation.object_finders import Contestant
 
 
@@ -33,6 +35,9 @@ class Scored:
 def report(args: argparse.Namespace, results: Sequence[Scored], main: Sequence[str], facts: Mapping[str, Any]) -> int:
     """Prints and writes the results.
 
+    Raises:
+        EvaluationError: If a main score of a model is of nothing.
+
     Args:
         args: Of the command.
         results: Of the models, in the order given.
@@ -42,14 +47,17 @@ def report(args: argparse.Namespace, results: Sequence[Scored], main: Sequence[s
     Returns:
         The exit status.
     """
+    if unscored := [name for name in main if any(each.scores[name] is None for each in results)]:
+        raise EvaluationError(
+            f"nothing to score: no object or segment counts towards {' and '.join(unscored)}. Name annotations that "
+            "have some, or take more pictures with --limit."
+        )
     say = printer(args.json)
     say(", ".join(f"{key} {value}" for key, value in facts.items()))
     for line in _table(results):
         say(line)
-    too_low = []
-    if args.max_drop is not None:
-        too_low = [str(each.contestant.path) for each in results if _drop(each, results[0], main) > args.max_drop]
-        say(f"MORE THAN {args.max_drop} BELOW THE FIRST: {', '.join(too_low)}" if too_low else "NONE TOO FAR BELOW")
+    drops = [_drop(each, results[0], main) for each in results]
+    behind = too_low(args.models, drops, args.max_drop, say)
     entries = [
         {
             "model": str(each.contestant.path),
@@ -65,8 +73,8 @@ def report(args: argparse.Namespace, results: Sequence[Scored], main: Sequence[s
         }
         for each in results
     ]
-    write_json(args.json, {"task": args.task, **facts, "too_low": too_low, "models": entries})
-    return 1 if too_low else 0
+    write_json(args.json, {"task": args.task, **facts, "too_low": behind, "models": entries})
+    return 1 if behind else 0
 
 
 def published_for(contestant: Contestant) -> Mapping[str, Published]:
@@ -115,5 +123,5 @@ def _published(number: Published) -> str:
 
 def _drop(each: Scored, first: Scored, main: Sequence[str]) -> float:
     """How many points a model is below the first, in the worst of the main scores."""
-    drops = [((first.scores[name] or 0.0) - (each.scores[name] or 0.0)) * 100 for name in main]
-    return max(drops)
+    pairs = [(first.scores[name], each.scores[name]) for name in main]
+    return max((best - own) * 100 for best, own in pairs if best is not None and own is not None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import heapq
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,6 +39,7 @@ def evaluate(args: argparse.Namespace) -> int:
     from freqfusion_runtime.evaluation.scores import miou_difference
     from freqfusion_runtime.files import sha256_of
 
+    from freqfusion_export.evaluation.drop_gate import too_low
     from freqfusion_export.evaluation.segmenters import open_labeller
 
     say = printer(args.json)
@@ -57,6 +59,11 @@ def evaluate(args: argparse.Namespace) -> int:
     names = class_names(dataset, num_classes)
     pictures = min(len(dataset), args.limit or len(dataset))
     tallies, differing = _tally(dataset, pictures, labellers, num_classes)
+    if not tallies[0].confusion.any():
+        raise EvaluationError(
+            f"nothing to score: every pixel of the {pictures} label maps of {args.dataset} is ignored. "
+            "Look at what values the label files hold, and take more pictures with --limit."
+        )
     results = [tally.scores() for tally in tallies]
     behind = [miou_difference(tally, tallies[0]) for tally in tallies]
 
@@ -68,10 +75,7 @@ def evaluate(args: argparse.Namespace) -> int:
     files = _draw(args, names, labellers, results, differing) if args.output is not None else []
     for file in files:
         say(f"written: {file}")
-    too_low = []
-    if args.max_drop is not None:
-        too_low = [str(p) for p, d in zip(args.models, behind, strict=True) if d.value * 100 < -args.max_drop]
-        say(f"MORE THAN {args.max_drop} BELOW THE FIRST: {', '.join(too_low)}" if too_low else "NONE TOO FAR BELOW")
+    fallen = too_low(args.models, [-difference.value * 100 for difference in behind], args.max_drop, say)
     entries = [
         {
             "model": str(path),
@@ -85,8 +89,8 @@ def evaluate(args: argparse.Namespace) -> int:
         for path, labeller, scores, difference in zip(args.models, labellers, results, behind, strict=True)
     ]
     facts = {"task": "semantic", "dataset": args.dataset, "pictures": pictures, "classes": list(names)}
-    write_json(args.json, {**facts, "too_low": too_low, "models": entries, "files": [str(file) for file in files]})
-    return 1 if too_low else 0
+    write_json(args.json, {**facts, "too_low": fallen, "models": entries, "files": [str(file) for file in files]})
+    return 1 if fallen else 0
 
 
 Differing = list[tuple[float, int, "Sample", "list[NDArray[Any]]"]]
@@ -136,7 +140,7 @@ def _class_table(names: Sequence[str], models: Sequence[Path], results: Sequence
     width = max(map(len, names))
     lines = ["", f"{'IoU % (boundary F %)':<{width}}  " + "  ".join(f"{path.name[-20:]:>20}" for path in models)]
     for index, name in enumerate(names):
-        cells = (f"{s.class_iou[index] * 100:.1f} ({s.class_boundary_f[index] * 100:.1f})" for s in results)
+        cells = (f"{_percent(s.class_iou[index])} ({_percent(s.class_boundary_f[index])})" for s in results)
         lines.append(f"{name:<{width}}  " + "  ".join(f"{cell:>20}" for cell in cells))
     return lines
 
@@ -149,7 +153,13 @@ def _paper_miou(model: str, dataset: str) -> float | None:
 
 
 def _text(score: Interval, sign: str = "") -> str:
+    if math.isnan(score.value):
+        return "-"
     return f"{score.value * 100:{sign}.2f} [{score.low * 100:{sign}.2f}, {score.high * 100:{sign}.2f}]"
+
+
+def _percent(share: float) -> str:
+    return "-" if math.isnan(share) else f"{share * 100:.1f}"
 
 
 def _interval(score: Interval) -> dict[str, float]:
@@ -157,8 +167,8 @@ def _interval(score: Interval) -> dict[str, float]:
 
 
 def _facts(scores: Scores, names: Sequence[str]) -> dict[str, Any]:
-    def by_class(values: Sequence[float]) -> dict[str, float | None]:
-        return {name: None if value != value else value for name, value in zip(names, values, strict=True)}
+    def by_class(values: Sequence[float]) -> dict[str, float]:
+        return dict(zip(names, values, strict=True))
 
     return {
         "miou": _interval(scores.miou),

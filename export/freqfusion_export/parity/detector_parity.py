@@ -63,6 +63,11 @@ class ObjectParity:
         return AnswerAgreement(self.objects, self.panoptic, self.precision)
 
     @property
+    def is_empty(self) -> bool:
+        """Whether neither found an object, so that none was compared."""
+        return self._answers.is_empty
+
+    @property
     def agrees(self) -> bool:
         """Whether everything is within its tolerance."""
         return self._answers.agrees and all(comparison.agrees for comparison in self.comparisons)

@@ -88,7 +88,7 @@ class EightBits(Precision):
         """
         (session,) = open_written(file.path, lambda path: eight_bit_session(str(path), optimise=self.name != "fp8"))
         max_drop = self.options.max_drop
-        least, worst = 1 - 2 * max_drop, 1.0
+        least, shares = 1 - 2 * max_drop, []
         for picture in map(read_picture, self._scales_from().pictures[:2]):
             images = prepare(picture, file.preprocessing)
             sizes = (images.shape[2], images.shape[3]), picture.shape[:2]
@@ -97,8 +97,9 @@ class EightBits(Precision):
                 labels = session.run(None, {"image": picture[None]})[0][0]
             else:
                 labels = labels_from_scores(session.run(None, {"images": images})[0][0], *sizes)
-            worst = min(worst, label_agreement(labels, expected))
-        if worst < least:
+            shares.append(label_agreement(labels, expected))
+        worst = min(shares)
+        if not worst >= least:
             raise VerificationError(
                 f"the exported graph labels {1 - worst:.2%} of a calibration picture's pixels unlike the model, more "
                 f"than twice the {max_drop:.1%} allowed of all; calibrate with more pictures, lower --max-drop, "

@@ -185,7 +185,7 @@ def image_agreement(actual: Arrays, expected: Arrays, image: int) -> float:
     count, found = int(expected["num"][image]), int(actual["num"][image])
     scores = expected["scores"][image, :count]
     limit = scores[-1] + MAX_SCORE_ERROR if count else 0.0
-    required = [i for i in range(count) if scores[i] > limit]
+    required = [i for i in range(count) if not scores[i] <= limit]  # not a number is required, and never there
     free = set(range(found))
     hits = 0
     for i in required:

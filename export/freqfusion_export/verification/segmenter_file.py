@@ -76,6 +76,11 @@ def _label_agreement(
     pictures = smooth_pictures(generator, n, h, w)
     images = np.concatenate([prepare(picture, file.preprocessing) for picture in pictures])
     scores = torch.from_numpy(file.scores(images))
+    if not scores.isfinite().all():  # their labels would be 0 everywhere, in any file
+        raise VerificationError(
+            f"{int((~scores.isfinite()).sum())} of {scores.numel()} class scores of the model itself are infinite or "
+            f"not a number on a {h} x {w} picture, so there is nothing to compare with; look at its weights"
+        )
     spread = float(scores.std())
     steps = [tuple(images.shape[2:]), (h, w)]
     for step in steps:

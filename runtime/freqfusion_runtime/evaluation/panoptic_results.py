@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from freqfusion_runtime.files import atomic_path, make_folder
+from freqfusion_runtime.files import atomic_path, json_text, make_folder
 from freqfusion_runtime.results.detections import PanopticSegmentation
 
 
@@ -55,4 +54,4 @@ class PanopticResultsFolder:
     def finish(self) -> None:
         """Writes the JSON file."""
         with atomic_path(self.json) as temporary:
-            temporary.write_text(json.dumps({"annotations": self._entries}) + "\n", encoding="utf-8")
+            temporary.write_text(json_text({"annotations": self._entries}) + "\n", encoding="utf-8")

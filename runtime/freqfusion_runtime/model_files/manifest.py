@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import typing
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -161,7 +162,9 @@ class Manifest:
                 )
         if any(not 0 <= level <= 255 for color in self.palette for level in color):
             raise ManifestError(f"manifest: palette must hold levels from 0 to 255. {_REEXPORT}")
-        if any(deviation <= 0 for deviation in self.preprocessing.std):
+        if not all(map(math.isfinite, self.preprocessing.mean)):
+            raise ManifestError(f"manifest: mean must be finite, got {self.preprocessing.mean}. {_REEXPORT}")
+        if not all(0 < deviation < math.inf for deviation in self.preprocessing.std):
             raise ManifestError(f"manifest: std must be positive, got {self.preprocessing.std}. {_REEXPORT}")
         sizes = (self.preprocessing.long_side, self.preprocessing.short_side, self.preprocessing.size_divisor)
         if min(sizes) < 1:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from freqfusion_runtime.files import atomic_path, make_folder
+from freqfusion_runtime.files import atomic_path, json_text, make_folder
 from freqfusion_runtime.model_files.classes.class_table import Color
 from freqfusion_runtime.results.coco_format import category_ids, instance_entries, panoptic_entry, panoptic_image
 from freqfusion_runtime.results.panoptic_fusion import Segment
@@ -261,7 +260,7 @@ def _rounded(box: list[float]) -> list[float]:
 
 def _write_json(path: Path, content: Any) -> None:
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(json_text(content) + "\n", encoding="utf-8")
 
 
 def _save_overlay(picture: Image.Image, place: Path, stem: str, overlay_format: str) -> Path:

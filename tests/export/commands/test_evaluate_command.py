@@ -10,6 +10,7 @@ import pytest
 import torch
 from freqfusion_runtime.commands.cli import main
 from PIL import Image
+from small_models import write_image_model
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +88,51 @@ def test_labels_outside_the_classes_are_refused(checkpoint, labelled, tmp_path, 
     Image.fromarray(np.full((64, 64), 200, np.uint8)).save(tmp_path / "annotations" / "a.png")
     assert main(["evaluate", str(checkpoint), "--dataset", "ade20k", "--data", str(tmp_path)]) == 2
     assert "the truth holds labels [199], outside the 150 classes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("gate", [[], ["--max-drop", "0.1"]])
+def test_masks_that_are_all_ignored_are_nothing_to_score(tmp_path, capsys, gate):
+    model = write_image_model(tmp_path / "m.onnx")
+    for folder, picture in (("images", np.full((6, 8, 3), 90, np.uint8)), ("annotations", np.zeros((6, 8), np.uint8))):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(picture).save(tmp_path / folder / "a.png")
+    arguments = [str(model), str(model), "--dataset", "ade20k", "--data", str(tmp_path), *gate]
+    assert main(["evaluate", *arguments, "--json", str(tmp_path / "scores.json")]) == 2
+    printed = capsys.readouterr()
+    assert "nothing to score" in printed.err
+    assert "NONE TOO FAR BELOW" not in printed.out
+    assert not (tmp_path / "scores.json").exists()
+
+
+def test_what_no_picture_has_is_null_and_a_dash(tmp_path, capsys):
+    model = write_image_model(tmp_path / "m.onnx")
+    # All of it is sky for the small model, and is sky: there is no boundary anywhere.
+    for folder, picture in (
+        ("images", np.full((6, 8, 3), (60, 60, 250), np.uint8)),
+        ("annotations", np.ones((6, 8), np.uint8)),
+    ):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(picture).save(tmp_path / folder / "a.png")
+    arguments = ["evaluate", str(model), "--dataset", "ade20k", "--data", str(tmp_path)]
+    assert main([*arguments, "--json", str(tmp_path / "scores.json")]) == 0
+    assert "nan" not in capsys.readouterr().out
+    facts = json.loads((tmp_path / "scores.json").read_text(), parse_constant=pytest.fail)
+    (entry,) = facts["models"]
+    assert entry["miou"]["value"] == entry["pixel_accuracy"]["value"] == 1
+    assert entry["boundary_f"] == {"value": None, "low_95": None, "high_95": None}
+    assert list(entry["class_iou"].values()) == [1, None, None, None]
+
+
+@pytest.mark.parametrize("points", ["nan", "inf", "-1"])
+def test_a_gate_that_cannot_fail_is_refused(points, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["evaluate", "a.onnx", "b.onnx", "--dataset", "ade20k", "--max-drop", points])
+    assert "--max-drop: must be finite and not negative, got" in capsys.readouterr().err
+
+
+def test_a_model_is_not_its_own_opponent(capsys):
+    assert main(["evaluate", "a.onnx", "--dataset", "ade20k", "--max-drop", "0.5"]) == 2
+    assert "--max-drop 0.5 compares models with the first, and only a.onnx is named" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,20 @@ def test_a_model_that_falls_behind_the_first_fails(coco_set, tmp_path, capsys):
     assert "NONE TOO FAR BELOW" in printed.out
 
 
+@pytest.mark.parametrize("gate", [[], ["--max-drop", 0.1]])
+@pytest.mark.parametrize("annotated", ["nothing", "crowds"])
+def test_annotations_without_an_object_are_nothing_to_score(coco_set, tmp_path, capsys, annotated, gate):
+    content = json.loads(coco_set.instances.read_text())
+    content["annotations"] = [{**content["annotations"][0], "iscrowd": 1}] if annotated == "crowds" else []
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    model = write_detector(tmp_path / "net.onnx")
+    data = ["--dataset", "coco", "--pictures", coco_set.pictures, "--annotations", tmp_path / "truth.json"]
+    status, printed = run(capsys, model, model, "--task", "detection", *data, *gate)
+    assert status == 2
+    assert "nothing to score" in printed.err
+    assert "NONE TOO FAR BELOW" not in printed.out
+
+
 def test_what_cannot_be_scored_is_one_line_and_status_2(coco_set, tmp_path, capsys):
     detector = write_detector(tmp_path / "net.onnx")
     semantic = write_tensor_model(tmp_path / "semantic.onnx")
