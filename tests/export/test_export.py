@@ -165,7 +165,7 @@ def test_a_model_whose_own_scores_are_no_numbers_is_nothing_to_compare_with(segn
         ("tensor", "off by nan standard deviations"),
     ):
         with pytest.raises(VerificationError, match=message):
-            verify.verify(exported[interface], broken, interface, exporter.Preprocessing())
+            Fp32().verify(SegmenterFile(exported[interface], broken, interface, Preprocessing()))
 
 
 def test_a_malformed_file_is_said_to_be_so(segnext_t, tmp_path):

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -21,12 +21,17 @@ if TYPE_CHECKING:
 
 
 def compare_detectors(
-    args: argparse.Namespace, manifest: Manifest, pictures: Sequence[Path], paths: Sequence[OperatorPath]
+    args: argparse.Namespace,
+    manifest: Manifest,
+    pictures: Sequence[Path],
+    names: Mapping[Path, str],
+    paths: Sequence[OperatorPath],
 ) -> int:
     """Runs the command on a model that finds objects; returns the exit status."""
     from freqfusion import load_model
     from freqfusion.detection import Detector
-    from freqfusion_runtime.files import atomic_path, sha256_of
+    from freqfusion_runtime.files import atomic_path
+    from freqfusion_runtime.model_files.external_data import model_sha256
 
     from freqfusion_export.commands.parity_reference import run_reference
     from freqfusion_export.errors import ExportError
@@ -48,7 +53,7 @@ def compare_detectors(
         _print(result, say)
         entries.append(_entry(result))
         if args.output is not None:
-            name = args.output / f"{picture.stem}.differences.png"
+            name = args.output / f"{names[picture]}.differences.png"
             with atomic_path(name) as temporary:
                 draw_object_differences(result.actual, result.expected, result.objects).save(temporary)
             say(f"differences: {name}")
@@ -59,7 +64,11 @@ def compare_detectors(
             "score or mask was compared. Name pictures with objects that the model knows"
         )
     say("PARITY HOLDS" if agrees else "PARITY BROKEN")
-    facts: dict[str, Any] = {"model": str(args.model), "model_sha256": sha256_of(args.model), "operator_paths": by_path}
+    facts: dict[str, Any] = {
+        "model": str(args.model),
+        "model_sha256": model_sha256(args.model),
+        "operator_paths": by_path,
+    }
     facts |= run_reference(args, network, manifest, pictures, say)
     write_json(args.json, {**facts, "agrees": agrees, "pictures": entries})
     return 0 if agrees else 1

@@ -50,8 +50,10 @@ def execute(args: argparse.Namespace) -> int:
     """Runs the command."""
     from freqfusion import load_model
     from freqfusion_runtime.files import atomic_path, sha256_of
+    from freqfusion_runtime.model_files.external_data import model_sha256
     from freqfusion_runtime.pictures.reading import find_pictures
     from freqfusion_runtime.predictors.opening import open_session
+    from freqfusion_runtime.results.result_names import check_pictures_stay, result_names
 
     from freqfusion_export.commands.precision_bisection import bisect, conclude, refuse_unless_half
     from freqfusion_export.errors import ExportError
@@ -60,6 +62,9 @@ def execute(args: argparse.Namespace) -> int:
 
     say = printer(args.json)
     pictures = find_pictures(args.pictures)
+    names = {} if args.output is None else result_names(pictures)
+    if args.output is not None:
+        check_pictures_stay(args.pictures, names, args.output)
     manifest = read_manifest(args.model)
     if args.bisect:
         refuse_unless_half(args.model, manifest.precision, manifest.task)
@@ -75,7 +80,7 @@ def execute(args: argparse.Namespace) -> int:
     if manifest.task != "semantic_segmentation":
         from freqfusion_export.commands.detector_parity import compare_detectors
 
-        return compare_detectors(args, manifest, pictures, paths)
+        return compare_detectors(args, manifest, pictures, names, paths)
     network, _, _ = load_model(args.checkpoint, manifest.model, bases_seed=manifest.nmf_bases_seed or 0)
     parity = Parity(args.model, network, args.kernels, args.layers, args.threads)
     by_path = {path: sum(p.path == path for p in paths) for path in ("kernel", "function body")}
@@ -89,7 +94,7 @@ def execute(args: argparse.Namespace) -> int:
         results.append(result)
         _print(result, say)
         if args.output is not None:
-            name = args.output / f"{picture.stem}.differences.png"
+            name = args.output / f"{names[picture]}.differences.png"
             with atomic_path(name) as temporary:
                 draw_differences(result.photo, result.labels, result.expected).save(temporary)
             say(f"differences: {name}")
@@ -102,7 +107,11 @@ def execute(args: argparse.Namespace) -> int:
     if bisection is not None:
         conclude(bisection, say)
     say("PARITY HOLDS" if agrees else "PARITY BROKEN")
-    facts: dict[str, Any] = {"model": str(args.model), "model_sha256": sha256_of(args.model), "operator_paths": by_path}
+    facts: dict[str, Any] = {
+        "model": str(args.model),
+        "model_sha256": model_sha256(args.model),
+        "operator_paths": by_path,
+    }
     entries = [
         {
             "picture": result.name,

@@ -11,7 +11,7 @@ from typing import Any
 from freqfusion_runtime.commands.json_output import printer, write_json
 from freqfusion_runtime.evaluation.errors import EvaluationError
 from freqfusion_runtime.evaluation.published import PUBLISHED, Published
-from freqfusion_runtime.files import sha256_of
+from freqfusion_runtime.model_files.external_data import model_sha256
 
 from freqfusion_export.evaluation.drop_gate import too_low
 from freqfusion_export.evaluation.object_finders import Contestant
@@ -61,7 +61,7 @@ def report(args: argparse.Namespace, results: Sequence[Scored], main: Sequence[s
     entries = [
         {
             "model": str(each.contestant.path),
-            "sha256": sha256_of(each.contestant.path),
+            "sha256": model_sha256(each.contestant.path),
             "name": each.contestant.model,
             "backend": each.contestant.backend,
             "scores": dict(each.scores),

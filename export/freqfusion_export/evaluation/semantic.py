@@ -37,7 +37,7 @@ def evaluate(args: argparse.Namespace) -> int:
     from freqfusion_runtime.evaluation.datasets import class_names, open_dataset
     from freqfusion_runtime.evaluation.errors import EvaluationError
     from freqfusion_runtime.evaluation.scores import miou_difference
-    from freqfusion_runtime.files import sha256_of
+    from freqfusion_runtime.model_files.external_data import model_sha256
 
     from freqfusion_export.evaluation.drop_gate import too_low
     from freqfusion_export.evaluation.segmenters import open_labeller
@@ -79,7 +79,7 @@ def evaluate(args: argparse.Namespace) -> int:
     entries = [
         {
             "model": str(path),
-            "sha256": sha256_of(path),
+            "sha256": model_sha256(path),
             "name": labeller.model,
             "backend": labeller.backend,
             **_facts(scores, names),

@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from freqfusion_runtime.pictures.reading import SUFFIXES
 
 LISTS = (".txt", ".list")
 TABLES = (".parquet", ".pq")
+LABELS_SUFFIX = ".labels.png"
+OVERLAY_SUFFIX = ".overlay.jpg"
 _OUTSIDE = "outside"
 
 
@@ -89,6 +91,29 @@ def find_items(source: Path, column: str | None = None, skip: Path | None = None
                 f"{one.key} and {other.key} would both be written as {one.name}. Run them into different folders."
             )
     return Items(items, len(found) - len(items))
+
+
+def check_items_stay(items: Sequence[Item], source: Path, output: Path) -> None:
+    """Makes sure that no result takes the place of a picture, and that none is taken for a picture the next time.
+
+    Raises:
+        InputError: If ``output`` is ``source``, or a result would have the name of a picture in it.
+    """
+    target = os.path.abspath(output)
+    if os.path.realpath(source) == os.path.realpath(target):
+        raise InputError(
+            f"{output} is the folder of the pictures, too: results would replace pictures of their names, and be taken "
+            "for pictures the next time. Name another folder for the results."
+        )
+    paths = {item.path for item in items if item.row < 0}
+    for item in items:
+        for suffix in (LABELS_SUFFIX, OVERLAY_SUFFIX):
+            result = os.path.join(target, item.name + suffix)
+            if result in paths:
+                raise InputError(
+                    f"{result} is a picture, and the results of {item.key} would replace it. "
+                    "Name another folder for the results."
+                )
 
 
 def content(item: Item) -> bytes:

@@ -71,13 +71,16 @@ def execute(args: argparse.Namespace) -> int:
     """Runs the command."""
     from tqdm import tqdm
 
-    from freqfusion_runtime.files import make_folder, sha256_of
+    from freqfusion_runtime.files import make_folder
+    from freqfusion_runtime.model_files.external_data import model_sha256
     from freqfusion_runtime.pictures.reading import find_pictures
     from freqfusion_runtime.predictors.loading import load
+    from freqfusion_runtime.results.result_names import check_pictures_stay, result_names
 
     say = printer(args.json)
     pictures = find_pictures(args.pictures)
-    stems = _stems(pictures)
+    stems = result_names(pictures)
+    check_pictures_stay(args.pictures, stems, args.output)
     make_folder(args.output)
     with warnings.catch_warnings(record=True) as warned:
         predictor = load(
@@ -112,20 +115,9 @@ def execute(args: argparse.Namespace) -> int:
         print(f"freqfusion run: {failure['error']}", file=sys.stderr)
     if failures:
         print(f"freqfusion run: {len(failures)} of {len(pictures)} pictures could not be done", file=sys.stderr)
-    facts = {"model": str(args.model), "model_sha256": sha256_of(args.model), **_engine(predictor), **options}
+    facts = {"model": str(args.model), "model_sha256": model_sha256(args.model), **_engine(predictor), **options}
     write_json(args.json, {**facts, "pictures": entries, "failures": failures})
     return 1 if failures else 0
-
-
-def _stems(pictures: list[Path]) -> dict[Path, str]:
-    """Names each picture's results: its stem, with the suffix kept where two pictures share a stem."""
-    shared = Counter(picture.stem for picture in pictures)
-    names = {p: p.stem if shared[p.stem] == 1 else p.name.replace(".", "_") for p in pictures}
-    clashes = [name for name, count in Counter(names.values()).items() if count > 1]
-    if clashes:
-        same = ", ".join(str(p) for p in pictures if names[p] == clashes[0])
-        raise InputError(f"{same} would be written under one name, {clashes[0]}. Run them into different folders.")
-    return names
 
 
 def _describe(predictor: Predictor) -> list[str]:

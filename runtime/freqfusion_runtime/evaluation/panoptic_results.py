@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,15 +42,19 @@ class PanopticResultsFolder:
             categories: Their id of each class. Pixels of a class without one become void, as it has no name there.
         """
         found = found.only([label for label, identity in enumerate(categories) if identity is not None])
-        name = Path(picture).with_suffix(".png").name
-        if name in self._names:  # pictures of two folders, or two formats
-            name = f"{Path(picture).stem}.{image_id}.png"
-        self._names.add(name)
+        name = self._free_name(Path(picture).stem, image_id)
         for path, image in ((self.maps / name, found.coco_image()), (self.overlays / name, found.overlay())):
             with atomic_path(path) as temporary:
                 image.save(temporary)
         ids = [-1 if identity is None else identity for identity in categories]
         self._entries.append(found.coco_entry(name, image_id, ids))
+
+    def _free_name(self, stem: str, image_id: int) -> str:
+        numbers = itertools.chain([image_id], (f"{image_id}.{count}" for count in itertools.count(2)))
+        names = itertools.chain([f"{stem}.png"], (f"{stem}.{number}.png" for number in numbers))
+        name = next(name for name in names if name.casefold() not in self._names)
+        self._names.add(name.casefold())
+        return name
 
     def finish(self) -> None:
         """Writes the JSON file."""

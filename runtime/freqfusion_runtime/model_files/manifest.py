@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from freqfusion_runtime.errors import ManifestError
-from freqfusion_runtime.files import atomic_path, sha256_of
+from freqfusion_runtime.files import atomic_path
+from freqfusion_runtime.model_files.external_data import model_sha256
 
 FORMAT_VERSION = 2
 METADATA_KEY = "freqfusion_manifest"  # in the ONNX model's metadata_props
@@ -211,7 +212,7 @@ def sidecar_path(model: str | os.PathLike[str]) -> Path:
 
 def write_sidecar(model: str | os.PathLike[str], manifest: Manifest) -> Path:
     """Writes the manifest beside a finished model file, with the file's own hash under ``sha256``."""
-    record = {**json.loads(manifest.to_json()), "sha256": sha256_of(model)}
+    record = {**json.loads(manifest.to_json()), "sha256": model_sha256(model)}
     path = sidecar_path(model)
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

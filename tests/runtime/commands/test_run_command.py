@@ -107,6 +107,29 @@ def test_two_photos_never_overwrite_each_others_results(tmp_path, model, capsys)
     assert "would be written under one name, a_png." in capsys.readouterr().err
 
 
+def test_results_never_replace_pictures_nor_become_some(tmp_path, model, capsys):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("a.png", "a.labels.png"):
+        Image.new("RGB", (8, 8), "red").save(photos / name)
+    own = (photos / "a.labels.png").read_bytes()
+    assert main(["run", str(model), str(photos), "--output", str(photos / ".." / "photos")]) == 2
+    assert "photos is the folder of the pictures, too: results would replace" in capsys.readouterr().err
+    named = [str(photos / "a.png"), str(photos / "a.labels.png")]
+    assert main(["run", str(model), *named, "--output", str(photos)]) == 2
+    assert "a.labels.png is a picture, and the results of" in capsys.readouterr().err
+    assert (photos / "a.labels.png").read_bytes() == own
+    assert sorted(os.listdir(photos)) == ["a.labels.png", "a.png"]
+    assert main(["run", str(model), named[0], "--output", str(tmp_path / "out")]) == 0
+
+
+def test_names_that_differ_in_case_only_are_one(tmp_path, model, capsys):
+    for name in ("A.png", "a.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    assert main(["run", str(model), str(tmp_path), "--output", str(tmp_path / "out")]) == 2
+    assert "would be written under one name, A_png." in capsys.readouterr().err
+
+
 def test_runs_where_torch_and_onnx_cannot_be_imported(tmp_path, model):
     """The runtime must work on a machine that has neither; here their import is an error."""
     script = """

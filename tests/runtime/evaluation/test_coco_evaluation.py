@@ -138,6 +138,18 @@ def test_maps_of_pictures_with_one_name_are_both_kept(coco_set, tmp_path):
         assert (folder.overlays / entry["file_name"]).is_file()
 
 
+def test_a_picture_called_like_anothers_numbered_map_replaces_nothing(coco_set, tmp_path):
+    annotations = read_panoptic_annotations(coco_set.panoptic, coco_set.pictures)
+    found = panoptic_predictor(coco_set)(annotations.file.images[0].path)
+    folder = PanopticResultsFolder(tmp_path, "m")
+    for number, name in enumerate(("street.4.jpg", "Street.jpg", "street.2.jpg", "street.jpg", "street.4.png"), 1):
+        folder.add(name, found, number, range(5))
+    folder.finish()
+    names = [entry["file_name"] for entry in json.loads(folder.json.read_text())["annotations"]]
+    assert names == ["street.4.png", "Street.png", "street.2.png", "street.4.2.png", "street.4.5.png"]
+    assert len(list(folder.maps.iterdir())) == 5
+
+
 def test_a_perfect_panoptic_answer_scores_one(coco_set):
     annotations = read_panoptic_annotations(coco_set.panoptic, coco_set.pictures)
     result = panoptic_result(panoptic_predictor(coco_set), annotations)
