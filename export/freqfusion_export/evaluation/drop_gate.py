@@ -7,6 +7,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from freqfusion_runtime.evaluation.account import Dropped
 from freqfusion_runtime.evaluation.errors import EvaluationError
 
 
@@ -17,6 +18,20 @@ def check_has_opponent(args: argparse.Namespace) -> None:
             f"--max-drop {args.max_drop:g} compares models with the first, and only {args.models[0]} is named. "
             "Name a second one, or leave the option out."
         )
+
+
+def nothing_to_score(names: Sequence[str], dropped: Sequence[Dropped]) -> EvaluationError:
+    """The error of a data set that has no answer.
+
+    Args:
+        names: Scores that nothing counts towards.
+        dropped: What might have.
+    """
+    why = f" {len(dropped)} were dropped, the first: {dropped[0].name}: {dropped[0].reason}." if dropped else ""
+    return EvaluationError(
+        f"nothing to score: no object or segment counts towards {' and '.join(names)}.{why} Name annotations that have "
+        "some, or take more pictures with --limit."
+    )
 
 
 def too_low(

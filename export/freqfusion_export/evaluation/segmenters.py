@@ -32,6 +32,14 @@ class PictureLabeller(Protocol):
         """How many classes it tells apart."""
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names; empty where the file names none."""
+
+    @property
+    def weights(self) -> str:
+        """``checkpoint`` or ``random``."""
+
+    @property
     def palette(self) -> tuple[tuple[int, int, int], ...]:
         """A colour for each class."""
 
@@ -59,6 +67,8 @@ class TorchLabeller:
         if form.task != "semantic_segmentation":
             raise EvaluationError(f"{path} is made for {form.task}, not for semantic segmentation. Choose its --task.")
         self._preprocessing, self.num_classes, self.palette = form.preprocessing, form.num_classes, form.palette
+        self.classes = form.classes
+        self.weights = "checkpoint" if checkpoint.weights == "trained" else "random"
         self.backend = f"PyTorch {torch.__version__}, {provider}"
         self._device = provider
 
@@ -85,7 +95,7 @@ class RuntimeLabeller:
         session = self._segmenter.session
         manifest = session.manifest
         self.model = manifest.model
-        self.num_classes = manifest.num_classes
+        self.num_classes, self.classes, self.weights = manifest.num_classes, manifest.classes, manifest.weights
         self.palette = self._segmenter.palette
         by_kernel = sum(entry.path == "kernel" for entry in session.operator_paths)
         self.backend = (

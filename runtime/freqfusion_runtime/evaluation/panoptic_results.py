@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from freqfusion_runtime.files import atomic_path, json_text, make_folder
+from freqfusion_runtime.results.coco_format import Identity
 from freqfusion_runtime.results.detections import PanopticSegmentation
 
 
@@ -32,7 +33,9 @@ class PanopticResultsFolder:
         self._entries: list[dict[str, Any]] = []
         self._names: set[str] = set()
 
-    def add(self, picture: str, found: PanopticSegmentation, image_id: int, categories: Sequence[int | None]) -> None:
+    def add(
+        self, picture: str, found: PanopticSegmentation, image_id: Identity, categories: Sequence[Identity | None]
+    ) -> None:
         """Writes the map of a picture.
 
         Args:
