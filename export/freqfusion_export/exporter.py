@@ -250,7 +250,7 @@ def _manifest(
         classes=form.classes,
         palette=form.palette,
         preprocessing=settings,
-        nmf_bases_seed=int(cast(int, bases_seeds[0])) if bases_seeds else None,
+        nmf_bases_seed=cast("int | None", bases_seeds[0]) if bases_seeds else None,
         weights_file=checkpoint_path.name if checkpoint_path else None,
         weights_sha256=sha256_of(checkpoint_path) if checkpoint_path else None,
         operators=dict(sorted(operators.items())),

@@ -10,6 +10,7 @@ from typing import cast
 import onnx_ir as ir
 from freqfusion import Checkpoint
 from freqfusion.detection import Detector
+from freqfusion.ham_head import HamHead
 from freqfusion_runtime.model_files.classes import ade20k, coco
 from freqfusion_runtime.model_files.manifest import Preprocessing, Task
 from torch import nn
@@ -70,8 +71,13 @@ def form_of(model: nn.Module, checkpoint: Checkpoint | None = None) -> Form:
     if checkpoint.classes is not None:
         # The official panoptic list has " truck"; a name of other classes gets no known colours.
         classes = tuple(name.strip() for name in checkpoint.classes)
+        if len(classes) == 1 and form.task == "semantic_segmentation":
+            classes = ("background", *classes)
         form = replace(form, classes=classes, palette=form.palette if classes == form.classes else ())
-    return form if checkpoint.palette is None else replace(form, palette=checkpoint.palette)
+    palette = checkpoint.palette
+    if palette is not None and len(palette) == 1 and form.task == "semantic_segmentation":
+        palette = ((0, 0, 0), *palette)
+    return form if palette is None else replace(form, palette=palette)
 
 
 def name_sizes(graph: ir.Graph) -> None:
@@ -85,10 +91,9 @@ def name_sizes(graph: ir.Graph) -> None:
 
 def _segmenter_form(model: nn.Module) -> Form:
     try:
-        layer = model.get_submodule("decode_head.conv_seg")
+        count = cast(HamHead, model.get_submodule("decode_head")).num_labels
     except AttributeError as e:
         raise ExportError(f"{type(model).__name__} has no decode_head.conv_seg; it is no semantic segmenter") from e
-    count = cast(nn.Conv2d, layer).out_channels
     known = count == len(ade20k.CLASSES)
     return Form(
         "semantic_segmentation",

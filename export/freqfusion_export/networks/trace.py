@@ -8,6 +8,7 @@ import warnings
 
 import onnx_ir as ir
 import torch
+from freqfusion import FreqFusion
 from freqfusion.detection import Detector
 from torch import nn
 
@@ -35,6 +36,9 @@ def trace_network(network: nn.Module, size_divisor: int) -> ir.Model:
     examples = {"images": torch.zeros(2, 3, height, width)}
     shapes = [{0: batch, 2: size_divisor * rows, 3: size_divisor * columns}]
     output_names: tuple[str, ...] = ("logits",)
+    for module in network.modules():
+        if isinstance(module, FreqFusion):
+            module.read_windows()
     if isinstance(network, Detector):
         examples["image_sizes"] = torch.tensor([[height, width]] * 2)
         shapes.append({0: batch})
