@@ -13,9 +13,10 @@ class SegNeXt(nn.Module):
     """Semantic segmentation: normalised images to class scores at an eighth of their size.
 
     Args:
-        num_classes: Classes; 150 for ADE20K.
+        num_classes: Classes; 150 for ADE20K. With one, labels are 0, background, and 1.
         fusion: ``freqfusion``, or ``bilinear`` for the twin without it.
         bases_seed: Seed of the head's factorisation bases.
+        threshold: Of one class: the probability above which a pixel is of it; 0.3 in mmseg unless its config says more.
 
     Source: ``segnext.tiny.freqfusion.512x512.ade.160k.py`` of the official repository.
     """
@@ -23,13 +24,15 @@ class SegNeXt(nn.Module):
     size_divisor = 32
     """Sides must be multiples of this; the official pipeline stretches pictures to such sizes."""
 
-    def __init__(self, num_classes: int = 150, fusion: str = "freqfusion", bases_seed: int = 0) -> None:
+    def __init__(
+        self, num_classes: int = 150, fusion: str = "freqfusion", bases_seed: int = 0, threshold: float = 0.3
+    ) -> None:
         super().__init__()
         self.backbone = MSCAN()
-        self.decode_head = HamHead(num_classes=num_classes, fusion=fusion, bases_seed=bases_seed)
+        self.decode_head = HamHead(num_classes=num_classes, fusion=fusion, bases_seed=bases_seed, threshold=threshold)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Returns logits ``(N, num_classes, H/8, W/8)`` for ``images`` ``(N, 3, H, W)``.
+        """Returns logits ``(N, num_classes, H/8, W/8)`` for ``images`` ``(N, 3, H, W)``; of one class, two channels.
 
         Raises:
             ValueError: If a side is not a multiple of 32.

@@ -29,5 +29,10 @@ def form_of(model: nn.Module, checkpoint: Checkpoint | None = None) -> Form:
     if checkpoint.classes is not None:
         # The official panoptic list has " truck"; a name of other classes gets no known colours.
         classes = tuple(name.strip() for name in checkpoint.classes)
+        if len(classes) == 1 and form.task == "semantic_segmentation":
+            classes = ("background", *classes)
         form = replace(form, classes=classes, palette=form.palette if classes == form.classes else ())
-    return form if checkpoint.palette is None else replace(form, palette=checkpoint.palette)
+    palette = checkpoint.palette
+    if palette is not None and len(palette) == 1 and form.task == "semantic_segmentation":
+        palette = ((0, 0, 0), *palette)
+    return form if palette is None else replace(form, palette=palette)

@@ -72,7 +72,7 @@ def file_manifest(
         opset=graph_model.opset_imports[""],
         inputs=tuple(_spec(value) for value in graph_model.graph.inputs),
         outputs=tuple(_spec(value) for value in graph_model.graph.outputs),
-        nmf_bases_seed=int(cast(int, bases_seeds[0])) if bases_seeds else None,
+        nmf_bases_seed=cast("int | None", bases_seeds[0]) if bases_seeds else None,
         operators=dict(sorted(operators.items())),
         plugin_namespace=PLUGIN_NAMESPACE,
         plugin_version=PLUGIN_VERSION,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import onnx_ir as ir
+from freqfusion.ham_head import HamHead
 from freqfusion_runtime.model_files.classes import ade20k
 from freqfusion_runtime.model_files.manifest import Preprocessing, TensorSpec
 from torch import nn
@@ -32,10 +33,9 @@ class SegmenterForm(Form):
             ExportError: If it has no head to read the number of classes from.
         """
         try:
-            layer = model.get_submodule("decode_head.conv_seg")
+            count = cast(HamHead, model.get_submodule("decode_head")).num_labels
         except AttributeError as e:
             raise ExportError(f"{type(model).__name__} has no decode_head.conv_seg; it is no semantic segmenter") from e
-        count = cast(nn.Conv2d, layer).out_channels
         known = count == len(ade20k.CLASSES)
         return cls(
             "semantic_segmentation",

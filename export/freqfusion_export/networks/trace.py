@@ -8,6 +8,7 @@ import warnings
 
 import onnx_ir as ir
 import torch
+from freqfusion import FreqFusion
 from torch import nn
 
 from freqfusion_export.networks.forms import form_of
@@ -37,6 +38,9 @@ def trace_network(network: nn.Module, size_divisor: int) -> ir.Model:
         "width": size_divisor * columns,
     }
     # Sizes unlike each other and unlike 1, so that no dimension is mistaken for another or taken as fixed.
+    for module in network.modules():
+        if isinstance(module, FreqFusion):
+            module.read_windows()
     examples = form.examples(2, 3 * size_divisor, 4 * size_divisor)
     shapes = tuple(
         {axis: free[size] for axis, size in enumerate(spec.shape) if isinstance(size, str)} for spec in form.inputs
