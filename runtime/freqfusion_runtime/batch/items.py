@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from freqfusion_runtime.errors import FreqFusionError, InputError, NoPicturesError, PictureError
-from freqfusion_runtime.pictures.reading import SUFFIXES
+from freqfusion_runtime.pictures.reading import SUFFIXES, is_picture, warn_of_left_out
 
 LISTS = (".txt", ".list")
 TABLES = (".parquet", ".pq")
@@ -138,12 +138,18 @@ def _in_folder(folder: Path, skip: Path | None) -> Iterator[Item]:
     def on_error(error: OSError) -> None:
         raise PictureError(f"{error.filename} cannot be read: {(error.strerror or '').lower()}. Check its rights.")
 
+    others = list[Path]()
     for place, folders, files in os.walk(top, onerror=on_error):
         folders[:] = sorted(f for f in folders if not f.startswith(".") and os.path.join(place, f) != left_out)
         for file in files:
-            if not file.startswith(".") and file.lower().endswith(SUFFIXES):
-                path = os.path.join(place, file)
+            path = os.path.join(place, file)
+            if file.startswith("."):
+                continue
+            if is_picture(Path(path)):
                 yield _file_item(path, os.path.relpath(path, top))
+            else:
+                others.append(Path(path))
+    warn_of_left_out(Path(top), others)
 
 
 def _in_list(source: Path) -> Iterator[Item]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import warnings
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,17 +83,14 @@ def execute(args: argparse.Namespace) -> int:
     stems, image_ids = result_names(pictures), _image_ids(pictures)
     check_pictures_stay(args.pictures, stems, args.output)
     make_folder(args.output)
-    with warnings.catch_warnings(record=True) as warned:
-        predictor = load(
-            args.model,
-            provider=args.provider,
-            threads=args.threads,
-            kernels=args.kernels,
-            max_pixels=args.max_pixels,
-            trust=args.trust,
-        )
-    for warning in warned:
-        print(f"freqfusion run: {warning.message}", file=sys.stderr)
+    predictor = load(
+        args.model,
+        provider=args.provider,
+        threads=args.threads,
+        kernels=args.kernels,
+        max_pixels=args.max_pixels,
+        trust=args.trust,
+    )
     options = _options(predictor, args)
     for line in _describe(predictor):
         say(line)

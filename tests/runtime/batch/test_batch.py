@@ -313,6 +313,16 @@ def test_keys_tell_rows_apart():
     assert rows[0].key != rows[1].key
 
 
+def test_folders_are_read_as_those_of_run_are(tmp_path):
+    draw(tmp_path / "deep" / "a.pgm", 1)
+    draw(tmp_path / "b.png", 2).rename(tmp_path / "b")
+    (tmp_path / "deep" / "c.heic").touch()
+    (tmp_path / "README").write_text("none")
+    with pytest.warns(UserWarning, match=r"left out for want of a reader: 1 picture, deep/c\.heic\. Convert"):
+        found = find_items(tmp_path)
+    assert [item.name for item in found.items] == ["b", "deep/a.pgm"]
+
+
 def test_an_empty_file_says_so(tmp_path):
     (tmp_path / "a.png").touch()
     item = find_items(tmp_path).items[0]

@@ -153,6 +153,19 @@ def test_results_never_replace_pictures_nor_become_some(tmp_path, model, capsys)
     assert main(["run", str(model), named[0], "--output", str(tmp_path / "out")]) == 0
 
 
+def test_what_is_left_out_and_what_is_black_is_told_on_lines_of_their_own(tmp_path, model, capsys):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.fromarray(np.full((8, 8), 1023, np.uint16)).save(photos / "a.png")
+    (photos / "b.heic").touch()
+    assert main(["run", str(model), str(photos), "--output", str(tmp_path / "out")]) == 0
+    left_out, black = capsys.readouterr().err.splitlines()
+    assert left_out.startswith(f"freqfusion run: {photos}: left out for want of a reader: 1 picture, b.heic. Convert")
+    assert black.startswith(
+        f"freqfusion run: {photos / 'a.png'} has 16-bit values, of which OpenCV takes the highest 8"
+    )
+
+
 def test_names_that_differ_in_case_only_are_one(tmp_path, model, capsys):
     for name in ("A.png", "a.png"):
         Image.new("RGB", (8, 8)).save(tmp_path / name)
