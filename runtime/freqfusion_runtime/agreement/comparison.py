@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from freqfusion_runtime.agreement.tolerances import HIGH_QUANTILE
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -66,6 +68,15 @@ def compare(level: str, name: str, actual: NDArray[Any], expected: NDArray[Any],
         max_over_std=_ratio(float(error.max()), float(e.std())),
         tolerance=tolerance,
     )
+
+
+def error_spread(actual: NDArray[Any], expected: NDArray[Any]) -> tuple[float, float]:
+    """Root mean square of the error and its ``HIGH_QUANTILE``, both over the standard deviation of the reference.
+
+    Unlike the largest error, and unlike labels, these do not hang on how a processor rounds a single number.
+    """
+    error = np.abs(actual.astype(np.float64) - expected) / float(expected.std(dtype=np.float64))
+    return float(np.sqrt(np.mean(error**2))), float(np.quantile(error, HIGH_QUANTILE))
 
 
 def label_agreement(actual: NDArray[Any], expected: NDArray[Any]) -> float:
