@@ -47,10 +47,11 @@ RMS_BOUNDS: Mapping[str, float] = {
     "int8": 0.087,
     "fp8": 0.13,
 }
-# Errors of products are spread as Laplace's distribution (a sum of products of normal numbers is), of which one in a
-# thousand is beyond ln(1000) / sqrt(2) = 4.9 of its rms.
+# A sum of products of normal numbers is spread as Laplace's distribution, one in a thousand beyond ln(1000) / sqrt(2) =
+# 4.9 of its rms. Inside, where gating units multiply two such maps, it is the product of two, with 8.5.
 HIGH_QUANTILE = 0.999
 HIGH_BOUNDS: Mapping[str, float] = {precision: 4.9 * rms for precision, rms in RMS_BOUNDS.items()}
+HIGH_INSIDE_BOUNDS: Mapping[str, float] = {precision: 8.5 * rms for precision, rms in RMS_BOUNDS.items()}
 # Margin between the two best scores, over the logits' deviation, above which a label must be the right one. It flips
 # only if the errors of the two differ by more: sqrt(2) of the rms above, of which five times is one in 3.5 million, and
 # twice the largest error of any logit that was seen.

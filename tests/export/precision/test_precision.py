@@ -25,6 +25,7 @@ from freqfusion_runtime.agreement.comparison import error_spread, mean_iou_of_se
 from freqfusion_runtime.agreement.tolerances import (
     DECIDED_MARGINS,
     HIGH_BOUNDS,
+    HIGH_INSIDE_BOUNDS,
     INSIDE_BOUNDS,
     LOGIT_BOUNDS,
     RMS_BOUNDS,
@@ -55,10 +56,11 @@ UNDECIDED = {"fp16": 0.07, "bf16": 0.45}  # shares of a golden's pixels at most:
 
 def assert_within_bounds(actual, expected, precision, name):
     rms, high = error_spread(actual, expected)
-    assert rms <= RMS_BOUNDS[precision], f"{name}: rms error {rms:.1e}"
-    assert high <= HIGH_BOUNDS[precision], f"{name}: one error of a thousand is beyond {high:.1e}"
     largest = float(np.abs(actual - expected).max() / expected.std())
-    assert largest <= (LOGIT_BOUNDS if name == LOGITS else INSIDE_BOUNDS)[precision], f"{name}: {largest:.1e} at most"
+    inside = name != LOGITS
+    assert rms <= RMS_BOUNDS[precision], name
+    assert high <= (HIGH_INSIDE_BOUNDS if inside else HIGH_BOUNDS)[precision], name
+    assert largest <= (INSIDE_BOUNDS if inside else LOGIT_BOUNDS)[precision], name
 
 
 def assert_labels_within_bounds(labels_of, exported, precision):

@@ -27,8 +27,8 @@ from freqfusion_export.precision.eight_bits import Options
 from freqfusion_export.precision.islands import RANGE
 from freqfusion_export.precision.quantization import plan
 from freqfusion_export.precision.sensitivity import eight_bit_session
-from freqfusion_runtime.agreement.comparison import compare, label_agreement, mean_iou_of_set
-from freqfusion_runtime.agreement.tolerances import LOGIT_BOUNDS, TASK_BOUNDS
+from freqfusion_runtime.agreement.comparison import compare, error_spread, label_agreement, mean_iou_of_set
+from freqfusion_runtime.agreement.tolerances import HIGH_BOUNDS, LOGIT_BOUNDS, RMS_BOUNDS, TASK_BOUNDS
 from freqfusion_runtime.pictures.preparation import prepare
 from freqfusion_runtime.predictors.opening import open_session
 from freqfusion_runtime.results.labels import labels_from_scores
@@ -88,6 +88,9 @@ def check(precision: str, actual: Answers, expected: Answers, least_error: float
         for a, e in zip(actual.logits, expected.logits, strict=True)
     ]
     assert least_error < max(errors) <= LOGIT_BOUNDS[precision]
+    spreads = [error_spread(a, e) for a, e in zip(actual.logits, expected.logits, strict=True)]
+    assert max(rms for rms, _ in spreads) <= RMS_BOUNDS[precision]
+    assert max(high for _, high in spreads) <= HIGH_BOUNDS[precision]
     least_agreement, least_miou = TASK_BOUNDS[precision]
     pairs = list(zip(actual.labels, expected.labels, strict=True))
     assert min(label_agreement(a, e) for a, e in pairs) >= least_agreement
