@@ -52,8 +52,8 @@ class PanopticResultsFolder:
         ids = [-1 if identity is None else identity for identity in categories]
         self._entries.append(found.coco_entry(name, image_id, ids))
 
-    def _free_name(self, stem: str, image_id: int) -> str:
-        numbers = itertools.chain([image_id], (f"{image_id}.{count}" for count in itertools.count(2)))
+    def _free_name(self, stem: str, image_id: Identity) -> str:
+        numbers = itertools.chain([str(image_id)], (f"{image_id}.{count}" for count in itertools.count(2)))
         names = itertools.chain([f"{stem}.png"], (f"{stem}.{number}.png" for number in numbers))
         name = next(name for name in names if name.casefold() not in self._names)
         self._names.add(name.casefold())
