@@ -27,7 +27,8 @@ def nothing_to_score(names: Sequence[str], dropped: Sequence[Dropped]) -> Evalua
         names: Scores that nothing counts towards.
         dropped: What might have.
     """
-    why = f" {len(dropped)} were dropped, the first: {dropped[0].name}: {dropped[0].reason}." if dropped else ""
+    first = f"{dropped[0].name}: {dropped[0].reason.rstrip('.')}" if dropped else ""
+    why = f" {len(dropped)} were dropped, the first: {first}." if dropped else ""
     return EvaluationError(
         f"nothing to score: no object or segment counts towards {' and '.join(names)}.{why} Name annotations that have "
         "some, or take more pictures with --limit."

@@ -12,6 +12,7 @@ import heapq
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,10 +45,8 @@ def add_arguments(parser: argparse._ArgumentGroup) -> None:
 
 def evaluate(args: argparse.Namespace) -> int:
     """Scores ``args.models`` on ``args.dataset``; returns the exit status."""
-    from freqfusion_runtime.evaluation.account import Account, absent_classes
     from freqfusion_runtime.evaluation.datasets import open_dataset
     from freqfusion_runtime.evaluation.errors import EvaluationError
-    from freqfusion_runtime.evaluation.label_values import words
     from freqfusion_runtime.evaluation.scores import miou_difference
     from freqfusion_runtime.model_files.external_data import model_sha256
 
@@ -71,25 +70,8 @@ def evaluate(args: argparse.Namespace) -> int:
     names = _class_names(dataset, labellers, num_classes)
     pictures = min(len(dataset), args.limit or len(dataset))
     tallies, values, dropped, differing = _tally(dataset, pictures, labellers, num_classes)
-    if len(dropped) == pictures:
-        raise EvaluationError(f"nothing to score: none of {pictures} pictures could be; the first: {dropped[0].reason}")
-    true_pixels = tallies[0].confusion.sum(axis=1).tolist()
-    ignored = values.ignored(dataset.reading)
-    if not any(true_pixels):
-        raise EvaluationError(
-            f"nothing to score: every pixel of {pictures - len(dropped)} label maps is ignored, {words(ignored)}. "
-            "Say with --labels what the values mean, or take more pictures with --limit."
-        )
-    account = Account(
-        scored={"pictures": pictures - len(dropped), "pixels": sum(true_pixels)},
-        ignored={"pixels": sum(ignored.values())},
-        dropped=tuple(dropped),
-        warnings=(
-            *values.warnings(dataset.reading, dataset.other_readings),
-            *absent_classes(names, true_pixels, "pixel"),
-            *_name_warnings(args.models, labellers, names),
-        ),
-    )
+    account = _account(dataset, tallies[0], values, dropped, names)
+    account = replace(account, warnings=(*account.warnings, *_name_warnings(args.models, labellers, names)))
     results = [tally.scores() for tally in tallies]
     behind = [miou_difference(tally, tallies[0]) for tally in tallies]
 
@@ -121,7 +103,11 @@ def evaluate(args: argparse.Namespace) -> int:
         )
     ]
     facts = {"task": "semantic", "dataset": args.dataset, "labels": dataset.reading, "classes": list(names)}
-    facts |= {"pictures": account.scored["pictures"], "ignored_values": ignored, **account.facts()}
+    facts |= {
+        "pictures": account.scored["pictures"],
+        "ignored_values": values.ignored(dataset.reading),
+        **account.facts(),
+    }
     write_json(args.json, {**facts, "too_low": fallen, "models": entries, "files": [str(file) for file in files]})
     return 1 if fallen or dropped else 0
 
@@ -163,6 +149,34 @@ def _tally(
             if len(differing) > _DIFFERENT_PICTURES:
                 heapq.heappop(differing)
     return tallies, values, dropped, sorted(differing, reverse=True, key=lambda entry: entry[:2])
+
+
+def _account(
+    dataset: Dataset, tally: Tally, values: LabelValues, dropped: Sequence[Dropped], names: Sequence[str]
+) -> Account:
+    """What was scored, ignored and dropped; raises ``EvaluationError`` if nothing was scored."""
+    from freqfusion_runtime.evaluation.account import Account, absent_classes
+    from freqfusion_runtime.evaluation.errors import EvaluationError
+    from freqfusion_runtime.evaluation.label_values import words
+
+    if not tally.pictures:
+        raise EvaluationError(
+            f"nothing to score: none of {len(dropped)} pictures could be; the first: {dropped[0].reason}"
+        )
+    true_pixels = tally.confusion.sum(axis=1).tolist()
+    ignored = values.ignored(dataset.reading)
+    if not any(true_pixels):
+        raise EvaluationError(
+            f"nothing to score: every pixel of {tally.pictures} label maps is ignored, {words(ignored)}. "
+            "Say with --labels what the values mean, or take more pictures with --limit."
+        )
+    shifted = values.warnings(dataset.reading, dataset.other_readings)
+    return Account(
+        scored={"pictures": tally.pictures, "pixels": sum(true_pixels)},
+        ignored={"pixels": sum(ignored.values())},
+        dropped=tuple(dropped),
+        warnings=(*shifted, *absent_classes(names, true_pixels, "pixel")),
+    )
 
 
 def _table(

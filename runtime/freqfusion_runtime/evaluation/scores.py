@@ -56,6 +56,11 @@ class Tally:
         regions = np.stack([confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)])
         self._pictures.append(np.concatenate([regions, boundary_counts(labels, truth, self.num_classes)]))
 
+    @property
+    def pictures(self) -> int:
+        """How many there are so far."""
+        return len(self._pictures)
+
     def counts(self) -> NDArray[np.int64]:
         """``(pictures, 7, K)``: right, true, found pixels; matched found, found, matched true, true boundary ones."""
         return np.stack(self._pictures)
