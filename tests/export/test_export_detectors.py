@@ -24,7 +24,7 @@ from freqfusion_runtime.pictures.preparation import prepare
 from freqfusion_runtime.pictures.sizes import keep_ratio_size
 from freqfusion_runtime.predictors.opening import open_session
 from freqfusion_runtime.sessions.kernel_library import library_path
-from mmdet_reference import BOX_TOLERANCE, CASES, Golden, assert_detections_match, weights_spec
+from mmdet_reference import CASES, Golden, assert_detections_match, weights_spec
 
 SMALL_CASES = [file for file, name in CASES.items() if "r50" in name and "512x640" not in file]
 # One of the deeper networks, the one whose resampler has other groups: each takes a minute to trace and check.
@@ -83,20 +83,17 @@ def test_equals_pytorch_at_sizes_it_was_not_traced_at(detector_files, run, size)
 
 
 @pytest.mark.long
-def test_a_file_for_tensorrt_rtx_finds_the_same(run, detector_files):
+def test_a_file_for_tensorrt_rtx_finds_the_same(detector_files):
     path = detector_files.path("mask_rcnn_r50", suppression="unrolled", roi_align="products")
     model = onnx.load(path)
     nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
     assert not {"NonMaxSuppression", "RoiAlign"} & {node.op_type for node in nodes}
-    images, sizes = Golden("extra/mask_r50_seed0_128x192_padded_rescale").network_input()
-    expected = run("mask_rcnn_r50", images=images, image_sizes=sizes)
+    g = Golden("extra/mask_r50_seed0_128x192_padded_rescale")
+    images, sizes = g.network_input()
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     results = session.run(None, {"images": images, "image_sizes": sizes})
     actual = dict(zip([output.name for output in session.get_outputs()], results, strict=True))
-    assert expected["num"].tolist() == [100]
-    for name in ("num", "labels"):
-        assert np.array_equal(actual[name], expected[name])
-    np.testing.assert_allclose(actual["boxes"], expected["boxes"], rtol=0, atol=BOX_TOLERANCE)
+    assert_detections_match(actual, g)  # neighbours whose scores fp32 cannot tell apart may change places
 
 
 def test_more_candidates_than_places_leave_the_best(run):
