@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,10 @@ from freqfusion.checkpoint_files.formats import read_content
 from freqfusion.checkpoint_files.placeholders import as_mapping
 from freqfusion.checkpoint_files.plain_data import Array
 from freqfusion.checkpoint_files.weights import Choice, find_weights
+from freqfusion.configs.findings import Settings
+from freqfusion.configs.overrides import Overrides
+from freqfusion.configs.reader import read_config
+from freqfusion.configs.settings import settings_of
 from freqfusion.errors import CheckpointError, UnknownModelError
 from freqfusion.registry import arguments_for, create_model, recognize_model
 
@@ -30,8 +33,7 @@ class Checkpoint:
         state_dict: Weights by name.
         classes: Class names, if given; empty if what is given cannot be read.
         palette: One RGB colour per class, if given.
-        image_size: Scale of the test pipeline (long side, short side), if given: ``image_size`` of the ``meta``, or
-            found in its mm config.
+        settings: What the config in its ``meta`` says about testing, as far as it says.
         weights: ``trained``, or ``random`` for a checkpoint that says its weights are made up.
         model: The model's name, if given: what tells apart models that have equal keys or are not official.
         notes: What was taken, stripped, renamed, left out and not understood on the way, a sentence each.
@@ -40,10 +42,15 @@ class Checkpoint:
     state_dict: Mapping[str, Tensor]
     classes: tuple[str, ...] | None = None
     palette: tuple[tuple[int, int, int], ...] | None = None
-    image_size: tuple[int, int] | None = None
+    settings: Settings = field(default_factory=Settings)
     weights: str = "trained"
     model: str | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Scale of the test pipeline (long side, short side), if given."""
+        return self.settings.image_size
 
 
 def read_checkpoint(path: str | Path, which: Choice | None = None) -> Checkpoint:
@@ -128,16 +135,22 @@ def _plain(tensor: Tensor) -> Tensor:
 
 
 def load_model(
-    path: str | Path, name: str | None = None, *, which: Choice | None = None, **arguments: Any
+    path: str | Path,
+    name: str | None = None,
+    overrides: Overrides | None = None,
+    *,
+    which: Choice | None = None,
+    **arguments: Any,
 ) -> tuple[nn.Module, str, Checkpoint]:
     """Builds the model a checkpoint is of and loads it.
 
     Args:
         path: As ``read_checkpoint`` takes it.
         name: The model; if None, what the checkpoint says it is, else recognised from its keys.
+        overrides: What the user says in place of the checkpoint's config.
         which: As ``read_checkpoint`` takes it.
-        arguments: Passed to ``create_model``; what is not given and can be read from the checkpoint is, such as
-            ``num_classes``.
+        arguments: Passed to ``create_model``; what is not given and can be read from the checkpoint is: ``num_classes``
+            from the weights, options that do not show in them, such as ``nmf_rank``, from its config.
 
     Returns:
         The model in evaluation mode, its name, and what was read.
@@ -147,16 +160,25 @@ def load_model(
         UnknownModelError: If ``name`` is unknown, or None and the keys are those of no model.
     """
     checkpoint = read_checkpoint(path, which)
+    if overrides is not None:
+        checkpoint = replace(checkpoint, settings=overrides.applied(checkpoint.settings, checkpoint.state_dict))
     try:
         model_name = name or checkpoint.model or recognize_model(checkpoint.state_dict)[0]
-        arguments = {**arguments_for(model_name, checkpoint.state_dict), **arguments}
+        arguments = {**arguments_for(model_name, checkpoint.state_dict), **checkpoint.settings.network, **arguments}
     except UnknownModelError as e:
         raise UnknownModelError(f"{path}: {e}") from e
     except CheckpointError as e:
         raise CheckpointError(f"{path}: {e}") from e
-    model = create_model(model_name, **arguments)
+    model = _built(model_name, arguments, path)
     fit(model, checkpoint, path)
     return model, model_name, checkpoint
+
+
+def _built(name: str, arguments: Mapping[str, Any], path: str | Path) -> nn.Module:
+    try:
+        return create_model(name, **arguments)
+    except ValueError as e:  # settings that the model does not take together
+        raise CheckpointError(f"{path}: {e}") from e
 
 
 def _with_meta(state_dict: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Checkpoint:
@@ -167,7 +189,7 @@ def _with_meta(state_dict: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Che
         state_dict,
         classes=classes,
         palette=palette,
-        image_size=_as_size(meta.get("image_size")) or _image_size(meta.get("config", meta.get("cfg"))),
+        settings=settings_of(read_config(meta.get("config", meta.get("cfg"))), state_dict, meta.get("image_size")),
         weights="random" if meta.get("weights") == "random" else "trained",
         model=meta["model"] if isinstance(meta.get("model"), str) else None,
         notes=(*class_notes, *palette_notes),
@@ -208,41 +230,6 @@ def _as_palette(value: Any) -> tuple[tuple[tuple[int, int, int], ...] | None, li
     scale = 255 if is_share else 1
     colors = tuple((round(r * scale), round(g * scale), round(b * scale)) for r, g, b in levels)
     return colors, ["took the palette's levels from 0 to 1 as shares of 255"] if is_share else []
-
-
-def _as_size(value: Any) -> tuple[int, int] | None:
-    """Takes two positive numbers as (long side, short side)."""
-    if isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(n, int) and n > 0 for n in value):
-        return max(value), min(value)
-    return None
-
-
-def _image_size(config: Any) -> tuple[int, int] | None:
-    """Finds the test pipeline's ``img_scale`` in an mm config's text, which is parsed, never executed."""
-    if not isinstance(config, str):
-        return None
-    try:
-        tree = ast.parse(config)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-    found = None
-    for node in ast.walk(tree):
-        if isinstance(node, ast.keyword) and node.arg in ("img_scale", "scale"):
-            value = node.value
-        elif isinstance(node, ast.Dict):
-            pairs = zip(node.keys, node.values, strict=True)
-            values = [v for k, v in pairs if isinstance(k, ast.Constant) and k.value in ("img_scale", "scale")]
-            if not values:
-                continue
-            value = values[0]
-        else:
-            continue
-        try:
-            size = _as_size(ast.literal_eval(value))
-        except (ValueError, TypeError, SyntaxError):
-            continue
-        found = size or found  # the last one: mm configs list the test pipeline after the training one
-    return found
 
 
 def _suggestion(found: Mapping[str, Tensor]) -> str:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -89,10 +89,10 @@ class _ConvModule(nn.Module):
 
 
 class _Hamburger(nn.Module):
-    def __init__(self, channels: int, bases_seed: int) -> None:
+    def __init__(self, channels: int, rank: int, steps: int, bases_seed: int) -> None:
         super().__init__()
         self.ham_in = _ConvModule(channels, channels, norm=False, relu=False)
-        self.ham = NMF2D(channels, bases_seed=bases_seed)
+        self.ham = NMF2D(channels, rank, steps, bases_seed)
         self.ham_out = _ConvModule(channels, channels, relu=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -131,6 +131,9 @@ class HamHead(nn.Module):
         fusion: ``freqfusion``, or ``bilinear`` for the twin that shows FreqFusion's price.
         bases_seed: Seed of the factorisation's bases.
         threshold: Of one class: the probability above which a pixel is of it.
+        nmf_rank: Number of bases; official configurations have ``MD_R`` 16.
+        nmf_steps: Updates of the factorisation.
+        options: Further ones of :class:`FreqFusion` that the weights do not show, such as ``semi_conv``.
 
     Source: ``LightHamHeadFreqAware`` in the official ``ham_head.py`` with the settings of
     ``segnext.tiny.freqfusion.512x512.ade.160k.py``.
@@ -146,6 +149,9 @@ class HamHead(nn.Module):
         fusion: str = "freqfusion",
         bases_seed: int = 0,
         threshold: float = 0.3,
+        nmf_rank: int = 16,
+        nmf_steps: int = 7,
+        **options: Any,
     ) -> None:
         super().__init__()
         if not 0 < threshold < 1:
@@ -153,16 +159,18 @@ class HamHead(nn.Module):
         self.threshold_logit = math.log(threshold / (1 - threshold))
         self.conv_seg = nn.Conv2d(channels, num_classes, 1)
         self.squeeze = _ConvModule(sum(in_channels), channels)
-        self.hamburger = _Hamburger(channels, bases_seed)
+        self.hamburger = _Hamburger(channels, nmf_rank, nmf_steps, bases_seed)
         self.align = _ConvModule(channels, channels)
         self.freqfusions = nn.ModuleList()
         self.interleaved = fusion == "freqfusion"
         coarse = in_channels[-1]
         for fine in reversed(in_channels[:-1]):
-            self.freqfusions.append(self._freqfusion(fine, coarse) if fusion == "freqfusion" else BilinearFusion())
+            self.freqfusions.append(
+                self._freqfusion(fine, coarse, options) if fusion == "freqfusion" else BilinearFusion()
+            )
             coarse += fine
 
-    def _freqfusion(self, fine: int, coarse: int) -> FreqFusion:
+    def _freqfusion(self, fine: int, coarse: int, options: Mapping[str, Any]) -> FreqFusion:
         return FreqFusion(
             fine,
             coarse,
@@ -171,6 +179,7 @@ class HamHead(nn.Module):
             feature_resample_group=self.resample_groups,
             hamming_window=False,
             direction_feat="sim",
+            **options,
         )
 
     @property

@@ -95,9 +95,9 @@ def create_model(name: str, **arguments: Any) -> nn.Module:
 
     Args:
         name: One of ``list_models()``.
-        arguments: ``num_classes``, ``bases_seed``, and of segmenters ``threshold``: as the model's class takes them.
-            Detectors also take ``groups`` and ``norm``, which by default are those of the official configuration of
-            that name.
+        arguments: ``num_classes``, ``bases_seed`` and what weights do not show, such as ``nmf_rank``, ``threshold`` (of
+            a segmenter of one class) or ``score_threshold``: as the model's class takes them. Detectors also take
+            ``groups`` and ``norm``, which by default are those of the official configuration of that name.
 
     Returns:
         A module whose state_dict has exactly the official names and shapes.

@@ -81,7 +81,9 @@ def execute(args: argparse.Namespace) -> int:
         from freqfusion_export.commands.detector_parity import compare_detectors
 
         return compare_detectors(args, manifest, pictures, names, paths)
-    network, _, _ = load_model(args.checkpoint, manifest.model, bases_seed=manifest.nmf_bases_seed or 0)
+    network, _, _ = load_model(
+        args.checkpoint, manifest.model, bases_seed=manifest.nmf_bases_seed or 0, **manifest.network
+    )
     parity = Parity(args.model, network, args.kernels, args.layers, args.threads)
     by_path = {path: sum(p.path == path for p in paths) for path in ("kernel", "function body")}
     if is_half:

@@ -77,13 +77,12 @@ class TorchLabeller:
         import torch
         from freqfusion import native
 
+        from freqfusion_export.networks.label_maps import labels_by_pytorch
+
         images = torch.from_numpy(prepare(picture, self._preprocessing)).to(self._device)
-        height, width = picture.shape[:2]
         with torch.inference_mode(), native.disabled():
-            sizes = [images.shape[2], images.shape[3], height, width]
-            labels: NDArray[Any] = (
-                torch.ops.freqfusion.resize_argmax(self._network(images), sizes, False)[0].cpu().numpy()
-            )
+            logits = self._network(images)
+        labels: NDArray[Any] = labels_by_pytorch(logits, picture.shape[:2], self._preprocessing)[0]
         return labels
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 import torch
+from freqfusion.configs import official
 from freqfusion.detection import Detector
 from freqfusion_runtime.model_files.classes import coco
 from freqfusion_runtime.model_files.manifest import Preprocessing, Task, TensorSpec
@@ -16,7 +17,7 @@ from torch import Tensor
 from freqfusion_export.networks.protocol import IMAGES, Form
 from freqfusion_export.passes.wrap_detector_in_image_interface import WrapDetectorInImageInterfacePass
 
-_PREPROCESSING = Preprocessing(long_side=1333, short_side=800, size_divisor=Detector.size_divisor, size_fit="pad")
+_PREPROCESSING = Preprocessing(**official.DETECTOR)
 _IMAGE_SIZES = TensorSpec("image_sizes", "int64", ("batch", 2))
 _SLOTS = ("batch", 100)
 _OUTPUTS = {

@@ -6,26 +6,27 @@ from __future__ import annotations
 from dataclasses import replace
 
 from freqfusion import Checkpoint
+from freqfusion.configs.findings import Setting
 from freqfusion.detection import Detector
 from torch import nn
 
+from freqfusion_export.errors import ExportError
 from freqfusion_export.networks.detector import DetectorForm
 from freqfusion_export.networks.protocol import Form
 from freqfusion_export.networks.segmenter import SegmenterForm
 
 
 def form_of(model: nn.Module, checkpoint: Checkpoint | None = None) -> Form:
-    """Finds out what kind of network ``model`` is; the checkpoint's class names and image size go before known ones.
+    """Finds out what kind of network ``model`` is; the checkpoint's class names and settings go before known ones.
 
     Raises:
-        ExportError: If it is neither a semantic segmenter nor a detector.
+        ExportError: If it is neither a semantic segmenter nor a detector, or its config asks for what is not built.
     """
     form: Form = DetectorForm.of(model) if isinstance(model, Detector) else SegmenterForm.of(model)
     if checkpoint is None:
         return form
-    if checkpoint.image_size is not None:
-        long_side, short_side = checkpoint.image_size
-        form = replace(form, preprocessing=replace(form.preprocessing, long_side=long_side, short_side=short_side))
+    _refuse(checkpoint)
+    form = replace(form, preprocessing=replace(form.preprocessing, **checkpoint.settings.preprocessing))
     if checkpoint.classes is not None:
         # The official panoptic list has " truck"; a name of other classes gets no known colours.
         classes = tuple(name.strip() for name in checkpoint.classes)
@@ -36,3 +37,18 @@ def form_of(model: nn.Module, checkpoint: Checkpoint | None = None) -> Form:
     if palette is not None and len(palette) == 1 and form.task == "semantic_segmentation":
         palette = ((0, 0, 0), *palette)
     return form if palette is None else replace(form, palette=palette)
+
+
+def _refuse(checkpoint: Checkpoint) -> None:
+    refused = checkpoint.settings.refused
+    if refused:
+        raise ExportError(
+            f"the config asks for what is not built: {'; '.join(map(_wish, refused))}. "
+            "Override the setting (`freqfusion export --help`), or give it up with --ignore-setting "
+            + " --ignore-setting ".join(setting.name for setting in refused)
+        )
+
+
+def _wish(setting: Setting) -> str:
+    remark = f" ({setting.remark})" if setting.remark else ""
+    return f"{setting.name} is {setting.found}, and {setting.built} is built{remark}"

@@ -24,6 +24,7 @@ from freqfusion_export.passes.forbid_misread_operators import ForbidMisreadOpera
 from freqfusion_export.passes.label_stages import LabelStagesPass
 from freqfusion_export.passes.name_tensorrt_plugins import NameTensorRTPluginsPass
 from freqfusion_export.passes.unroll_nms import UnrollNmsPass
+from freqfusion_export.passes.wrap_in_image_interface import prepare_image_body
 
 Suppression = Literal["standard", "unrolled"]
 RoiAlign = Literal["standard", "products"]
@@ -67,7 +68,10 @@ def file_graph(traced: ir.Model, form: Form, layout: Layout) -> ir.Model:
         passes.append(UnrollNmsPass())
     passes += [
         NameTensorRTPluginsPass(),
-        AddFunctionBodiesPass({by_products.name: by_products} if layout.roi_align == "products" else {}),
+        AddFunctionBodiesPass(
+            ({by_products.name: by_products} if layout.roi_align == "products" else {})
+            | prepare_image_body(form.preprocessing)
+        ),
         RemoveUnusedNodesPass(),
         ForbidMisreadOperatorsPass(),
     ]

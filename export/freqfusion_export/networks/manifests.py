@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import cast
@@ -13,8 +13,9 @@ from typing import cast
 import onnx_ir as ir
 import torch
 from freqfusion import Checkpoint
+from freqfusion.configs.findings import Settings
 from freqfusion_runtime.files import sha256_of
-from freqfusion_runtime.model_files.manifest import Interface, Manifest, TensorSpec
+from freqfusion_runtime.model_files.manifest import Interface, Manifest, SettingRecord, TensorSpec
 from torch import nn
 
 from freqfusion_export.networks.protocol import Form
@@ -41,6 +42,7 @@ def network_manifest(form: Form, origin: Origin) -> Manifest:
     """Describes a network in PyTorch as an fp32 file of the tensor interface would."""
     is_trained = origin.checkpoint is not None and origin.checkpoint.weights == "trained"
     path = origin.checkpoint_path
+    settings = Settings() if origin.checkpoint is None else origin.checkpoint.settings
     return Manifest(
         model=origin.name,
         task=form.task,
@@ -55,6 +57,8 @@ def network_manifest(form: Form, origin: Origin) -> Manifest:
         classes=form.classes,
         palette=form.palette,
         preprocessing=form.preprocessing,
+        settings=tuple(SettingRecord(**asdict(setting)) for setting in settings.table),
+        network=dict(settings.network),
         weights_file=path.name if path else None,
         weights_sha256=sha256_of(path) if path else None,
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import onnx_ir as ir
+from freqfusion.configs import official
 from freqfusion.ham_head import HamHead
 from freqfusion_runtime.model_files.classes import ade20k
 from freqfusion_runtime.model_files.manifest import Preprocessing, TensorSpec
@@ -43,7 +44,7 @@ class SegmenterForm(Form):
             None,
             ade20k.CLASSES if known else (),
             ade20k.PALETTE if known else (),
-            Preprocessing(),
+            Preprocessing(**official.SEGMENTER),
             (_LOGITS,),
         )
 

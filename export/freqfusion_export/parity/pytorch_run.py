@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from freqfusion_export.networks.detector import DetectorForm
+from freqfusion_export.networks.label_maps import labels_by_pytorch
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,9 +64,8 @@ def run_pytorch(network: nn.Module, manifest: Manifest, photo: NDArray[np.uint8]
 
 def labels_of(logits: NDArray[np.float32], manifest: Manifest, photo: NDArray[np.uint8]) -> NDArray[Any]:
     """The label map at the picture's size, by PyTorch's definition of both resizes and argmax."""
-    sizes = [*prepare(photo, manifest.preprocessing).shape[2:], *photo.shape[:2]]
-    with torch.inference_mode(), native.disabled():
-        labels: NDArray[Any] = torch.ops.freqfusion.resize_argmax(torch.from_numpy(logits), sizes, False)[0].numpy()
+    size = photo.shape[0], photo.shape[1]
+    labels: NDArray[Any] = labels_by_pytorch(torch.from_numpy(logits), size, manifest.preprocessing)[0]
     return labels
 
 

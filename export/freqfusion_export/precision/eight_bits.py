@@ -14,7 +14,7 @@ from freqfusion_runtime.agreement.comparison import label_agreement
 from freqfusion_runtime.model_files.manifest import KeptInFp32, Preprocessing
 from freqfusion_runtime.pictures.preparation import prepare
 from freqfusion_runtime.pictures.reading import read_picture
-from freqfusion_runtime.results.labels import labels_from_scores
+from freqfusion_runtime.results.labels import labels_of_picture
 
 from freqfusion_export.errors import ExportError, VerificationError
 from freqfusion_export.passes.assign_precision import ISLAND_KEY
@@ -91,12 +91,12 @@ class EightBits(Precision):
         least, shares = 1 - 2 * max_drop, []
         for picture in map(read_picture, self._scales_from().pictures[:2]):
             images = prepare(picture, file.preprocessing)
-            sizes = (images.shape[2], images.shape[3]), picture.shape[:2]
-            expected = labels_from_scores(file.scores(images)[0], *sizes)
+            size = picture.shape[0], picture.shape[1]
+            expected = labels_of_picture(file.scores(images)[0], size, file.preprocessing)
             if file.interface == "image":
                 labels = session.run(None, {"image": picture[None]})[0][0]
             else:
-                labels = labels_from_scores(session.run(None, {"images": images})[0][0], *sizes)
+                labels = labels_of_picture(session.run(None, {"images": images})[0][0], size, file.preprocessing)
             shares.append(label_agreement(labels, expected))
         worst = min(shares)
         if not worst >= least:

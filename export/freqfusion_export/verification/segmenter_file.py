@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from freqfusion_runtime.agreement.tolerances import LOGIT_BOUNDS, TASK_BOUNDS
 from freqfusion_runtime.pictures.preparation import prepare
+from freqfusion_runtime.pictures.sizes import keep_ratio_size
 from torch import nn
 
 from freqfusion_export.errors import VerificationError
@@ -82,9 +83,11 @@ def _label_agreement(
             f"not a number on a {h} x {w} picture, so there is nothing to compare with; look at its weights"
         )
     spread = float(scores.std())
-    steps = [tuple(images.shape[2:]), (h, w)]
-    for step in steps:
-        scores = nn.functional.interpolate(scores, step, mode="bilinear", align_corners=False)
+    scores = nn.functional.interpolate(scores, images.shape[2:], mode="bilinear", align_corners=False)
+    if file.preprocessing.size_fit == "pad":
+        height, width = keep_ratio_size(h, w, file.preprocessing)
+        scores = scores[:, :, :height, :width]
+    scores = nn.functional.interpolate(scores, (h, w), mode="bilinear", align_corners=False)
     best = scores.topk(2, dim=1).values
     undecided = (best[:, 0] - best[:, 1] <= 2 * LOGIT_BOUNDS[precision] * spread).numpy()
     (labels,) = session.run(None, {"image": pictures})
