@@ -14,7 +14,7 @@ from typing import Literal, cast
 import onnx_ir as ir
 import torch
 from freqfusion import Checkpoint
-from freqfusion_runtime.files import atomic_path, make_folder, sha256_of
+from freqfusion_runtime.files import atomic_path, make_folder
 from freqfusion_runtime.model_files.manifest import (
     METADATA_KEY,
     KeptInFp32,
@@ -29,6 +29,7 @@ from onnx_ir.passes.common import (
 )
 from torch import nn
 
+from freqfusion_export.checkpoint_hash import checkpoint_sha256
 from freqfusion_export.errors import ExportError
 from freqfusion_export.networks.forms import Form, form_of, name_sizes
 from freqfusion_export.networks.trace import trace_network
@@ -252,7 +253,7 @@ def _manifest(
         preprocessing=settings,
         nmf_bases_seed=cast("int | None", bases_seeds[0]) if bases_seeds else None,
         weights_file=checkpoint_path.name if checkpoint_path else None,
-        weights_sha256=sha256_of(checkpoint_path) if checkpoint_path else None,
+        weights_sha256=checkpoint_sha256(checkpoint_path) if checkpoint_path else None,
         operators=dict(sorted(operators.items())),
         plugin_namespace=PLUGIN_NAMESPACE,
         plugin_version=PLUGIN_VERSION,

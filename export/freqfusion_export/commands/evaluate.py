@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, metavar="DIR", help="the data set's folder")
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N pictures")
     parser.add_argument("--model", metavar="NAME", help="name of the checkpoints' model, where the keys do not tell")
+    parser.add_argument("--weights", choices=("model", "ema"), help="of checkpoints with both, as for `export`")
     parser.add_argument("--max-drop", type=float, metavar="POINTS", help="fail if a model is so far below the first")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder for pictures of the results")
     parser.add_argument("--provider", choices=("cpu", "cuda"), default="cpu", help="where to run; never another place")
