@@ -164,7 +164,7 @@ def test_one_class_is_a_probability_above_a_threshold(threshold):
 
 
 def test_a_threshold_is_a_probability():
-    with pytest.raises(ValueError, match="threshold must be between 0 and 1, got 1.5"):
+    with pytest.raises(ValueError, match=r"threshold must be between 0 and 1, got 1\.5"):
         create_model("segnext_t", num_classes=1, threshold=1.5)
 
 

@@ -45,6 +45,9 @@ class _Set:
     def kind(self) -> Choice:
         return "ema" if self.is_averaged else "model"
 
+    def is_inside(self, path: tuple[str, ...]) -> bool:
+        return self.path != path and self.path[: len(path)] == path
+
     def __str__(self) -> str:
         return " > ".join(map(repr, self.path)) or "the file itself"
 
@@ -72,7 +75,9 @@ def find_weights(content: Any, choice: Choice | None = None) -> tuple[dict[str, 
         raise CheckpointError(f"it holds no weights; keys found: {sorted(map(str, holder))[:10]}")
     most = max(len(found.entries) for found in sets)
     sets = [found for found in sets if 2 * len(found.entries) >= most]  # less is a counter, or a part of a network
-    sets = [found for found in sets if not any(found.path[: len(s.path)] == s.path != found.path for s in sets)]
+    # A dictionary around a larger one is a wrapper; one inside a larger one belongs to an entry.
+    sets = [s for s in sets if not any(t.is_inside(s.path) and len(t.entries) > len(s.entries) for t in sets)]
+    sets = [s for s in sets if not any(s.is_inside(t.path) for t in sets)]
     notes: list[str] = []
     usual: Choice = "model"
     if _is_swapped(content, sets):
