@@ -66,7 +66,7 @@ def find_weights(content: Any, choice: Choice | None = None) -> tuple[dict[str, 
     Raises:
         CheckpointError: If there are no weights, not those asked for, or several kinds of them.
     """
-    sets = [found for path, entries in _dictionaries(content, ()) for found in _sets_of(path, entries)]
+    sets = [found for path, entries in _dictionaries(content, (), set()) for found in _sets_of(path, entries)]
     if not sets:
         holder = as_mapping(content)
         if holder is None:
@@ -102,15 +102,20 @@ def find_weights(content: Any, choice: Choice | None = None) -> tuple[dict[str, 
 _KINDS: dict[Choice, str] = {"model": "weights as trained (model)", "ema": "averaged weights (ema)"}
 
 
-def _dictionaries(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any]]]:
-    """Finds the dictionaries that hold tensors, and whole modules, and where."""
+def _dictionaries(
+    value: Any, path: tuple[str, ...], seen: set[int]
+) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any]]]:
+    """Finds the dictionaries that hold tensors, and whole modules, and where; each once, however often it is named."""
+    if id(value) in seen:
+        return
+    seen.add(id(value))
     entries = as_mapping(value) or module_entries(value)
     if any(isinstance(entry, Tensor | Array | EmptyTensor) for entry in entries.values()):
         yield path, entries
     if len(path) < _DEEPEST:
         for key, inner in entries.items():
             if isinstance(key, str) and not _BESIDE.search(key):
-                yield from _dictionaries(inner, (*path, key))
+                yield from _dictionaries(inner, (*path, key), seen)
 
 
 def _sets_of(path: tuple[str, ...], entries: Mapping[Any, Any]) -> list[_Set]:

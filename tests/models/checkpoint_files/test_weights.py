@@ -170,3 +170,15 @@ def test_names_of_mmseg_since_0_31_are_renamed(tmp_path):
 
 def test_entries_that_are_no_tensors_are_told(read):
     assert_taken(read({**TRAINED, "x": torch.nn.Linear}), TRAINED, "left out 1 entry (x): no plain tensors")
+
+
+def test_dictionaries_and_modules_that_hold_each_other_over_and_over_end(read):
+    inner = {"state_dict": TRAINED}
+    for _ in range(5):
+        inner = {f"part{i}": inner for i in range(300)}
+    assert_taken(read(inner), TRAINED, "took the entries of 'part0' > 'part0'")
+    module = torch.nn.Linear(2, 2)
+    for _ in range(40):
+        module = torch.nn.Sequential(module, module)
+    with pytest.raises(CheckpointError, match=r"a pickled module of more than 100000 modules; save its state_dict\(\)"):
+        read(module)
