@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import subprocess
 import sys
 
@@ -13,9 +14,10 @@ import onnx
 import onnx.inliner
 import pytest
 import torch
-from freqfusion import create_model, native
+from freqfusion import Checkpoint, create_model, native
 from freqfusion_export import export, exporter
 from freqfusion_export.errors import ExportError, VerificationError
+from freqfusion_export.networks.trace import trace_network
 from freqfusion_export.passes.name_tensorrt_plugins import PLUGIN_NAMESPACE, PLUGIN_VERSION
 from freqfusion_export.precision.fp32 import Fp32
 from freqfusion_export.verification.segmenter_file import SegmenterFile
@@ -23,6 +25,7 @@ from freqfusion_runtime import load
 from freqfusion_runtime.errors import OutputError
 from freqfusion_runtime.files import sha256_of
 from freqfusion_runtime.model_files.manifest import METADATA_KEY, Manifest, Preprocessing
+from freqfusion_runtime.pictures.preparation import prepare
 from freqfusion_runtime.sessions.kernel_library import library_path
 from onnx_sessions import session_of
 from reference_data import GOLDEN_TOLERANCE, assert_decided_labels_match_golden, assert_matches_golden, golden
@@ -193,3 +196,33 @@ def test_a_folder_that_cannot_be_written(segnext_t, tmp_path, monkeypatch):
     monkeypatch.setattr(exporter, "trace_network", lambda *_: pytest.fail("traced before looking at the folder"))
     with pytest.raises(OutputError, match="cannot be written"):
         export(segnext_t, tmp_path / "file" / "model.onnx")
+
+
+def test_one_class_is_labelled_by_its_threshold_in_both_interfaces(tmp_path):
+    torch.manual_seed(0)
+    model = create_model("segnext_t", num_classes=1)
+    with torch.no_grad():
+        model.decode_head.conv_seg.weight *= 20
+        model.decode_head.conv_seg.bias.fill_(math.log(0.3 / 0.7))
+    photo = golden("e2e_seed0_75x100")["rgb"]
+    checkpoint = Checkpoint(model.state_dict(), classes=("crack",), palette=((255, 0, 0),))
+    traced = trace_network(model, 32)
+    scores = {}
+    for interface in ("tensor", "image"):
+        path = tmp_path / f"{interface}.onnx"
+        manifest = export(model, path, interface=interface, checkpoint=checkpoint, traced=traced)
+        assert manifest.num_classes == 2
+        assert manifest.classes == ("background", "crack")
+        assert manifest.palette == ((0, 0, 0), (255, 0, 0))
+        scores[interface] = load(path).predict(photo)
+    prepared = prepare(photo, manifest.preprocessing)
+    with torch.inference_mode():
+        logits = model(torch.from_numpy(prepared))[:, 1:]
+        size = tuple(prepared.shape[2:])
+        for extent in (size, photo.shape[:2]):
+            logits = torch.nn.functional.interpolate(logits, extent, mode="bilinear", align_corners=False)
+        probability = logits.sigmoid()[0, 0].numpy()
+    decided = np.abs(probability - 0.3) > 1e-4
+    assert 0.05 < (probability > 0.3).mean() < 0.95
+    for result in scores.values():
+        assert (result.labels == (probability > 0.3))[decided].all()

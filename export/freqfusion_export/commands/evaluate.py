@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N pictures")
     parser.add_argument("--model", metavar="NAME", help="name of the checkpoints' model, where the keys do not tell")
+    parser.add_argument("--weights", choices=("model", "ema"), help="of checkpoints with both, as for `export`")
     parser.add_argument(
         "--max-drop", type=not_negative_number, metavar="POINTS", help="fail if a model is further below the first"
     )

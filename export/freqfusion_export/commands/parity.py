@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, metavar="MODEL.onnx", help="a file written by `freqfusion export`")
     parser.add_argument("pictures", type=Path, nargs="+", metavar="PHOTO", help="picture files, or folders of them")
     parser.add_argument("--checkpoint", type=Path, required=True, help="what the file was exported from")
+    parser.add_argument("--weights", choices=("model", "ema"), help="as for `export`")
     parser.add_argument("--layers", action="store_true", help="compare every module's result, not only FreqFusion's")
     parser.add_argument(
         "--bisect", action="store_true", help="fp16, bf16: if parity is broken, find the nodes to keep in fp32"
@@ -82,7 +83,11 @@ def execute(args: argparse.Namespace) -> int:
 
         return compare_detectors(args, manifest, pictures, names, paths)
     network, _, _ = load_model(
-        args.checkpoint, manifest.model, bases_seed=manifest.nmf_bases_seed or 0, **manifest.network
+        args.checkpoint,
+        manifest.model,
+        which=args.weights,
+        bases_seed=manifest.nmf_bases_seed or 0,
+        **manifest.network,
     )
     parity = Parity(args.model, network, args.kernels, args.layers, args.threads)
     by_path = {path: sum(p.path == path for p in paths) for path in ("kernel", "function body")}

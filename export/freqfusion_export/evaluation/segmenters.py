@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from freqfusion.checkpoint_files.weights import Choice
 from freqfusion_runtime.evaluation.errors import EvaluationError
 from freqfusion_runtime.pictures.preparation import prepare
 from freqfusion_runtime.predictors.segmenter import load_segmenter
@@ -50,7 +51,9 @@ class PictureLabeller(Protocol):
 class TorchLabeller:
     """A checkpoint on PyTorch's own operators, with the official test pipeline around it."""
 
-    def __init__(self, path: Path, name: str | None, provider: Provider, threads: int) -> None:
+    def __init__(
+        self, path: Path, name: str | None, provider: Provider, threads: int, which: Choice | None = None
+    ) -> None:
         import torch
         from freqfusion import load_model
         from freqfusion_runtime.errors import ProviderError
@@ -61,7 +64,7 @@ class TorchLabeller:
             raise ProviderError(f"{path}: PyTorch finds no CUDA device. Use --provider cpu, or install torch for CUDA.")
         if threads:
             torch.set_num_threads(threads)
-        network, self.model, checkpoint = load_model(path, name)
+        network, self.model, checkpoint = load_model(path, name, which=which)
         self._network = network.to(provider)
         form = form_of(network, checkpoint)
         if form.task != "semantic_segmentation":
@@ -106,7 +109,14 @@ class RuntimeLabeller:
         return self._segmenter.predict(picture).labels
 
 
-def open_labeller(path: Path, name: str | None, provider: Provider, threads: int, kernels: Kernels) -> PictureLabeller:
+def open_labeller(
+    path: Path,
+    name: str | None,
+    provider: Provider,
+    threads: int,
+    kernels: Kernels,
+    which: Choice | None = None,
+) -> PictureLabeller:
     """Opens a model file with what its suffix names.
 
     Raises:
@@ -115,5 +125,5 @@ def open_labeller(path: Path, name: str | None, provider: Provider, threads: int
     if not path.is_file():
         raise EvaluationError(f"{path} does not exist. Name checkpoints, .onnx files or engines.")
     if path.suffix.lower() in CHECKPOINT_SUFFIXES:
-        return TorchLabeller(path, name, provider, threads)
+        return TorchLabeller(path, name, provider, threads, which)
     return RuntimeLabeller(path, provider, threads, kernels)

@@ -59,7 +59,9 @@ def evaluate(args: argparse.Namespace) -> int:
             f"--task semantic knows no data set {args.dataset!r}; choose one of {', '.join(DATASETS)}."
         )
     dataset = open_dataset(args.dataset, args.data, args.split, args.labels)
-    labellers = [open_labeller(path, args.model, args.provider, args.threads, args.kernels) for path in args.models]
+    labellers = [
+        open_labeller(path, args.model, args.provider, args.threads, args.kernels, args.weights) for path in args.models
+    ]
     num_classes = len(dataset.classes) if dataset.classes is not None else labellers[0].num_classes
     for path, labeller in zip(args.models, labellers, strict=True):
         if labeller.num_classes != num_classes:

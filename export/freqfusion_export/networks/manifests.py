@@ -14,10 +14,10 @@ import onnx_ir as ir
 import torch
 from freqfusion import Checkpoint
 from freqfusion.configs.findings import Settings
-from freqfusion_runtime.files import sha256_of
 from freqfusion_runtime.model_files.manifest import Interface, Manifest, SettingRecord, TensorSpec
 from torch import nn
 
+from freqfusion_export.networks.checkpoint_hash import checkpoint_sha256
 from freqfusion_export.networks.protocol import Form
 from freqfusion_export.networks.trace import OPSET
 from freqfusion_export.passes.name_tensorrt_plugins import DOMAIN, PLUGIN_NAMESPACE, PLUGIN_VERSION
@@ -60,7 +60,7 @@ def network_manifest(form: Form, origin: Origin) -> Manifest:
         settings=tuple(SettingRecord(**asdict(setting)) for setting in settings.table),
         network=dict(settings.network),
         weights_file=path.name if path else None,
-        weights_sha256=sha256_of(path) if path else None,
+        weights_sha256=checkpoint_sha256(path) if path else None,
     )
 
 

@@ -22,6 +22,8 @@ from freqfusion.errors import CheckpointError
 # Functions that run commands: no file of weights has a use for one, so it is refused, not only left alone.
 _COMMANDS = {
     "builtins": r"eval|exec|compile|open|input|breakpoint|__import__",
+    "_io": r"open\w*",
+    "io": r"open\w*",
     "os": r"system|popen|startfile|exec\w+|spawn\w+|posix_spawnp?|fork\w*",
     "posix": r"system|exec\w+|posix_spawnp?|fork\w*",
     "nt": r"system|startfile|exec\w+|spawn\w+",

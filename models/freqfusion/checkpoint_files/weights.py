@@ -45,6 +45,9 @@ class _Set:
     def kind(self) -> Choice:
         return "ema" if self.is_averaged else "model"
 
+    def is_inside(self, path: tuple[str, ...]) -> bool:
+        return self.path != path and self.path[: len(path)] == path
+
     def __str__(self) -> str:
         return " > ".join(map(repr, self.path)) or "the file itself"
 
@@ -63,7 +66,7 @@ def find_weights(content: Any, choice: Choice | None = None) -> tuple[dict[str, 
     Raises:
         CheckpointError: If there are no weights, not those asked for, or several kinds of them.
     """
-    sets = [found for path, entries in _dictionaries(content, ()) for found in _sets_of(path, entries)]
+    sets = [found for path, entries in _dictionaries(content, (), set()) for found in _sets_of(path, entries)]
     if not sets:
         holder = as_mapping(content)
         if holder is None:
@@ -72,7 +75,9 @@ def find_weights(content: Any, choice: Choice | None = None) -> tuple[dict[str, 
         raise CheckpointError(f"it holds no weights; keys found: {sorted(map(str, holder))[:10]}")
     most = max(len(found.entries) for found in sets)
     sets = [found for found in sets if 2 * len(found.entries) >= most]  # less is a counter, or a part of a network
-    sets = [found for found in sets if not any(found.path[: len(s.path)] == s.path != found.path for s in sets)]
+    # A dictionary around a larger one is a wrapper; one inside a larger one belongs to an entry.
+    sets = [s for s in sets if not any(t.is_inside(s.path) and len(t.entries) > len(s.entries) for t in sets)]
+    sets = [s for s in sets if not any(s.is_inside(t.path) for t in sets)]
     notes: list[str] = []
     usual: Choice = "model"
     if _is_swapped(content, sets):
@@ -97,15 +102,20 @@ def find_weights(content: Any, choice: Choice | None = None) -> tuple[dict[str, 
 _KINDS: dict[Choice, str] = {"model": "weights as trained (model)", "ema": "averaged weights (ema)"}
 
 
-def _dictionaries(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any]]]:
-    """Finds the dictionaries that hold tensors, and whole modules, and where."""
+def _dictionaries(
+    value: Any, path: tuple[str, ...], seen: set[int]
+) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any]]]:
+    """Finds the dictionaries that hold tensors, and whole modules, and where; each once, however often it is named."""
+    if id(value) in seen:
+        return
+    seen.add(id(value))
     entries = as_mapping(value) or module_entries(value)
     if any(isinstance(entry, Tensor | Array | EmptyTensor) for entry in entries.values()):
         yield path, entries
     if len(path) < _DEEPEST:
         for key, inner in entries.items():
             if isinstance(key, str) and not _BESIDE.search(key):
-                yield from _dictionaries(inner, (*path, key))
+                yield from _dictionaries(inner, (*path, key), seen)
 
 
 def _sets_of(path: tuple[str, ...], entries: Mapping[Any, Any]) -> list[_Set]:
