@@ -235,9 +235,7 @@ def test_other_limits_name_their_option_too(server):
     ):
         assert status == 413
         assert message.endswith("or start the server with a larger --max-image-pixels.")
-    with pytest.raises(
-        TooLargeError, match=r"has 20 bytes of JSON, the limit is 10\. .* with a larger --max-json-mb\."
-    ):
+    with pytest.raises(TooLargeError, match=r"20 bytes of JSON, the limit is 10\. .* with a larger --max-json-mb\."):
         parse(b" " * 20, None, 10, None)
 
 
