@@ -11,8 +11,8 @@ import onnxruntime
 import pytest
 from compiled_libraries import cpu_libraries
 from freqfusion_runtime.sessions.fast_convolutions import MIN_CHANNELS, OPERATOR, with_fast_convolutions
+from one_node_models import kernel_counts
 from onnx import TensorProto, helper, numpy_helper
-from test_onnxruntime_op import kernel_counts
 
 C = MIN_CHANNELS
 PLAIN = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [1, 1], "dilations": [1, 1], "group": 1}

@@ -180,7 +180,7 @@ def _eager(entry: Entry, example: NDArray[Any], threads: int) -> Run:
     if entry.kind == "eager-mmcv":
         network, inputs = network.cuda(), [tensor.cuda() for tensor in inputs]
 
-    def run() -> Any:
+    def infer() -> Any:
         with torch.inference_mode():
             if entry.kind == "eager-kernels":
                 return network(*inputs)
@@ -190,7 +190,7 @@ def _eager(entry: Entry, example: NDArray[Any], threads: int) -> Run:
             with naive_operators():
                 return network(*inputs)
 
-    return run
+    return infer
 
 
 def _openvino(entry: Entry, example: NDArray[Any], threads: int) -> Run:

@@ -34,20 +34,22 @@ def compare_detectors(
     from freqfusion_runtime.model_files.external_data import model_sha256
 
     from freqfusion_export.commands.parity_reference import run_reference
+    from freqfusion_export.errors import ExportError
     from freqfusion_export.parity.detector_parity import DetectorParity
     from freqfusion_export.parity.object_differences import draw_object_differences
 
     say = printer(args.json)
-    network, _, _ = load_model(args.checkpoint, manifest.model)
+    network, _, _ = load_model(args.checkpoint, manifest.model, **manifest.network)
     parity = DetectorParity(args.model, cast(Detector, network), args.kernels, args.layers, args.threads)
     by_path = {path: sum(p.path == path for p in paths) for path in ("kernel", "function body")}
     if manifest.precision in ("fp16", "bf16"):
         say(f"{args.model}: {manifest.precision}, computed in fp32 with every rounding that the file asks for")
     else:
         say(f"{args.model}: FreqFusion nodes by kernel: {by_path['kernel']}, by body: {by_path['function body']}")
-    entries = []
+    entries, has_objects = [], False
     for picture in pictures:
         result = parity.objects_on(picture)
+        has_objects |= not result.is_empty
         _print(result, say)
         entries.append(_entry(result))
         if args.output is not None:
@@ -56,6 +58,11 @@ def compare_detectors(
                 draw_object_differences(result.actual, result.expected, result.objects).save(temporary)
             say(f"differences: {name}")
     agrees = all(entry["agrees"] for entry in entries)
+    if agrees and not has_objects:
+        raise ExportError(
+            f"neither {args.model} nor its checkpoint finds an object in any of {len(pictures)} pictures, so no box, "
+            "score or mask was compared. Name pictures with objects that the model knows"
+        )
     say("PARITY HOLDS" if agrees else "PARITY BROKEN")
     facts: dict[str, Any] = {
         "model": str(args.model),

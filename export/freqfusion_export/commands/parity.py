@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import asdict
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +25,6 @@ from freqfusion_export.commands.parity_reference import add_reference_arguments,
 from freqfusion_export.commands.parity_table import HEADER, row
 
 if TYPE_CHECKING:
-    from freqfusion_runtime.agreement.comparison import Comparison
-
     from freqfusion_export.parity.segmenter_parity import PictureParity
 
 
@@ -49,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json_argument(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def execute(args: argparse.Namespace) -> int:
     """Runs the command."""
     from freqfusion import load_model
     from freqfusion_runtime.files import atomic_path, sha256_of
@@ -84,7 +81,9 @@ def run(args: argparse.Namespace) -> int:
         from freqfusion_export.commands.detector_parity import compare_detectors
 
         return compare_detectors(args, manifest, pictures, names, paths)
-    network, _, _ = load_model(args.checkpoint, manifest.model, bases_seed=manifest.nmf_bases_seed or 0)
+    network, _, _ = load_model(
+        args.checkpoint, manifest.model, bases_seed=manifest.nmf_bases_seed or 0, **manifest.network
+    )
     parity = Parity(args.model, network, args.kernels, args.layers, args.threads)
     by_path = {path: sum(p.path == path for p in paths) for path in ("kernel", "function body")}
     if is_half:
@@ -121,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
             "agrees": result.agrees,
             "label_agreement": result.label_agreement,
             "miou": result.miou,
-            "comparisons": [{**_numbers(c), "agrees": c.agrees} for c in result.comparisons],
+            "comparisons": [{**asdict(c), "agrees": c.agrees} for c in result.comparisons],
         }
         for result in results
     ]
@@ -141,10 +140,3 @@ def _print(result: PictureParity, say: Callable[[str], None]) -> None:
     say(f"  {'task':<13} label agreement {result.label_agreement:.6f}, mIoU between the label maps {result.miou:.6f}")
     if (first := result.first_mismatch) is not None:
         say(f"  first beyond tolerance: {first.level} {first.name}, {first.max_over_std:.1e} > {first.tolerance:.0e}")
-
-
-def _numbers(c: Comparison) -> dict[str, Any]:
-    """For JSON, which has no infinities: null."""
-    return {
-        key: None if isinstance(value, float) and not isfinite(value) else value for key, value in asdict(c).items()
-    }

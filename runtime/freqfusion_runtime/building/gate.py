@@ -108,17 +108,20 @@ class Gate:
             )
         self._onnx = None if against is None else open_session(against)
         self._maps: dict[str, list[tuple[NDArray[Any], NDArray[Any]]]] = {}  # by reference: labels, and the right ones
+        self._has_objects: dict[str, bool] = {}  # by reference: whether an object was compared in any picture
 
     @property
     def results(self) -> list[PictureGate]:
-        """What was found so far, each picture's from operators to the task; mIoU is that of all pictures together."""
+        """What was found so far, each picture's from operators to the task; mIoU is that of all pictures together.
+
+        Where neither side finds an object in any of them, that is a comparison that fails.
+        """
         found = [
             PictureGate(s.name, tuple(sorted(s.rungs, key=lambda rung: (rung.reference, LEVELS.index(rung.level)))))
             for s in self._subjects
         ]
-        if self._maps:
-            found.append(PictureGate(ALL_PICTURES, tuple(map(self._set_rung, self._maps))))
-        return found
+        of_set = [*map(self._set_rung, self._maps), *map(self._empty_rung, self._without_objects)]
+        return [*found, PictureGate(ALL_PICTURES, tuple(of_set))] if of_set else found
 
     @property
     def verification(self) -> Verification:
@@ -134,6 +137,15 @@ class Gate:
         actual, expected = zip(*self._maps[reference], strict=True)
         miou, least = mean_iou_of_set(actual, expected), TASK_BOUNDS[self.precision][1]
         return Rung(reference, "task", "label maps", {"miou": miou}, {"miou": least}, miou >= least)
+
+    @property
+    def _without_objects(self) -> list[str]:
+        return [reference for reference, has_objects in self._has_objects.items() if not has_objects]
+
+    def _empty_rung(self, reference: str) -> Rung:
+        """That neither answer has an object in any picture is no agreement: boxes and scores were never compared."""
+        note = "neither finds an object in any picture, so none was compared; name pictures with objects"
+        return Rung(reference, "task", "objects", {}, {"objects": 1}, False, note)
 
     def check_sizes(self, path: Path, profiles: Sequence[Profile]) -> None:
         """Makes sure that an engine of these profiles takes every picture, before it is built.
@@ -260,6 +272,7 @@ class Gate:
             return Rung(reference, "task", task, measures, {"label_agreement": least}, share >= least)
         assert isinstance(expected, Detections | PanopticSegmentation)
         found = compare_answers(actual, expected, self.precision)
+        self._has_objects[reference] = self._has_objects.get(reference, False) or not found.is_empty
         return Rung(reference, "task", task, found.measures, found.bounds, found.agrees)
 
 

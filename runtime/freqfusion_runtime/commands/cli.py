@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ``freqfusion`` command: a table of subcommands, each imported only when it is asked for.
 
-A command is a module with ``add_arguments(parser)`` and ``run(args) -> int``; its docstring is its help. It imports
+A command is a module with ``add_arguments(parser)`` and ``execute(args) -> int``; its docstring is its help. It imports
 nothing heavy at its top, so that help is instant and a machine without torch can run what needs none.
 Exit status: 0 done and right, 1 done and wrong, 2 cannot be done.
 """
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         module = importlib.import_module(COMMANDS[name])
         args = _parser(name, module).parse_args(arguments[1:])
         with _warnings_on_one_line(name):
-            return int(module.run(args))
+            return int(module.execute(args))
     except ModuleNotFoundError as e:
         package = (e.name or "").partition(".")[0]
         if package not in EXTRAS:

@@ -3,9 +3,10 @@
 
 Writes NAME.overlay.png for each picture and, by the kind of model, NAME.labels.png (pixel value = class number, in the
 classes' colours), NAME.detections.json (COCO results, masks as run-length codes) or NAME.panoptic.png and
-NAME.panoptic.json (COCO's panoptic format). Says which FreqFusion operators ran as native kernels and which as function
-bodies, and how long each stage took. A picture that cannot be read does not stop the others; it is named at the end,
-and the exit status is 1.
+NAME.panoptic.json (COCO's panoptic format). Their image_id is the number that is the picture's name where all names
+are numbers, as COCO's are, else the picture's place on the command line. Says which FreqFusion operators ran as native
+kernels and which as function bodies, and how long each stage took. A picture that cannot be read does not stop the
+others; it is named at the end, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json_argument(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def execute(args: argparse.Namespace) -> int:
     """Runs the command."""
     from tqdm import tqdm
 
@@ -77,10 +78,11 @@ def run(args: argparse.Namespace) -> int:
     from freqfusion_runtime.pictures.reading import find_pictures
     from freqfusion_runtime.predictors.loading import load
     from freqfusion_runtime.results.result_names import check_pictures_stay, result_names
+    from freqfusion_runtime.results.segmentation import Segmentation
 
     say = printer(args.json)
     pictures = find_pictures(args.pictures)
-    stems = result_names(pictures)
+    stems, image_ids = result_names(pictures), _image_ids(pictures)
     check_pictures_stay(args.pictures, stems, args.output)
     make_folder(args.output)
     predictor = load(
@@ -103,8 +105,12 @@ def run(args: argparse.Namespace) -> int:
             except FreqFusionError as e:
                 failures.append({"picture": str(picture), "error": str(e)})
                 continue
-            files = result.save(args.output, stems[picture], args.overlay_format)
-            entries.append(_entry(picture, result, files))
+            places = args.output, stems[picture], args.overlay_format
+            if isinstance(result, Segmentation):
+                files, named = result.save(*places), {}
+            else:
+                files, named = result.save(*places, image_ids[picture]), {"image_id": image_ids[picture]}
+            entries.append({"picture": str(picture), **named, **_entry(result, files)})
             with progress.external_write_mode(file=sys.stderr):
                 say(f"{picture} -> {files['overlay']}  {result.summary()}")
     if entries:
@@ -116,6 +122,13 @@ def run(args: argparse.Namespace) -> int:
     facts = {"model": str(args.model), "model_sha256": model_sha256(args.model), **_engine(predictor), **options}
     write_json(args.json, {**facts, "pictures": entries, "failures": failures})
     return 1 if failures else 0
+
+
+def _image_ids(pictures: list[Path]) -> dict[Path, int]:
+    """What COCO results call each picture: the number that is its name, as COCO's pictures have, else its place."""
+    numbers = [int(picture.stem) for picture in pictures if picture.stem.isascii() and picture.stem.isdigit()]
+    is_named_so = len(set(numbers)) == len(pictures)
+    return dict(zip(pictures, numbers if is_named_so else range(1, len(pictures) + 1), strict=True))
 
 
 def _describe(predictor: Predictor) -> list[str]:
@@ -163,9 +176,8 @@ def _options(predictor: Predictor, args: argparse.Namespace) -> dict[str, Any]:
     return {}
 
 
-def _entry(picture: Path, result: Result, files: dict[str, Path]) -> dict[str, Any]:
+def _entry(result: Result, files: dict[str, Path]) -> dict[str, Any]:
     return {
-        "picture": str(picture),
         "height": result.photo.shape[0],
         "width": result.photo.shape[1],
         **{f"{kind}_file": str(file) for kind, file in files.items()},

@@ -129,7 +129,7 @@ class TensorRTSession:
         """
         with self._pool.lend() as lane:
             arrays = self._checked(inputs, lane.stream.handle)
-            return lane.run(self._profile(arrays), arrays)
+            return lane.infer(self._profile(arrays), arrays)
 
     @contextmanager
     def run_on_device(self, inputs: Mapping[str, Any]) -> Iterator[dict[str, DeviceArray]]:
@@ -140,7 +140,7 @@ class TensorRTSession:
         with self._pool.lend() as lane:
             arrays = self._checked(inputs, lane.stream.handle)
             try:
-                yield lane.run_on_device(self._profile(arrays), arrays)
+                yield lane.infer_on_device(self._profile(arrays), arrays)
             finally:
                 lane.wait()  # for readers, too: they were ordered against this stream
 

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from freqfusion_runtime.files import atomic_path, make_folder
+from freqfusion_runtime.files import atomic_path, json_text, make_folder
+from freqfusion_runtime.results.coco_format import Identity
 from freqfusion_runtime.results.detections import PanopticSegmentation
 
 
@@ -33,7 +33,9 @@ class PanopticResultsFolder:
         self._entries: list[dict[str, Any]] = []
         self._names: set[str] = set()
 
-    def add(self, picture: str, found: PanopticSegmentation, image_id: int, categories: Sequence[int | None]) -> None:
+    def add(
+        self, picture: str, found: PanopticSegmentation, image_id: Identity, categories: Sequence[Identity | None]
+    ) -> None:
         """Writes the map of a picture.
 
         Args:
@@ -50,8 +52,8 @@ class PanopticResultsFolder:
         ids = [-1 if identity is None else identity for identity in categories]
         self._entries.append(found.coco_entry(name, image_id, ids))
 
-    def _free_name(self, stem: str, image_id: int) -> str:
-        numbers = itertools.chain([image_id], (f"{image_id}.{count}" for count in itertools.count(2)))
+    def _free_name(self, stem: str, image_id: Identity) -> str:
+        numbers = itertools.chain([str(image_id)], (f"{image_id}.{count}" for count in itertools.count(2)))
         names = itertools.chain([f"{stem}.png"], (f"{stem}.{number}.png" for number in numbers))
         name = next(name for name in names if name.casefold() not in self._names)
         self._names.add(name.casefold())
@@ -60,4 +62,4 @@ class PanopticResultsFolder:
     def finish(self) -> None:
         """Writes the JSON file."""
         with atomic_path(self.json) as temporary:
-            temporary.write_text(json.dumps({"annotations": self._entries}) + "\n", encoding="utf-8")
+            temporary.write_text(json_text({"annotations": self._entries}) + "\n", encoding="utf-8")

@@ -26,6 +26,8 @@ _BYTES = 2  # protobuf's wire type
 # which changes where two of them have equal scores but for rounding.
 _MAPS = ("AdaptiveFilter", "Carafe", "LocalSimilarity", "OffsetResample")
 
+UNPADDED = "unpadded_"
+"""How the names of values begin that are a network's input or logits but for the padding, and compare with neither."""
 Level = Literal["preprocessing", "layer", "module", "network"]
 
 
@@ -91,10 +93,10 @@ def _values_of(node: memoryview) -> list[InnerValue]:
         return []
     operator, name, output = _texts(node, _NODE_OP_TYPE)[0], _texts(node, _NODE_NAME), _texts(node, _NODE_OUTPUT)[0]
     if operator == "PrepareImage":
-        return [InnerValue("preprocessing", output, output)]
+        return [] if output.startswith(UNPADDED) else [InnerValue("preprocessing", output, output)]
     if operator == "ResizeArgmax":
         scores = _texts(node, _NODE_INPUT)[0]
-        return [InnerValue("network", scores, scores)]
+        return [] if scores.startswith(UNPADDED) else [InnerValue("network", scores, scores)]
     if operator not in _MAPS:
         return []
     stage = next(

@@ -57,6 +57,7 @@ def fp16_file(detector_files, photo, tmp_path_factory):
     return path
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["every rounding", "as ONNX Runtime takes it"])
 def test_finds_the_official_detections_within_the_types_bounds(fp16_file, how):
     g = Golden("goldens/mask_r50_seed0_128x192")
@@ -102,6 +103,7 @@ def test_everything_between_layers_and_boxes_is_fp32(fp16_file):
         )
 
 
+@pytest.mark.long
 def test_parity_judges_it_by_its_own_bounds(detector_files, fp16_file, photo):
     parity = DetectorParity(fp16_file, detector_files.network(NAME), kernels="never")
     result = parity.objects_on(photo)

@@ -336,6 +336,7 @@ def test_a_model_that_cannot_be_opened_by_workers(tmp_path, photos):
         list(label_locally(work, find_items(photos).items, 1))
 
 
+@pytest.mark.long
 @needs_ray
 def test_on_ray(tmp_path, model, photos):
     out = tmp_path / "out"

@@ -11,6 +11,7 @@ import pytest
 from freqfusion_runtime.commands.cli import main
 from PIL import Image
 from places import EXAMPLES
+from small_detectors import write_detector
 from small_models import write_image_model, write_tensor_model
 
 PHOTO = EXAMPLES / "coffee.jpg"
@@ -47,6 +48,35 @@ def test_a_folder_of_photos_on_the_image_interface_as_json(tmp_path, capsys):
         assert Path(entry["overlay_file"]).is_file()
     assert len(facts["model_sha256"]) == 64
     assert facts["versions"]["python"]
+
+
+@pytest.mark.parametrize(
+    ("names", "ids"),
+    [
+        (("street.png", "park.png"), [2, 1]),  # in order of name
+        (("000000000139.png", "000000000785.png"), [139, 785]),
+        (("139.png", "000139.png"), [2, 1]),  # numbers that do not tell them apart
+        (("139.png", "park.png"), [1, 2]),
+    ],
+)
+@pytest.mark.parametrize("task", ["instance_segmentation", "panoptic_segmentation"])
+def test_results_of_several_pictures_are_told_apart_by_their_image_id(tmp_path, names, ids, task):
+    (tmp_path / "photos").mkdir()
+    for name in names:
+        Image.new("RGB", (40, 30)).save(tmp_path / "photos" / name)
+    detector = write_detector(tmp_path / "net.onnx", task)
+    arguments = ["run", detector, tmp_path / "photos", "--output", tmp_path / "out", "--json", tmp_path / "run.json"]
+    assert main([str(argument) for argument in arguments]) == 0
+    told = {e["picture"]: e["image_id"] for e in json.loads((tmp_path / "run.json").read_text())["pictures"]}
+    for name, expected in zip(names, ids, strict=True):
+        assert told[str(tmp_path / "photos" / name)] == expected
+        stem = name.removesuffix(".png")
+        if task == "instance_segmentation":
+            entries = json.loads((tmp_path / "out" / f"{stem}.detections.json").read_text())
+        else:
+            entries = json.loads((tmp_path / "out" / f"{stem}.panoptic.json").read_text())["annotations"]
+        assert entries
+        assert {entry["image_id"] for entry in entries} == {expected}
 
 
 def test_a_bad_photo_does_not_stop_the_others(tmp_path, model, capsys):

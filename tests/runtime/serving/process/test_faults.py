@@ -151,7 +151,7 @@ def test_an_engine_that_fails_fails_only_the_request_that_did_it(models, failure
             model = service.registry.model("fragile")
             pictures = [np.full((1, 4, 4, 3), value, np.uint8) for value in (7, 13, 20)]
             deadline = time.monotonic() + 10
-            calls = [service.scheduler.run(model, {"image": picture}, deadline) for picture in pictures]
+            calls = [service.scheduler.infer(model, {"image": picture}, deadline) for picture in pictures]
             return await asyncio.gather(*calls, return_exceptions=True)
 
     first, second, third = asyncio.run(run())
@@ -167,7 +167,7 @@ def test_a_stopped_scheduler_answers_what_waits(models):
             await service.loading
             model = service.registry.model("colors")
             inputs = {"image": np.zeros((1, 4, 4, 3), np.uint8)}
-            waiting = asyncio.ensure_future(service.scheduler.run(model, inputs, time.monotonic() + 100))
+            waiting = asyncio.ensure_future(service.scheduler.infer(model, inputs, time.monotonic() + 100))
             await asyncio.sleep(0.05)
         return await asyncio.gather(waiting, return_exceptions=True)
 
