@@ -60,7 +60,11 @@ def trace_network(network: nn.Module, size_divisor: int) -> ir.Model:
         )
     assert program is not None
     # Through serialisation, to hold onnx-ir's own values instead of the exporter's.
-    return ir.serde.deserialize_model(ir.serde.serialize_model(program.model))
+    model = ir.serde.deserialize_model(ir.serde.serialize_model(program.model))
+    # What torch notes of its own program, among it the sizes' ranges in the order of their hashes: the same weights are
+    # to give the same file.
+    model.graph.metadata_props.clear()
+    return model
 
 
 class _quiet_logger:

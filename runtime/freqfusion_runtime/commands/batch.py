@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("model", type=Path, metavar="MODEL.onnx", help="a file written by `freqfusion export`")
     parser.add_argument("source", type=Path, metavar="SOURCE", help="a folder, a .txt list or a .parquet file")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="for the results; not SOURCE itself")
     parser.add_argument("--overlay", action="store_true", help="also write NAME.overlay.jpg")
     parser.add_argument("--column", help="of a .parquet file: paths, bytes, or records of bytes and path")
     parser.add_argument("--engine", choices=("local", "ray"), default="local", help="processes, or actors of Ray")

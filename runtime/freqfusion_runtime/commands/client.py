@@ -34,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("url", metavar="URL", help="of the server")
     parser.add_argument("pictures", type=Path, nargs="+", metavar="PHOTO", help="picture files, or folders of them")
-    parser.add_argument("--output", default=".", metavar="DIR", help="folder for the answers; '-': standard output")
+    parser.add_argument(
+        "--output", default=".", metavar="DIR", help="for the answers, not the pictures' own; '-': standard output"
+    )
     parser.add_argument("--as", dest="kind", choices=tuple(KINDS), default="overlay", help="what to ask for")
     parser.add_argument("--model", help="the server's first by default")
     parser.add_argument("--classes", help="names or numbers, separated by commas: show these only")

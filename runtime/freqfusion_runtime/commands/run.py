@@ -39,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "model", type=Path, metavar="MODEL", help="an ONNX file of `freqfusion export`, or a plan of `freqfusion build`"
     )
     parser.add_argument("pictures", type=Path, nargs="+", metavar="PHOTO", help="picture files, or folders of them")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="for the results; not the pictures' own"
+    )
     parser.add_argument(
         "--score",
         type=share,

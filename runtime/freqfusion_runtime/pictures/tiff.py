@@ -119,9 +119,8 @@ def decode_tiff(image: TiffImagePlugin.TiffImageFile, file: BinaryIO, name: str)
     if layout.meaning == _PALETTE:
         return _from_palette(image), bits
     if layout.meaning == _CMYK:
-        inks = np.asarray(image).astype(np.int32)
-        light = 255 - inks[:, :, 3:]
-        return (light * (255 - inks[:, :, :3]) // 255).astype(np.uint8), bits
+        light = 255 - np.asarray(image).astype(np.uint16)
+        return (light[:, :, 3:] * light[:, :, :3] // 255).astype(np.uint8), bits
     return np.asarray(image.convert("RGB")), bits  # YCbCr, which libjpeg has turned into RGB
 
 
@@ -187,23 +186,34 @@ def _color(image: TiffImagePlugin.TiffImageFile, file: BinaryIO, layout: _Layout
     """RGB, multiplied by alpha where the file says that it has not been; any other fourth sample is dropped."""
     if layout.bits[0] == 8:
         _unpack_as(image, {"RGBa": "RGBA"})
-        values = np.asarray(image).astype(np.int32)
+        values = np.asarray(image)
     else:
-        # Pillow gives one byte of each sample: the high one, or the low one when told the other byte order.
-        swapped = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
-        _unpack_as(image, {f"RGBa;16{order}": f"RGBA;16{order}" for order in swapped})
-        high = np.asarray(image).astype(np.int32)
-        file.seek(0)
-        with Image.open(file, formats=("TIFF",)) as again:
-            assert isinstance(again, ImageFile.ImageFile)
-            modes = ("RGB", "RGBX", "RGBA", "RGBa")
-            _unpack_as(again, {f"{m};16{o}": f"{m.upper()};16{other}" for m in modes for o, other in swapped.items()})
-            values = (high << 8 | np.asarray(again)) + 128
-        values //= 257
+        values = _rounded(image, file)
     color = values[:, :, :3]
     if layout.samples == 4 and layout.extra[:1] == (_UNASSOCIATED,):
-        color = (color * values[:, :, 3:] + 127) // 255
-    return color.astype(np.uint8)
+        # 255 * 255 + 127 is within 16 bits.
+        color = ((color.astype(np.uint16) * values[:, :, 3:] + 127) // 255).astype(np.uint8)
+    return color
+
+
+def _rounded(image: TiffImagePlugin.TiffImageFile, file: BinaryIO) -> NDArray[np.uint8]:
+    """Colours of 16 bits as the nearest of 8.
+
+    Pillow gives one byte of each sample: the high one, or the low one when told the other byte order.
+    """
+    other = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
+    modes = ("RGB", "RGBX", "RGBA", "RGBa")
+    _unpack_as(image, {f"RGBa;16{order}": f"RGBA;16{order}" for order in other})
+    high = np.asarray(image)
+    file.seek(0)
+    with Image.open(file, formats=("TIFF",)) as again:
+        assert isinstance(again, ImageFile.ImageFile)
+        _unpack_as(again, {f"{m};16{order}": f"{m.upper()};16{other[order]}" for m in modes for order in other})
+        low = np.asarray(again)
+    result = np.empty_like(high)
+    for channel in range(high.shape[2]):  # one at a time, for the memory of large pictures
+        result[:, :, channel] = ((high[:, :, channel].astype(np.uint32) << 8 | low[:, :, channel]) + 128) // 257
+    return result
 
 
 def _from_palette(image: TiffImagePlugin.TiffImageFile) -> NDArray[np.uint8]:

@@ -33,6 +33,7 @@ _DTYPES = {
     "tensor(int64)": "int64",
 }
 _ERRORS_ONLY = 3
+_ORT_FORMAT = b"ORTM"  # from the fifth byte on
 
 
 class OnnxRuntimeSession:
@@ -189,6 +190,12 @@ def _check_file(path: Path) -> None:
         raise ModelFileError(f"{path} {reason}. Name an ONNX file written by `freqfusion export`.")
     if path.stat().st_size == 0:
         raise ModelFileError(f"{path} is empty (0 bytes). Write it again with `freqfusion export`.")
+    with path.open("rb") as file:
+        if file.read(8)[4:] == _ORT_FORMAT:
+            raise ModelFileError(
+                f"{path} is in ONNX Runtime's own format, which does not say what its nodes were. "
+                "Name the .onnx file that it was converted from."
+            )
 
 
 def _warn_of(path: Path, external: tuple[Path, ...]) -> None:

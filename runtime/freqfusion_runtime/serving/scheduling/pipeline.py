@@ -169,7 +169,9 @@ def decode(data: bytes, max_pixels: int, holding: Holding) -> Picture:
     except PictureError as e:
         fact = str(e).partition(". ")[0]  # the remedies are for those who run the server
         if isinstance(e, PictureTooLargeError) or isinstance(e.__cause__, Image.DecompressionBombError):
-            raise TooLargeError(f"{fact}. Send a smaller one.") from e
+            raise TooLargeError(
+                f"{fact}. Send a smaller one, or start the server with a larger --max-image-pixels."
+            ) from e
         raise BadPictureError(f"{fact}. Send a whole JPEG, PNG, WebP, BMP, TIFF, GIF or PPM file.") from e
 
 
