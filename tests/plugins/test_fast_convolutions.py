@@ -14,6 +14,8 @@ from freqfusion_runtime.sessions.fast_convolutions import MIN_CHANNELS, OPERATOR
 from onnx import TensorProto, helper, numpy_helper
 from test_onnxruntime_op import kernel_counts
 
+pytestmark = pytest.mark.numerics
+
 C = MIN_CHANNELS
 PLAIN = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [1, 1], "dilations": [1, 1], "group": 1}
 

@@ -21,7 +21,10 @@ from reference_data import golden, goldens
 from torch import Tensor
 
 LIBRARY = native.find_library()
-pytestmark = pytest.mark.skipif(LIBRARY is None, reason="libfreqfusion_c.so is not built: run `make plugins`")
+pytestmark = [
+    pytest.mark.numerics,
+    pytest.mark.skipif(LIBRARY is None, reason="libfreqfusion_c.so is not built: run `make plugins`"),
+]
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 DTYPE_IDS = ["fp32", "fp16", "bf16"]

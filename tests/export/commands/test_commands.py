@@ -16,6 +16,8 @@ from freqfusion_runtime.files import sha256_of
 from freqfusion_runtime.model_files.manifest import METADATA_KEY
 from PIL import Image
 
+pytestmark = pytest.mark.numerics
+
 
 @pytest.fixture(scope="module")
 def photo(tmp_path_factory):

@@ -25,6 +25,8 @@ from onnx_sessions import session_of
 from PIL import Image
 from places import EXAMPLES
 
+pytestmark = pytest.mark.numerics
+
 NAME = "mask_rcnn_r50"
 COFFEE = EXAMPLES / "coffee.jpg"
 FP16 = ir.DataType.FLOAT16

@@ -41,6 +41,8 @@ from reference_data import assert_decided_labels_match_golden, golden
 from small_graphs import scaled
 from weights_spec import image
 
+pytestmark = pytest.mark.numerics
+
 HALVES = ("fp16", "bf16")
 
 
