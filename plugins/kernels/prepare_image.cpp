@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace freqfusion {
 
@@ -11,6 +12,9 @@ char const* whyNotRunnable(PrepareImageShape const& shape) noexcept
 {
     if (shape.longSide < 1 || shape.shortSide < 1 || shape.sizeDivisor < 1) {
         return "long_side, short_side and size_divisor must be positive";
+    }
+    if ((shape.exactHeight > 0) != (shape.exactWidth > 0) || shape.exactHeight < 0 || shape.exactWidth < 0) {
+        return "exact_height and exact_width must both be positive, or both 0 for a kept ratio";
     }
     if (shape.batch < 0) {
         return "the batch must not be negative";
@@ -51,8 +55,9 @@ PrepareImageSizes sizesOf(PrepareImageShape const& shape) noexcept
     auto const scaled = [&](int32_t extent) {
         return std::max<int64_t>(1, static_cast<int64_t>(extent * factor + 0.5));
     };
-    int64_t const height = scaled(shape.height);
-    int64_t const width = scaled(shape.width);
+    bool const isExact = shape.exactHeight > 0;
+    int64_t const height = isExact ? shape.exactHeight : scaled(shape.height);
+    int64_t const width = isExact ? shape.exactWidth : scaled(shape.width);
     int64_t const divisor = shape.sizeDivisor;
     return {height, width, (height + divisor - 1) / divisor * divisor, (width + divisor - 1) / divisor * divisor};
 }
@@ -67,7 +72,12 @@ char const* runPrepareImageOnHost(PrepareImageShape const& shape, LevelScale con
         return reason;
     }
     if (shape.batch > 0) {
-        hostKernels().prepareImage(shape, sizesOf(shape), scale, pictures, images, pool);
+        LevelScale byPicture = scale; // in the order of the pictures' channels
+        if (shape.reversesChannels) {
+            std::swap(byPicture.mean[0], byPicture.mean[2]);
+            std::swap(byPicture.inverseStd[0], byPicture.inverseStd[2]);
+        }
+        hostKernels().prepareImage(shape, sizesOf(shape), byPicture, pictures, images, pool);
     }
     return nullptr;
 }

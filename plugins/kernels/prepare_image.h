@@ -12,7 +12,10 @@ struct PrepareImageShape {
     int32_t width;
     int32_t longSide; //!< a picture is scaled, ratio kept, until its long or its short side meets the limit first
     int32_t shortSide;
-    int32_t sizeDivisor; //!< both sides are then stretched up to multiples of this
+    int32_t sizeDivisor;    //!< both sides are then stretched up to multiples of this
+    int32_t exactHeight{0}; //!< with exactWidth, in place of the limits: whatever its ratio, a picture becomes so large
+    int32_t exactWidth{0};
+    bool reversesChannels{false}; //!< whether the images are BGR
 };
 
 //! Height and width after each of the two resizes.
@@ -23,7 +26,7 @@ struct PrepareImageSizes {
     int64_t outWidth;
 };
 
-//! What turns a level into the network's number: (level - mean) * inverseStd, by channel, in fp32.
+//! What turns a level into the network's number: (level - mean) * inverseStd, by channel of the images, in fp32.
 struct LevelScale {
     float mean[3];
     float inverseStd[3];
@@ -40,7 +43,7 @@ struct LevelScale {
 
 //! Resizes pictures as OpenCV does on uint8, twice with rounding to uint8 each time, and normalises their levels.
 //!
-//!   pictures (N, H, W, 3) uint8 RGB   images (N, 3, outHeight, outWidth) fp32
+//!   pictures (N, H, W, 3) uint8 RGB   images (N, 3, outHeight, outWidth) fp32, RGB or BGR
 //! OpenCV's bilinear resize is fixed-point: weights have 11 bits, and sums drop 4 and then 16 bits. Left and right of
 //! the picture it drops the weight of the missing pixel; above and below it repeats the row and keeps both weights.
 //! Nothing else is stored at a picture's size.

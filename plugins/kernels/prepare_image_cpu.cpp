@@ -293,7 +293,8 @@ struct ImageTile {
         int64_t const plane = sizes.outHeight * sizes.outWidth;
         for (int64_t y = y0; y < y0 + rows; ++y) {
             float* const first = image + y * sizes.outWidth + x0;
-            float* const to[3] = {first, first + plane, first + 2 * plane};
+            int64_t const red = shape.reversesChannels ? 2 * plane : 0;
+            float* const to[3] = {first + red, first + plane, first + (2 * plane - red)};
             if (stretches) {
                 writeStretchedRow(y, columns, to);
             } else {

@@ -196,7 +196,8 @@ std::vector<Extent> ResizeArgmax::inferSize(std::vector<Extent> const&, Ort::Sha
 
 PrepareImage::PrepareImage(Attributes const& attributes)
     : mAttributes{1, 1, 1, attributes.integer("long_side"), attributes.integer("short_side"),
-          attributes.integer("size_divisor")},
+          attributes.integer("size_divisor"), attributes.integer("exact_height", 0),
+          attributes.integer("exact_width", 0), attributes.integer("reverse_channels", 0) != 0},
       mScale{levelScale(attributes)}
 {
     refuse(whyNotRunnable(mAttributes));
@@ -227,9 +228,16 @@ std::vector<Extent> PrepareImage::inferSize(std::vector<Extent> const& pictures,
     auto const narrowed = [](int64_t value) {
         return value < 0 || value > kMaxExtent ? 0 : static_cast<int32_t>(value);
     };
+    auto const ifGiven = [&](char const* name) {
+        try {
+            return narrowed(node.GetAttrInt(name));
+        } catch (Ort::Exception const&) { // there is no other way to ask
+            return 0;
+        }
+    };
     PrepareImageShape const shape{1, narrowed(pictures[1].value), narrowed(pictures[2].value),
         narrowed(node.GetAttrInt("long_side")), narrowed(node.GetAttrInt("short_side")),
-        narrowed(node.GetAttrInt("size_divisor"))};
+        narrowed(node.GetAttrInt("size_divisor")), ifGiven("exact_height"), ifGiven("exact_width")};
     if (whyNotRunnable(shape) != nullptr) {
         return {}; // unknown, or refused when the node runs
     }

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -16,11 +17,12 @@ from freqfusion import create_model, native
 from freqfusion_export import export, exporter
 from freqfusion_export.errors import ExportError, VerificationError
 from freqfusion_export.passes.name_tensorrt_plugins import PLUGIN_NAMESPACE, PLUGIN_VERSION
-from freqfusion_export.verification import verify
+from freqfusion_export.precision.fp32 import Fp32
+from freqfusion_export.verification.segmenter_file import SegmenterFile
 from freqfusion_runtime import load
 from freqfusion_runtime.errors import OutputError
 from freqfusion_runtime.files import sha256_of
-from freqfusion_runtime.model_files.manifest import METADATA_KEY, Manifest
+from freqfusion_runtime.model_files.manifest import METADATA_KEY, Manifest, Preprocessing
 from freqfusion_runtime.sessions.kernel_library import library_path
 from onnx_sessions import session_of
 from reference_data import GOLDEN_TOLERANCE, assert_decided_labels_match_golden, assert_matches_golden, golden
@@ -134,15 +136,15 @@ def test_no_path_of_the_exporting_machine_is_in_the_file(exported):
 def test_a_file_that_computes_something_else_is_not_kept(segnext_t, traced_segnext, tmp_path, monkeypatch):
     path = tmp_path / "wrong.onnx"
     path.write_text("what was here before")
-    graph_model = exporter._graph_model
+    file_graph = exporter.file_graph
 
     def spoiled(*arguments):
-        model = graph_model(*arguments)
+        model = file_graph(*arguments)
         bias = next(v for name, v in model.graph.initializers.items() if name.endswith("conv_seg.bias"))
         bias.const_value = onnx_ir_tensor(bias.const_value.numpy() + 0.01, bias.name)
         return model
 
-    monkeypatch.setattr(exporter, "_graph_model", spoiled)
+    monkeypatch.setattr(exporter, "file_graph", spoiled)
     with pytest.raises(VerificationError, match=r"off by .* standard deviations .* allowed 5e-05"):
         export(segnext_t, path, interface="tensor", traced=traced_segnext)
     assert path.read_text() == "what was here before"
@@ -155,11 +157,22 @@ def onnx_ir_tensor(array, name):
     return onnx_ir.Tensor(array, name=name)
 
 
+def test_a_model_whose_own_scores_are_no_numbers_is_nothing_to_compare_with(segnext_t, exported):
+    broken = copy.deepcopy(segnext_t)
+    torch.nn.init.constant_(broken.decode_head.conv_seg.bias, torch.nan)
+    for interface, message in (
+        ("image", "class scores of the model itself are infinite or not a number on a 75 x 100 picture"),
+        ("tensor", "off by nan standard deviations"),
+    ):
+        with pytest.raises(VerificationError, match=message):
+            Fp32().verify(SegmenterFile(exported[interface], broken, interface, Preprocessing()))
+
+
 def test_a_malformed_file_is_said_to_be_so(segnext_t, tmp_path):
     path = tmp_path / "broken.onnx"
     path.write_bytes(b"no model")
     with pytest.raises(VerificationError, match=r"broken.onnx: the exported graph is malformed"):
-        verify.verify(path, segnext_t, "tensor", exporter.Preprocessing())
+        Fp32().verify(SegmenterFile(path, segnext_t, "tensor", Preprocessing()))
 
 
 @pytest.mark.parametrize(
@@ -179,6 +192,6 @@ def test_requests_that_cannot_be_met(segnext_t, tmp_path, arguments, error, mess
 
 def test_a_folder_that_cannot_be_written(segnext_t, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
-    monkeypatch.setattr(exporter, "_graph_model", lambda *_: pytest.fail("exported before looking at the folder"))
+    monkeypatch.setattr(exporter, "trace_network", lambda *_: pytest.fail("traced before looking at the folder"))
     with pytest.raises(OutputError, match="cannot be written"):
         export(segnext_t, tmp_path / "file" / "model.onnx")

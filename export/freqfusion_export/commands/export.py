@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from freqfusion_runtime.commands.json_output import add_json_argument, printer, write_json
 
+from freqfusion_export.commands.settings import add_setting_arguments, overrides_of, print_settings, setting_facts
+
 if TYPE_CHECKING:
     from freqfusion_runtime.model_files.manifest import Manifest
 
@@ -93,10 +95,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weight-bits", type=int, choices=(7, 8), default=8, help="int8: 7 for processors without VNNI"
     )
+    add_setting_arguments(parser)
     add_json_argument(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def execute(args: argparse.Namespace) -> int:
     """Runs the command."""
     from freqfusion import load_model
     from freqfusion_runtime.files import sha256_of
@@ -109,8 +112,9 @@ def run(args: argparse.Namespace) -> int:
     start = time.perf_counter()
     output = args.output or args.checkpoint.with_suffix(".onnx")
     calibration = None if args.calibration is None else read_calibration(args.calibration)
-    model, name, checkpoint = load_model(args.checkpoint, args.model, bases_seed=args.bases_seed)
+    model, name, checkpoint = load_model(args.checkpoint, args.model, overrides_of(args), bases_seed=args.bases_seed)
     say(f"{args.checkpoint}: {name}, {len(checkpoint.state_dict)} entries, {checkpoint.weights} weights")
+    print_settings(checkpoint.settings, say)
     table: list[GroupLoss] = []
     manifest = export(
         model,
@@ -141,6 +145,7 @@ def run(args: argparse.Namespace) -> int:
     facts["export_s"] = seconds
     facts |= {"model": name, "interface": args.interface, "operators": manifest.operators}
     facts |= {"precision": manifest.precision, "islands": [asdict(island) for island in manifest.islands]}
+    facts["settings"] = setting_facts(checkpoint.settings)
     if table:
         facts["sensitivity"] = [asdict(line) for line in table]
     if calibration is not None:

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json_argument(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def execute(args: argparse.Namespace) -> int:
     """Runs the command."""
     from freqfusion_runtime.agreement.reference_data import SUFFIX
     from freqfusion_runtime.commands.inspection import inspect_onnx, inspect_plan, inspect_reference
@@ -45,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
 def _inspect_checkpoint(path: Path) -> tuple[dict[str, Any], list[str]]:
     from freqfusion import UnknownModelError, read_checkpoint, recognize_model
     from freqfusion_runtime.files import sha256_of
+
+    from freqfusion_export.commands.settings import setting_facts
 
     checkpoint = read_checkpoint(path)
     tensors = checkpoint.state_dict
@@ -71,6 +73,7 @@ def _inspect_checkpoint(path: Path) -> tuple[dict[str, Any], list[str]]:
         "classes": checkpoint.classes,
         "palette": checkpoint.palette,
         "image_size": checkpoint.image_size,
+        "settings": setting_facts(checkpoint.settings),
         "tensors": {key: list(tensor.shape) for key, tensor in tensors.items()},
     }
     lines = [
@@ -82,5 +85,7 @@ def _inspect_checkpoint(path: Path) -> tuple[dict[str, Any], list[str]]:
         f"palette: {'yes' if checkpoint.palette else 'no'}, test size: {checkpoint.image_size or 'not given'}, "
         f"weights: {checkpoint.weights}",
         f"  sha256 {sha256}",
+        *(["  test-time settings:"] if checkpoint.settings.table else []),
+        *[f"    {line}" for line in checkpoint.settings.lines()],
     ]
     return facts, lines

@@ -32,6 +32,14 @@ class PictureLabeller(Protocol):
         """How many classes it tells apart."""
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names; empty where the file names none."""
+
+    @property
+    def weights(self) -> str:
+        """``checkpoint`` or ``random``."""
+
+    @property
     def palette(self) -> tuple[tuple[int, int, int], ...]:
         """A colour for each class."""
 
@@ -59,6 +67,8 @@ class TorchLabeller:
         if form.task != "semantic_segmentation":
             raise EvaluationError(f"{path} is made for {form.task}, not for semantic segmentation. Choose its --task.")
         self._preprocessing, self.num_classes, self.palette = form.preprocessing, form.num_classes, form.palette
+        self.classes = form.classes
+        self.weights = "checkpoint" if checkpoint.weights == "trained" else "random"
         self.backend = f"PyTorch {torch.__version__}, {provider}"
         self._device = provider
 
@@ -67,13 +77,12 @@ class TorchLabeller:
         import torch
         from freqfusion import native
 
+        from freqfusion_export.networks.label_maps import labels_by_pytorch
+
         images = torch.from_numpy(prepare(picture, self._preprocessing)).to(self._device)
-        height, width = picture.shape[:2]
         with torch.inference_mode(), native.disabled():
-            sizes = [images.shape[2], images.shape[3], height, width]
-            labels: NDArray[Any] = (
-                torch.ops.freqfusion.resize_argmax(self._network(images), sizes, False)[0].cpu().numpy()
-            )
+            logits = self._network(images)
+        labels: NDArray[Any] = labels_by_pytorch(logits, picture.shape[:2], self._preprocessing)[0]
         return labels
 
 
@@ -85,7 +94,7 @@ class RuntimeLabeller:
         session = self._segmenter.session
         manifest = session.manifest
         self.model = manifest.model
-        self.num_classes = manifest.num_classes
+        self.num_classes, self.classes, self.weights = manifest.num_classes, manifest.classes, manifest.weights
         self.palette = self._segmenter.palette
         by_kernel = sum(entry.path == "kernel" for entry in session.operator_paths)
         self.backend = (

@@ -146,23 +146,75 @@ def ResizeFixedPoint(x, height, width):
 
 
 @script(freqfusion, default_opset=op)
+def ResizeTwice(x, height, width, size_divisor: int):
+    """Resizes (N, H, W, 3) uint8 to (1,) sizes, and then up to multiples: int32 levels."""
+    one = op.Constant(value_ints=[1])
+    divisor = op.Reshape(op.Constant(value_int=size_divisor), one)
+    levels = op.Cast(x, to=6)  # TensorRT takes no other operator on a uint8 input
+    scaled = ResizeFixedPoint(levels, height, width)
+    return ResizeFixedPoint(
+        scaled, (height + divisor - one) / divisor * divisor, (width + divisor - one) / divisor * divisor
+    )
+
+
+@script(freqfusion, default_opset=op)
+def NormalizeLevels(levels, mean: Sequence[float], inverse_std: Sequence[float]):
+    """Turns (N, h, w, 3) int32 levels into the network's (N, 3, h, w) fp32."""
+    normalized = (op.Cast(levels, to=1) - op.Constant(value_floats=mean)) * op.Constant(value_floats=inverse_std)
+    return op.Transpose(normalized, perm=[0, 3, 1, 2])
+
+
+@script(freqfusion, default_opset=op)
 def PrepareImage(
     x, long_side: int, short_side: int, size_divisor: int, mean: Sequence[float], inverse_std: Sequence[float]
 ):
     """Turns (N, H, W, 3) uint8 RGB into the network's (N, 3, h, w) fp32."""
-    one = op.Constant(value_ints=[1])
-    divisor = op.Reshape(op.Constant(value_int=size_divisor), one)
     height, width = KeepRatioSize(
         op.Shape(x, start=1, end=2), op.Shape(x, start=2, end=3), long_side=long_side, short_side=short_side
     )
-    levels = op.Cast(x, to=6)  # TensorRT takes no other operator on a uint8 input
-    scaled = ResizeFixedPoint(levels, height, width)
-    stretched = ResizeFixedPoint(
-        scaled, (height + divisor - one) / divisor * divisor, (width + divisor - one) / divisor * divisor
+    levels = ResizeTwice(x, height, width, size_divisor=size_divisor)
+    return NormalizeLevels(levels, mean=mean, inverse_std=inverse_std)
+
+
+@script(freqfusion, default_opset=op)
+def PrepareImageOtherwise(
+    x,
+    long_side: int,
+    short_side: int,
+    size_divisor: int,
+    exact_height: int,
+    exact_width: int,
+    reverse_channels: int,
+    mean: Sequence[float],
+    inverse_std: Sequence[float],
+):
+    """As ``PrepareImage``, whose body it is for pipelines unlike the official ones: of an exact size, or BGR.
+
+    Without this, every official file would reorder three channels to where they are.
+    """
+    zero = op.Constant(value_ints=[0])
+    kept_height, kept_width = KeepRatioSize(
+        op.Shape(x, start=1, end=2), op.Shape(x, start=2, end=3), long_side=long_side, short_side=short_side
     )
-    normalized = (op.Cast(stretched, to=1) - op.Constant(value_floats=mean)) * op.Constant(value_floats=inverse_std)
-    return op.Transpose(normalized, perm=[0, 3, 1, 2])
+    height_asked = op.Reshape(op.Constant(value_int=exact_height), op.Constant(value_ints=[1]))
+    width_asked = op.Reshape(op.Constant(value_int=exact_width), op.Constant(value_ints=[1]))
+    height = op.Where(op.Greater(height_asked, zero), height_asked, kept_height)
+    width = op.Where(op.Greater(width_asked, zero), width_asked, kept_width)
+    last_if_reversed = op.Constant(value_int=reverse_channels) * op.Constant(value_int=2)
+    channels = op.Abs(op.Constant(value_ints=[0, 1, 2]) - last_if_reversed)
+    levels = op.Gather(ResizeTwice(x, height, width, size_divisor=size_divisor), channels, axis=3)
+    return NormalizeLevels(levels, mean=mean, inverse_std=inverse_std)
 
 
-PARTS = (FloorLog2, TimesPowerModulo, ScaledSide, KeepRatioSize, AxisPositions, FixedPointWeights, ResizeFixedPoint)
+PARTS = (
+    FloorLog2,
+    TimesPowerModulo,
+    ScaledSide,
+    KeepRatioSize,
+    AxisPositions,
+    FixedPointWeights,
+    ResizeFixedPoint,
+    ResizeTwice,
+    NormalizeLevels,
+)
 """What ``PrepareImage`` is made of."""

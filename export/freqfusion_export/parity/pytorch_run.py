@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from freqfusion_export.networks.detector_manifest import INPUTS
+from freqfusion_export.networks.detector import DetectorForm
+from freqfusion_export.networks.label_maps import labels_by_pytorch
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,16 +64,15 @@ def run_pytorch(network: nn.Module, manifest: Manifest, photo: NDArray[np.uint8]
 
 def labels_of(logits: NDArray[np.float32], manifest: Manifest, photo: NDArray[np.uint8]) -> NDArray[Any]:
     """The label map at the picture's size, by PyTorch's definition of both resizes and argmax."""
-    sizes = [*prepare(photo, manifest.preprocessing).shape[2:], *photo.shape[:2]]
-    with torch.inference_mode(), native.disabled():
-        labels: NDArray[Any] = torch.ops.freqfusion.resize_argmax(torch.from_numpy(logits), sizes, False)[0].numpy()
+    size = photo.shape[0], photo.shape[1]
+    labels: NDArray[Any] = labels_by_pytorch(torch.from_numpy(logits), size, manifest.preprocessing)[0]
     return labels
 
 
 def pytorch_manifest(manifest: Manifest, network: nn.Module) -> Manifest:
     """An exported file's manifest as it is for the network itself."""
     if isinstance(network, Detector):
-        return replace(manifest, interface="tensor", precision="fp32", inputs=INPUTS)
+        return replace(manifest, interface="tensor", precision="fp32", inputs=DetectorForm.inputs)
     return manifest
 
 

@@ -55,7 +55,9 @@ def reference_source(checkpoint: Path, served: Sequence[ModelSource], threads: i
     def open_reference(path: Path) -> PytorchSession:
         _check_hash(path, manifest)
         try:
-            network, _, _ = load_model(path, manifest.model, bases_seed=manifest.nmf_bases_seed or 0)
+            network, _, _ = load_model(
+                path, manifest.model, bases_seed=manifest.nmf_bases_seed or 0, **manifest.network
+            )
         except FreqFusionError as e:
             raise ModelFileError(str(e)) from e
         if threads:  # PyTorch knows one number for the whole process

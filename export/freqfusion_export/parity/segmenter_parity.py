@@ -23,7 +23,7 @@ from freqfusion_runtime.agreement.tolerances import (
 from freqfusion_runtime.model_files.manifest import METADATA_KEY, Manifest
 from freqfusion_runtime.pictures.preparation import prepare
 from freqfusion_runtime.pictures.reading import read_picture
-from freqfusion_runtime.results.labels import labels_from_scores
+from freqfusion_runtime.results.labels import labels_of_picture
 from freqfusion_runtime.sessions.protocol import Kernels
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from freqfusion_export.errors import ExportError
 from freqfusion_export.parity import mmcv_peer
 from freqfusion_export.parity.probe import Probe
+from freqfusion_export.parity.pytorch_run import labels_of
 
 # ONNX operator -> PyTorch operator, and the attributes in the order of the latter's arguments.
 _REASSEMBLY = ("kernel_size", "group_size", "scale_factor")
@@ -119,7 +120,7 @@ class Parity:
         stages = {stage: value for stage, value in self.probe.stages.items() if stage in wanted}
         names = [IMAGES, LOGITS, *stages.values()]
         names += [str(value.name) for node in self.probe.operators for value in (*node.inputs, *node.outputs) if value]
-        found = self.probe.run(inputs, names)
+        found = self.probe.read(inputs, names)
 
         comparisons = [compare("preprocessing", IMAGES, found[IMAGES], images, MAX_ERROR_FP32)]
         comparisons += self._operators(found)
@@ -128,10 +129,8 @@ class Parity:
             comparisons.append(compare(level, stage, found[value], expected[stage], INSIDE_BOUNDS[self.precision]))
         comparisons.append(compare("network", LOGITS, found[LOGITS], expected[LOGITS], LOGIT_BOUNDS[self.precision]))
 
-        sizes = [*images.shape[2:], *photo.shape[:2]]
-        with native.disabled():
-            labels = torch.ops.freqfusion.resize_argmax(torch.from_numpy(expected[LOGITS]), sizes, False)[0].numpy()
-        actual = self._labels(found, images, photo)
+        labels = labels_of(expected[LOGITS], self.manifest, photo)
+        actual = self._labels(found, photo)
         return PictureParity(
             picture.name,
             comparisons,
@@ -146,10 +145,10 @@ class Parity:
 
     def on_variant(self, model: ir.Model, known: PictureParity) -> PictureParity:
         """Runs a variant of the file's network on a picture that was compared before; only logits and labels are."""
-        images, inputs = self._inputs(known.photo)
-        found = self.probe.run_model(model, inputs, [LOGITS])
+        _, inputs = self._inputs(known.photo)
+        found = self.probe.read_variant(model, inputs, [LOGITS])
         logits = compare("network", LOGITS, found[LOGITS], known.expected_logits, LOGIT_BOUNDS[self.precision])
-        labels = self._labels(found, images, known.photo)
+        labels = self._labels(found, known.photo)
         agreement, miou = label_agreement(labels, known.expected), mean_iou(labels, known.expected)
         return replace(known, comparisons=[logits], labels=labels, label_agreement=agreement, miou=miou)
 
@@ -159,17 +158,14 @@ class Parity:
         is_image = self.manifest.interface == "image"
         return images, {self.manifest.inputs[0].name: photo[None] if is_image else images}
 
-    def _labels(
-        self, found: Mapping[str, NDArray[Any]], images: NDArray[np.float32], photo: NDArray[np.uint8]
-    ) -> NDArray[Any]:
+    def _labels(self, found: Mapping[str, NDArray[Any]], photo: NDArray[np.uint8]) -> NDArray[Any]:
         """The file's label map at the picture's size."""
         if self.manifest.interface == "image":
             labels: NDArray[Any] = found[self.manifest.outputs[0].name][0]
             return labels
-        height, width = photo.shape[:2]
         # The runtime refuses scores that overflowed; here the logits' comparison says so.
         scores = np.nan_to_num(found[LOGITS][0], nan=0, posinf=0, neginf=0)
-        return labels_from_scores(scores, (images.shape[2], images.shape[3]), (height, width))
+        return labels_of_picture(scores, (photo.shape[0], photo.shape[1]), self.manifest.preprocessing)
 
     def _wanted_stages(self) -> list[str]:
         """Modules to compare: FreqFusion's results always, every labelled module's on request."""

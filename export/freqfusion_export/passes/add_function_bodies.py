@@ -47,6 +47,7 @@ class AddFunctionBodiesPass(ir.passes.InPlacePass):
                 continue
             source = self._operators.get(name) or _PARTS[name]
             body = ir.serde.deserialize_function(source.to_function_proto())
+            body.name = name  # that of a body instead may be another
             model.functions[body.identifier()] = body
             wanted += [node.op_type for node in body if node.domain == DOMAIN]
             modified = True

@@ -7,7 +7,7 @@ import onnx_ir as ir
 from freqfusion_runtime.model_files.manifest import Preprocessing
 
 from freqfusion_export.passes.name_tensorrt_plugins import DOMAIN
-from freqfusion_export.passes.wrap_in_image_interface import prepare_image
+from freqfusion_export.passes.wrap_in_image_interface import pad_to_multiples, prepare_image
 
 
 class WrapDetectorInImageInterfacePass(ir.passes.InPlacePass):
@@ -38,7 +38,7 @@ class WrapDetectorInImageInterfacePass(ir.passes.InPlacePass):
         fitted = prepare.outputs[0]
         fitted.type, fitted.shape = images.type, ir.Shape(["batch", 3, "fitted_height", "fitted_width"])
         size = tape.op("Shape", [fitted], {"start": 2, "end": 4})
-        padded = self._pad(tape, fitted, size)
+        padded = pad_to_multiples(tape, fitted, self.preprocessing.size_divisor)
         sizes = tape.op("Expand", [size, _pair(tape, image)])
         scale = self._scale(tape, image, size)
         graph.insert_before(graph[0], [prepare, *tape.nodes])
@@ -55,14 +55,6 @@ class WrapDetectorInImageInterfacePass(ir.passes.InPlacePass):
                 output.shape = ir.Shape(["batch", output.shape[1], "padded_height/4", "padded_width/4"])
         model.opset_imports.setdefault(DOMAIN, 1)
         return ir.passes.PassResult(model, modified=True)
-
-    def _pad(self, tape: ir.tape.Tape, fitted: ir.Value, size: ir.Value) -> ir.Value:
-        step = _integers(tape, self.preprocessing.size_divisor)
-        up = tape.op("Sub", [tape.op("Add", [size, step]), _integers(tape, 1)])
-        target = tape.op("Mul", [tape.op("Div", [up, step]), step])
-        missing = tape.op("Sub", [target, size])
-        pads = tape.op("Concat", [_integers(tape, *[0] * 6), missing], {"axis": 0})
-        return tape.op("Pad", [fitted, pads])
 
     @staticmethod
     def _scale(tape: ir.tape.Tape, image: ir.Value, size: ir.Value) -> ir.Value:

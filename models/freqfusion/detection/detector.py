@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,8 +12,14 @@ from freqfusion.detection.boxes import decode_boxes
 from freqfusion.detection.pyramid import Pyramid
 from freqfusion.detection.resnet import ResNet
 from freqfusion.detection.roi_heads import RoIHead
-from freqfusion.detection.rpn import RPNHead
-from freqfusion.detection.selection import select_by_class, select_over_classes
+from freqfusion.detection.rpn import RATIOS, RPN_IOU_THRESHOLD, SCALES, RPNHead
+from freqfusion.detection.selection import (
+    IOU_THRESHOLD,
+    PANOPTIC_SCORE_THRESHOLD,
+    SCORE_THRESHOLD,
+    select_by_class,
+    select_over_classes,
+)
 from freqfusion.detection.semantic_head import SemanticHead
 from freqfusion.errors import CheckpointError
 
@@ -34,6 +40,15 @@ class Detector(nn.Module):
         fusion: ``freqfusion``, or ``nearest`` for the twin with a classic pyramid.
         groups: Channel groups of FreqFusion's resampler; 8 in the official ``faster_rcnn_r101``.
         norm: Whether the resampler normalises its inputs; not in the official ``panoptic_fpn_r50``.
+        style: Of the ResNet.
+        anchor_scales, anchor_ratios, rpn_iou_threshold: Of the proposals, see :class:`RPNHead`.
+        score_threshold: Of detections; None for 0.05, with a semantic head 0.6.
+        iou_threshold: At which a detection gives way to a better one.
+        class_agnostic: Whether it gives way to those of other classes too; None for what the semantic head decides.
+        options: Further ones of :class:`FreqFusion` that the weights do not show, such as ``semi_conv``.
+
+    Raises:
+        ValueError: For suppression over classes at a threshold under 0.5, where a proposal may have several.
 
     Source: ``FasterRCNN``, ``MaskRCNN`` and ``PanopticFPN`` of mmdetection 2.28 with the official configurations.
     """
@@ -50,14 +65,32 @@ class Detector(nn.Module):
         fusion: str = "freqfusion",
         groups: int = 4,
         norm: bool = True,
+        style: str = "pytorch",
+        anchor_scales: Sequence[float] = SCALES,
+        anchor_ratios: Sequence[float] = RATIOS,
+        rpn_iou_threshold: float = RPN_IOU_THRESHOLD,
+        score_threshold: float | None = None,
+        iou_threshold: float = IOU_THRESHOLD,
+        class_agnostic: bool | None = None,
+        **options: Any,
     ) -> None:
         super().__init__()
+        is_panoptic = num_stuff is not None
+        official = PANOPTIC_SCORE_THRESHOLD if is_panoptic else SCORE_THRESHOLD
+        self.score_threshold = official if score_threshold is None else score_threshold
+        self.iou_threshold = iou_threshold
+        self.class_agnostic = is_panoptic if class_agnostic is None else class_agnostic
+        if self.class_agnostic and self.score_threshold < 0.5:
+            raise ValueError(
+                f"Detector: class_agnostic needs a score_threshold of at least 0.5, got {self.score_threshold}; "
+                "below it a proposal may have several classes"
+            )
         self.num_classes = num_classes
         self.num_stuff = num_stuff
         self.has_masks = has_masks
-        self.backbone = ResNet(depth)
-        self.neck = Pyramid(fusion, groups, norm)
-        self.rpn_head = RPNHead()
+        self.backbone = ResNet(depth, style)
+        self.neck = Pyramid(fusion, groups, norm, **options)
+        self.rpn_head = RPNHead(anchor_scales, anchor_ratios, rpn_iou_threshold)
         self.roi_head = RoIHead(num_classes, has_masks)
         if num_stuff is not None:
             self.semantic_head = SemanticHead(num_stuff + 1)
@@ -96,8 +129,8 @@ class Detector(nn.Module):
         logits, deltas = self.roi_head.bbox_head(maps, proposals)
         scores = logits.softmax(dim=-1)[..., :-1] * (objectness > 0)[..., None]
         boxes = decode_boxes(proposals[:, :, None], deltas, image_sizes)
-        select = select_by_class if self.num_stuff is None else select_over_classes
-        num, boxes, scores, labels = select(boxes, scores)
+        select = select_over_classes if self.class_agnostic else select_by_class
+        num, boxes, scores, labels = select(boxes, scores, self.score_threshold, self.iou_threshold)
         results = [num, boxes, scores, labels]
         if self.has_masks:
             results.append(self.roi_head.mask_head(maps, boxes, labels))

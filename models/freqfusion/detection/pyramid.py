@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -47,12 +48,18 @@ class Pyramid(nn.Module):
         groups: Channel groups of FreqFusion's resampler.
         norm: Whether the resampler normalises its inputs.
         feature_resample: Whether there is a resampler; in all official configurations there is.
+        options: Further ones of :class:`FreqFusion` that the weights do not show, such as ``semi_conv``.
 
     Source: ``FreqFusionCARAFEFPN`` in the official ``mmdetection`` folder.
     """
 
     def __init__(
-        self, fusion: str = "freqfusion", groups: int = 4, norm: bool = True, feature_resample: bool = True
+        self,
+        fusion: str = "freqfusion",
+        groups: int = 4,
+        norm: bool = True,
+        feature_resample: bool = True,
+        **options: Any,
     ) -> None:
         super().__init__()
         if fusion not in FUSIONS:
@@ -69,6 +76,7 @@ class Pyramid(nn.Module):
                     feature_resample=feature_resample,
                     feature_resample_group=groups,
                     feature_resample_norm=norm,
+                    **options,
                 )
                 for _ in range(4)
             )

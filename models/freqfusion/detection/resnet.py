@@ -7,16 +7,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+STYLES = ("pytorch", "caffe")
 CHANNELS = (256, 512, 1024, 2048)
 """Of the four results."""
 
 
 class _Bottleneck(nn.Module):
-    def __init__(self, in_channels: int, channels: int, stride: int, is_first: bool) -> None:
+    def __init__(self, in_channels: int, channels: int, stride: int, is_first: bool, style: str) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
+        strides = (stride, 1) if style == "caffe" else (1, stride)
+        self.conv1 = nn.Conv2d(in_channels, channels, 1, stride=strides[0], bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, stride=stride, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(channels, channels, 3, stride=strides[1], padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         self.conv3 = nn.Conv2d(channels, 4 * channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(4 * channels)
@@ -37,12 +39,18 @@ class ResNet(nn.Module):
 
     Args:
         depth: 50 or 101.
+        style: ``pytorch``: the stride is on the 3 x 3 convolution; ``caffe``: on the 1 x 1 before it.
 
-    Source: ``ResNet`` of mmdetection with style ``pytorch``: the stride is on the 3 x 3 convolution.
+    Raises:
+        ValueError: If ``style`` is neither.
+
+    Source: ``ResNet`` of mmdetection.
     """
 
-    def __init__(self, depth: int) -> None:
+    def __init__(self, depth: int, style: str = "pytorch") -> None:
         super().__init__()
+        if style not in STYLES:
+            raise ValueError(f"ResNet: style must be one of {STYLES}, got {style!r}")
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         in_channels = 64
@@ -51,7 +59,7 @@ class ResNet(nn.Module):
             layers = []
             for block in range(blocks):
                 stride = 2 if stage > 0 and block == 0 else 1
-                layers.append(_Bottleneck(in_channels, channels, stride, is_first=block == 0))
+                layers.append(_Bottleneck(in_channels, channels, stride, is_first=block == 0, style=style))
                 in_channels = 4 * channels
             self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
 

@@ -16,8 +16,8 @@ from freqfusion.ops.nms import nms
 
 STRIDES = (4, 8, 16, 32, 64)
 RATIOS = (0.5, 1.0, 2.0)  # height over width
-_SCALE = 8
-_IOU_THRESHOLD = 0.7
+SCALES = (8,)  # sides of anchors, in strides
+RPN_IOU_THRESHOLD = 0.7
 NUM_PROPOSALS = 1000
 """Boxes per level before suppression, and per image after it."""
 
@@ -25,12 +25,25 @@ NUM_PROPOSALS = 1000
 class RPNHead(nn.Module):
     """Proposes boxes.
 
+    Args:
+        scales: One side of the square anchor, in strides.
+        ratios: Three, height over width.
+        iou_threshold: Of suppression within a level.
+
     Source: ``RPNHead`` of mmdetection 2.28. Its number of proposals varies; here the best are followed by fillers
     without area, so that every image has ``NUM_PROPOSALS``.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        scales: Sequence[float] = SCALES,
+        ratios: Sequence[float] = RATIOS,
+        iou_threshold: float = RPN_IOU_THRESHOLD,
+    ) -> None:
         super().__init__()
+        if len(scales) != 1 or len(ratios) != len(RATIOS):
+            raise ValueError(f"RPNHead: one scale and {len(RATIOS)} ratios are built, got {scales} and {ratios}")
+        self.scale, self.ratios, self.iou_threshold = float(scales[0]), tuple(ratios), iou_threshold
         self.rpn_conv = nn.Conv2d(OUT_CHANNELS, OUT_CHANNELS, 3, padding=1)
         self.rpn_cls = nn.Conv2d(OUT_CHANNELS, len(RATIOS), 1)
         self.rpn_reg = nn.Conv2d(OUT_CHANNELS, 4 * len(RATIOS), 1)
@@ -48,7 +61,7 @@ class RPNHead(nn.Module):
         levels = [self._level(x, stride, image_sizes) for x, stride in zip(maps, STRIDES, strict=True)]
         boxes = torch.stack([boxes for boxes, _ in levels], dim=1)  # (N, levels, NUM_PROPOSALS, 4)
         scores = torch.stack([scores for _, scores in levels], dim=1)
-        kept = nms(boxes.flatten(0, 1), scores.flatten(0, 1), _IOU_THRESHOLD, 0.0, NUM_PROPOSALS)
+        kept = nms(boxes.flatten(0, 1), scores.flatten(0, 1), self.iou_threshold, 0.0, NUM_PROPOSALS)
         scores = torch.where(kept.reshape(scores.shape), scores, -1.0).flatten(1)
         best, index = scores.topk(NUM_PROPOSALS, dim=1)
         chosen = torch.gather(boxes.flatten(1, 2), 1, index[..., None].expand(-1, -1, 4))
@@ -64,21 +77,20 @@ class RPNHead(nn.Module):
         scores, index = torch.cat((logits.sigmoid(), fillers), dim=1).topk(NUM_PROPOSALS, dim=1)
         index = torch.where(scores < 0, 0, index)
         chosen = torch.gather(deltas, 1, index[..., None].expand(-1, -1, 4))
-        boxes = decode_boxes(_anchors(index, x.shape[3], stride).to(chosen), chosen, image_sizes)
+        boxes = decode_boxes(self._anchors(index, x.shape[3], stride), chosen, image_sizes)  # fp32, autocast or not
         has_area = ((boxes[..., 2:] - boxes[..., :2]) > 0).all(dim=-1)
         return boxes, torch.where(has_area, scores, -1.0)
 
+    def _anchors(self, index: Tensor, columns: int, stride: int) -> Tensor:
+        """Makes the anchors ``(N, M, 4)`` of positions ``(N, M)`` in the order row, column, ratio."""
+        cell = index // len(RATIOS)
+        row = cell // columns
+        x, y = (cell - row * columns) * stride, row * stride
+        base = self._base_anchors(stride).to(index.device)[index - cell * len(RATIOS)]
+        return torch.stack((x, y, x, y), dim=-1) + base
 
-def _anchors(index: Tensor, columns: int, stride: int) -> Tensor:
-    """Makes the anchors ``(N, M, 4)`` of positions ``(N, M)`` in the order row, column, ratio."""
-    cell = index // len(RATIOS)
-    row = cell // columns
-    x, y = (cell - row * columns) * stride, row * stride
-    base = _base_anchors(stride).to(index.device)[index - cell * len(RATIOS)]
-    return torch.stack((x, y, x, y), dim=-1) + base
-
-
-def _base_anchors(stride: int) -> Tensor:
-    """Returns the ``(3, 4)`` anchors of the first cell; there is no half-stride offset."""
-    halves = [(0.5 * _SCALE * stride / math.sqrt(ratio), 0.5 * _SCALE * stride * math.sqrt(ratio)) for ratio in RATIOS]
-    return torch.tensor([(-w, -h, w, h) for w, h in halves])
+    def _base_anchors(self, stride: int) -> Tensor:
+        """Returns the ``(3, 4)`` anchors of the first cell; there is no half-stride offset."""
+        half = 0.5 * self.scale * stride
+        halves = [(half / math.sqrt(ratio), half * math.sqrt(ratio)) for ratio in self.ratios]
+        return torch.tensor([(-w, -h, w, h) for w, h in halves])

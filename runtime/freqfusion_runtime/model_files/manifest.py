@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import types
 import typing
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from freqfusion_runtime.errors import ManifestError
-from freqfusion_runtime.files import atomic_path, sha256_of
+from freqfusion_runtime.files import atomic_path
+from freqfusion_runtime.model_files.external_data import model_sha256
 
 FORMAT_VERSION = 2
 METADATA_KEY = "freqfusion_manifest"  # in the ONNX model's metadata_props
@@ -22,6 +25,8 @@ Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 Weights = Literal["random", "checkpoint"]
 ColorOrder = Literal["RGB", "BGR"]
 SizeFit = Literal["stretch", "pad"]
+SettingOrigin = Literal["config", "default", "override", "refused", "not understood"]
+_ADDED = {"added": True}  # to format 2: a record written before has the default
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class Preprocessing:
     Args:
         long_side: The picture is scaled, ratio kept, until its long side or its short side meets the limit first.
         short_side: See ``long_side``.
+        exact_size: ``(height, width)`` that every picture is stretched to in place of that; None to keep the ratio.
         size_divisor: Both sides are then brought up to multiples of this.
         size_fit: How: ``stretch`` resizes once more, as SegNeXt's pipeline does; ``pad`` appends zeros below and at the
             right after normalisation, as the detectors' does.
@@ -61,6 +67,27 @@ class Preprocessing:
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     color_order: ColorOrder = "RGB"
+    exact_size: tuple[int, int] | None = field(default=None, metadata=_ADDED)
+
+
+@dataclass(frozen=True)
+class SettingRecord:
+    """What became of one setting of the config that the network was trained with.
+
+    Args:
+        name: The setting's.
+        origin: ``config``: built as the config says; ``default``: the config does not say, built as the official one;
+            ``override``: built as the user said; ``not understood``: nobody knows what the config says.
+        found: What the config says, as text; empty if nothing.
+        built: What was built.
+        remark: Why, where it needs saying.
+    """
+
+    name: str
+    origin: SettingOrigin
+    found: str
+    built: str
+    remark: str
 
 
 @dataclass(frozen=True)
@@ -101,6 +128,8 @@ class Manifest:
         palette: Their colours as RGB in 0 to 255, or empty.
         preprocessing: Which pictures the network was trained on.
         inputs, outputs: In the graph's order.
+        settings: What was taken from the config, defaulted, overridden by the user, or not understood.
+        network: Arguments that the network was built with beside those that its weights show.
         nmf_bases_seed: Seed of the frozen NMF bases, None for a model without them.
         weights: ``random`` for generated weights, which show the plumbing only.
         weights_file: File name of the checkpoint, without folders.
@@ -131,6 +160,8 @@ class Manifest:
     classes: tuple[str, ...] = ()
     palette: tuple[tuple[int, int, int], ...] = ()
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    settings: tuple[SettingRecord, ...] = field(default=(), metadata=_ADDED)
+    network: dict[str, Any] = field(default_factory=dict, metadata=_ADDED)
     nmf_bases_seed: int | None = None
     weights_file: str | None = None
     weights_sha256: str | None = None
@@ -161,12 +192,15 @@ class Manifest:
                 )
         if any(not 0 <= level <= 255 for color in self.palette for level in color):
             raise ManifestError(f"manifest: palette must hold levels from 0 to 255. {_REEXPORT}")
-        if any(deviation <= 0 for deviation in self.preprocessing.std):
+        if not all(map(math.isfinite, self.preprocessing.mean)):
+            raise ManifestError(f"manifest: mean must be finite, got {self.preprocessing.mean}. {_REEXPORT}")
+        if not all(0 < deviation < math.inf for deviation in self.preprocessing.std):
             raise ManifestError(f"manifest: std must be positive, got {self.preprocessing.std}. {_REEXPORT}")
         sizes = (self.preprocessing.long_side, self.preprocessing.short_side, self.preprocessing.size_divisor)
-        if min(sizes) < 1:
+        if min(*sizes, *(self.preprocessing.exact_size or ())) < 1:
             raise ManifestError(
-                f"manifest: long_side, short_side, size_divisor must be positive, got {sizes}. {_REEXPORT}"
+                f"manifest: long_side, short_side, size_divisor must be positive, got {sizes}, and so must exact_size, "
+                f"got {self.preprocessing.exact_size}. {_REEXPORT}"
             )
         if not self.inputs or not self.outputs:
             raise ManifestError(f"manifest: inputs and outputs must name at least one tensor each. {_REEXPORT}")
@@ -208,7 +242,7 @@ def sidecar_path(model: str | os.PathLike[str]) -> Path:
 
 def write_sidecar(model: str | os.PathLike[str], manifest: Manifest) -> Path:
     """Writes the manifest beside a finished model file, with the file's own hash under ``sha256``."""
-    record = {**json.loads(manifest.to_json()), "sha256": sha256_of(model)}
+    record = {**json.loads(manifest.to_json()), "sha256": model_sha256(model)}
     path = sidecar_path(model)
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -233,7 +267,13 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         if value in arguments:
             return value
         raise ManifestError(f"{where}: must be one of {', '.join(arguments)}, got {value!r}. {_REEXPORT}")
-    elif arguments and type(value) in arguments:  # a union of plain types
+    elif origin is types.UnionType:
+        if type(value) in arguments:
+            return value
+        tuples = [part for part in arguments if typing.get_origin(part) is tuple]
+        if tuples and isinstance(value, list):
+            return _read(tuples[0], value, where)
+    elif kind is Any:
         return value
     elif kind is float and type(value) in (int, float):
         return float(value)
@@ -247,13 +287,13 @@ def _read_record(kind: type, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise ManifestError(f"{where}: must be an object, got {value!r:.60}. {_REEXPORT}")
     hints = typing.get_type_hints(kind)
-    # Every key is written always, so a missing one means a damaged record, not a default.
+    # Every key is written always, so a missing one means a damaged record, not a default; but for those added since.
     names = [f.name for f in fields(kind)]
-    missing = sorted(set(names) - set(value))
+    missing = sorted({f.name for f in fields(kind) if not f.metadata} - set(value))
     unknown = sorted(set(value) - set(names))
     if missing or unknown:
         raise ManifestError(
             f"{where}: missing keys: {', '.join(missing) or 'none'}; "
             f"unknown keys: {', '.join(unknown) or 'none'}. {_REEXPORT}"
         )
-    return kind(**{name: _read(hints[name], value[name], f"{where}.{name}") for name in names})
+    return kind(**{name: _read(hints[name], value[name], f"{where}.{name}") for name in names if name in value})

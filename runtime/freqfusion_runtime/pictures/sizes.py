@@ -9,19 +9,21 @@ from freqfusion_runtime.model_files.manifest import Preprocessing
 
 
 def keep_ratio_size(height: int, width: int, plan: Preprocessing) -> tuple[int, int]:
-    """Scales a size, ratio kept, until its long or its short side meets the plan's limit.
+    """Scales a size, ratio kept, until its long or its short side meets the plan's limit; or gives its exact size.
 
     Returns:
         ``(height, width)``, each rounded half up and at least 1.
 
     Source: ``rescale_size`` of mmcv, which would return 0 for a picture over 4096 times as long as wide.
     """
+    if plan.exact_size is not None:
+        return plan.exact_size
     factor = min(plan.long_side / max(height, width), plan.short_side / min(height, width))
     return max(1, math.floor(height * factor + 0.5)), max(1, math.floor(width * factor + 0.5))
 
 
 def network_size(height: int, width: int, plan: Preprocessing) -> tuple[int, int]:
-    """Gives the network's input size for a picture: the kept-ratio size, each side rounded up to the divisor."""
+    """Gives the network's input size for a picture: that size, each side rounded up to the divisor."""
     height, width = keep_ratio_size(height, width, plan)
     step = plan.size_divisor
     return -(-height // step) * step, -(-width // step) * step

@@ -8,11 +8,10 @@ from collections.abc import Collection
 import numpy as np
 
 from freqfusion_runtime.pictures.reading import MAX_PIXELS, PictureLike
-from freqfusion_runtime.pictures.sizes import keep_ratio_size, network_size
 from freqfusion_runtime.predictors.object_network import Answer, ObjectNetwork
 from freqfusion_runtime.predictors.segmenter import timed
 from freqfusion_runtime.results.detections import Detections, InstanceSegmentation, PanopticSegmentation
-from freqfusion_runtime.results.labels import labels_from_scores
+from freqfusion_runtime.results.labels import labels_of_picture
 from freqfusion_runtime.results.panoptic_fusion import fuse
 from freqfusion_runtime.results.region_mask import paste_masks
 from freqfusion_runtime.sessions.protocol import Session
@@ -85,13 +84,12 @@ class PanopticSegmenter(ObjectNetwork):
         manifest = self.session.manifest
         things, total = manifest.num_things or 0, manifest.num_classes
         size = (answer.photo.shape[0], answer.photo.shape[1])
-        network = network_size(*size, manifest.preprocessing)
         semantic = answer.semantic
         if semantic is None or semantic.shape[0] != total - things + 1 or semantic.ndim != 3:
             found = None if semantic is None else semantic.shape
             raise self.malformed(f"semantic must have shape ({total - things + 1}, h, w) for a picture, got {found}")
         with timed(answer.timings_ms, "postprocess"):
-            stuff = labels_from_scores(semantic, network, size, keep_ratio_size(*size, manifest.preprocessing))
+            stuff = labels_of_picture(semantic, size, manifest.preprocessing)
             ids, segments = fuse(stuff, instances.masks, instances.scores, instances.labels, things, total)
         result = PanopticSegmentation(
             ids, segments, instances, self.classes, self.palette, answer.photo, answer.timings_ms

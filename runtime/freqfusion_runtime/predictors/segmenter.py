@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from freqfusion_runtime.errors import ModelFileError, NetworkOutputError
 from freqfusion_runtime.model_files.classes.class_table import class_colors, class_names
-from freqfusion_runtime.pictures.preparation import fit, normalise
+from freqfusion_runtime.pictures.preparation import prepare
 from freqfusion_runtime.pictures.reading import MAX_PIXELS, Picture, PictureLike, read_picture
 from freqfusion_runtime.predictors.opening import open_session
-from freqfusion_runtime.results.labels import labels_from_scores
+from freqfusion_runtime.results.labels import labels_of_picture
 from freqfusion_runtime.results.segmentation import Segmentation
 from freqfusion_runtime.sessions.protocol import Kernels, Provider, Session
 
@@ -84,8 +84,7 @@ class Segmenter:
     def _by_tensor_interface(self, photo: Picture, timings: dict[str, float]) -> NDArray[Any]:
         manifest = self.session.manifest
         with timed(timings, "preprocess"):
-            fitted = fit(photo, manifest.preprocessing)
-            tensor = normalise(fitted, manifest.preprocessing).astype(manifest.inputs[0].dtype, copy=False)
+            tensor = prepare(photo, manifest.preprocessing).astype(manifest.inputs[0].dtype, copy=False)
         with timed(timings, "network"):
             scores = self.session.run({manifest.inputs[0].name: tensor})[manifest.outputs[0].name]
         if scores.ndim != 4 or scores.shape[:2] != (1, manifest.num_classes):
@@ -94,8 +93,7 @@ class Segmenter:
                 "Write the model again with `freqfusion export`."
             )
         with timed(timings, "postprocess"):
-            height, width = fitted.shape[:2]
-            return labels_from_scores(scores[0], (height, width), (photo.shape[0], photo.shape[1]))
+            return labels_of_picture(scores[0], (photo.shape[0], photo.shape[1]), manifest.preprocessing)
 
     def _by_image_interface(self, photo: Picture, timings: dict[str, float]) -> NDArray[Any]:
         manifest = self.session.manifest

@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from freqfusion_runtime.errors import NetworkOutputError
+from freqfusion_runtime.model_files.manifest import Preprocessing
+from freqfusion_runtime.pictures.sizes import keep_ratio_size, network_size
 
 # Output pixels per side of a tile. A tile keeps only the classes that can win in it; larger tiles keep more of them,
 # smaller ones cost more calls.
@@ -68,6 +70,14 @@ def labels_from_scores(
             winners = np.matmul(across, stretched).argmax(axis=-1)  # (rows, columns)
             labels[y, x] = candidates[winners]
     return labels
+
+
+def labels_of_picture(
+    scores: NDArray[np.floating], picture_size: tuple[int, int], plan: Preprocessing
+) -> NDArray[np.uint8] | NDArray[np.int32]:
+    """Makes the label map of a picture that was prepared by ``plan``; see :func:`labels_from_scores`."""
+    kept = keep_ratio_size(*picture_size, plan) if plan.size_fit == "pad" else None
+    return labels_from_scores(scores, network_size(*picture_size, plan), picture_size, kept)
 
 
 def resize_matrix(source: int, between: int, target: int, kept: int | None = None) -> NDArray[np.float32]:

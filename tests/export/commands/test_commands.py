@@ -134,6 +134,7 @@ def test_models_are_listed(capsys):
     assert "SegNeXt-T + FreqFusion" in captured.err
 
 
+@pytest.mark.long
 def test_bench_compares_what_is_there(tmp_path, capsys):
     results = tmp_path / "results.jsonl"
     arguments = ["bench", "--size", "64x64", "--rounds", "2", "--threads", "1", "--results", str(results)]

@@ -114,6 +114,7 @@ def test_a_file_with_nothing_in_half_is_named(tmp_path):
         Retyping(tmp_path / "model.onnx")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("precision", "interface"), [("fp16", "image"), ("bf16", "tensor")])
 def test_a_file_typed_again_is_the_file(typed_file, precision, interface):
     path = typed_file(precision, interface)
@@ -122,8 +123,8 @@ def test_a_file_typed_again_is_the_file(typed_file, precision, interface):
     probe = Probe(path)
     is_image = interface == "image"
     feed = {"image": golden("e2e_seed0_75x100")["rgb"][None]} if is_image else {"images": image(64, 96, 0)}
-    expected = probe.run(feed, [LOGITS])
-    found = probe.run_model(retyping.keeping([]), feed, [LOGITS])
+    expected = probe.read(feed, [LOGITS])
+    found = probe.read_variant(retyping.keeping([]), feed, [LOGITS])
     for name in {LOGITS, "labels"} & set(expected):
         np.testing.assert_array_equal(found[name], expected[name])
     assert np.isfinite(found[LOGITS]).all()
@@ -185,6 +186,7 @@ def overflowing(exported, checkpoint, tmp_path_factory):
     return model, path
 
 
+@pytest.mark.long
 def test_command_finds_the_nodes_that_overflow(overflowing, photo, tmp_path, capsys):
     network, checkpoint = overflowing
     model = network.clone()

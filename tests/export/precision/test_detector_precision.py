@@ -59,6 +59,7 @@ def fp16_file(detector_files, photo, tmp_path_factory):
     return path
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["every rounding", "as ONNX Runtime takes it", "on our kernels"])
 def test_finds_the_official_detections_within_the_types_bounds(fp16_file, how):
     """Rounding decides which of two boxes stays, and so a part of the objects: of 100, 96 to 99 in eight roundings."""
@@ -107,6 +108,7 @@ def test_everything_between_layers_and_boxes_is_fp32(fp16_file):
         )
 
 
+@pytest.mark.long
 def test_parity_holds_every_stage_before_the_choice_of_objects_to_the_types_bounds(detector_files, fp16_file, photo):
     """Of the objects on a photograph rounding loses 6 to 8 % to ties (random weights), so they are not counted here."""
     parity = DetectorParity(fp16_file, detector_files.network(NAME), kernels="never", layers=True)

@@ -251,9 +251,9 @@ def test_requests_that_cannot_be_met(segnext_t, traced_segnext, tmp_path, option
 
 
 def test_a_half_typed_file_that_is_too_far_off_is_not_kept(segnext_t, traced_segnext, tmp_path, monkeypatch):
-    from freqfusion_export.verification import verify
+    from freqfusion_export.verification import segmenter_file
 
-    monkeypatch.setattr(verify, "LOGIT_BOUNDS", {"fp16": 1e-4})
+    monkeypatch.setattr(segmenter_file, "LOGIT_BOUNDS", {"fp16": 1e-4})
     with pytest.raises(VerificationError, match=r"off by .* allowed 1e-04 for fp16; calibrate .* --keep-fp32"):
         export(segnext_t, tmp_path / "m.onnx", traced=traced_segnext, interface="tensor", precision="fp16")
     assert not list(tmp_path.iterdir())

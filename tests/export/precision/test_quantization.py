@@ -104,6 +104,16 @@ def test_the_worst_groups_stay_in_fp32_until_the_limit_is_met():
         settle(model, spoiled, FEEDS, max_drop=-1)
 
 
+def test_a_network_whose_own_scores_are_no_numbers_is_not_judged():
+    model = network()
+    quantization = plan(model, "int8", FEEDS)
+    broken = network()
+    weights = broken.graph.initializers["w"]
+    weights.const_value = ir.tensor(np.full((4, 4, 1, 1), np.nan, np.float32), name="w")
+    with pytest.raises(ExportError, match=r"100\.0% of the network's own class scores .* infinite or not a number"):
+        settle(broken, quantization, FEEDS, max_drop=1.0)
+
+
 def test_eight_bits_want_pictures_and_something_to_quantise(segnext_t, traced_segnext, tmp_path):
     with pytest.raises(ExportError, match=r"int8 takes its scales from pictures.*--calibration"):
         export(segnext_t, tmp_path / "m.onnx", traced=traced_segnext, precision="int8")

@@ -56,6 +56,8 @@ def test_names_what_is_wrong(change, message):
     ("change", "message"),
     [
         ({"std": [0, 1, 1]}, "std must be positive"),
+        ({"std": [float("nan"), 1, 1]}, r"std must be positive, got \(nan, 1\.0, 1\.0\)"),
+        ({"mean": [0, float("nan"), 0]}, "mean must be finite"),
         ({"size_divisor": 0}, "must be positive"),
         ({"size_fit": "crop"}, r"preprocessing\.size_fit: must be one of stretch, pad, got 'crop'"),
         ({"mean": ["a", 0, 0]}, r"preprocessing\.mean\[0\]: must be float, got 'a'"),

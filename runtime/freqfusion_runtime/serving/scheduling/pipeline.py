@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from freqfusion_runtime.errors import NetworkOutputError, PictureError, PictureTooLargeError
-from freqfusion_runtime.pictures.preparation import fit, normalise
+from freqfusion_runtime.pictures.preparation import prepare
 from freqfusion_runtime.pictures.reading import Picture, read_picture_bytes
-from freqfusion_runtime.results.labels import labels_from_scores
+from freqfusion_runtime.results.labels import labels_of_picture
 from freqfusion_runtime.results.segmentation import Segmentation
 from freqfusion_runtime.serving.operation.errors import BadPictureError, ModelFailedError, TooLargeError
 from freqfusion_runtime.serving.operation.stages import Stages
@@ -36,7 +36,6 @@ _BYTES_PER_PIXEL = 12
 class _Prepared:
     photo: Picture
     inputs: Tensors
-    network_size: tuple[int, int]
 
 
 async def segment(
@@ -71,7 +70,7 @@ async def segment(
 
     Raises:
         BadPictureError, TooLargeError: If the picture cannot be used.
-        ServingError: As :meth:`Scheduler.run`.
+        ServingError: As :meth:`Scheduler.infer`.
     """
     chain = _Chain(model, scheduler, admission, workers, deadline, stages, finish)
     workers.submit(chain.prepare, data, size, holding)
@@ -191,11 +190,10 @@ def _prepare(model: LoadedModel, data: bytes, long_side: int | None, holding: Ho
     photo = shrink(photo, long_side)
     name = manifest.inputs[0].name
     if manifest.interface == "image":
-        prepared = _Prepared(photo, {name: photo[None]}, (photo.shape[0], photo.shape[1]))
+        prepared = _Prepared(photo, {name: photo[None]})
     else:
-        fitted = fit(photo, manifest.preprocessing)
-        tensor = normalise(fitted, manifest.preprocessing).astype(manifest.inputs[0].dtype, copy=False)
-        prepared = _Prepared(photo, {name: tensor}, (fitted.shape[0], fitted.shape[1]))
+        tensor = prepare(photo, manifest.preprocessing).astype(manifest.inputs[0].dtype, copy=False)
+        prepared = _Prepared(photo, {name: tensor})
     stages.add("preprocess", (time.perf_counter() - start) * 1e3)
     return prepared
 
@@ -213,7 +211,7 @@ def _labels(model: LoadedModel, prepared: _Prepared, outputs: Tensors, stages: S
             "can be made of it. Its file must be written again."
         )
     try:
-        labels = labels_from_scores(result[0], prepared.network_size, size) if tensor else result[0]
+        labels = labels_of_picture(result[0], size, manifest.preprocessing) if tensor else result[0]
     except NetworkOutputError as e:
         raise ModelFailedError(f"model {model.source.name!r} failed: {e}") from e
     smallest = np.uint8 if manifest.num_classes <= 256 else np.int32

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the user says in place of a checkpoint's config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from freqfusion.configs.findings import Setting, Settings, shown
+from freqfusion.configs.settings import settings_from_file
+from freqfusion.errors import CheckpointError
+
+# What the names in configs, by their last part, are about. An override of the one answers the others.
+_ABOUT = {
+    "image_size": ("img_scale", "scale", "keep_ratio", "img_ratios", "image_size"),
+    "channel_order": ("to_rgb", "channel_order"),
+    "size_divisor": ("size_divisor", "pad_size_divisor", "size", "Pad", "size_fit"),
+    "score_threshold": ("score_thr", "SCORE_THRESH_TEST"),
+    "iou_threshold": ("iou_threshold", "iou_thr", "NMS_THRESH_TEST"),
+    "rpn_iou_threshold": ("nms_thr",),
+    "nmf_rank": ("MD_R",),
+    "nmf_steps": ("EVAL_STEPS", "eval_steps"),
+    "anchor_scales": ("scales",),
+    "anchor_ratios": ("ratios",),
+}
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """Settings of the user's own.
+
+    Attributes:
+        config: A config file to read in place of the checkpoint's; parsed, never executed.
+        preprocessing: As ``Settings.preprocessing``.
+        network: As ``Settings.network``.
+        ignored: Names of settings whose wish is not built, and which the user gives up.
+    """
+
+    config: Path | None = None
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    network: Mapping[str, Any] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+
+    def applied(self, settings: Settings, state_dict: Mapping[str, Any]) -> Settings:
+        """Puts the user's settings over those of the config.
+
+        Args:
+            settings: Of the checkpoint.
+            state_dict: Its weights.
+
+        Raises:
+            CheckpointError: If the config file cannot be read, or no setting of a name is refused.
+        """
+        if self.config is not None:
+            settings = settings_from_file(self.config, state_dict)
+        table = list(settings.table)
+        for name in self.ignored:
+            table = _ignored(table, name)
+        for name, value in self._named().items():
+            table = _overridden(table, name, value)
+        plan = dict(settings.preprocessing)
+        if {"long_side", "exact_size"} & set(self.preprocessing):
+            for side in ("long_side", "short_side", "exact_size"):
+                plan.pop(side, None)
+        return replace(
+            settings,
+            table=tuple(table),
+            preprocessing={**plan, **self.preprocessing},
+            network={**settings.network, **self.network},
+        )
+
+    def _named(self) -> dict[str, Any]:
+        """The settings under the names of the table."""
+        plan = self.preprocessing
+        named = {key: plan[key] for key in ("mean", "std", "size_divisor", "size_fit") if key in plan}
+        if "color_order" in plan:
+            named["channel_order"] = plan["color_order"]
+        if "long_side" in plan:
+            named["image_size"] = plan["long_side"], plan["short_side"]
+        if "exact_size" in plan:
+            named["image_size"] = tuple(reversed(plan["exact_size"]))
+        return {**named, **self.network}
+
+
+def _ignored(table: list[Setting], name: str) -> list[Setting]:
+    refused = [setting.name for setting in table if setting.origin == "refused"]
+    if name not in refused:
+        raise CheckpointError(
+            f"no setting {name!r} is refused, so it cannot be ignored; refused are: {', '.join(refused) or 'none'}"
+        )
+    return [
+        replace(setting, origin="override", remark="ignored") if setting.name == name else setting for setting in table
+    ]
+
+
+def _overridden(table: list[Setting], name: str, value: Any) -> list[Setting]:
+    about = {name, *_ABOUT.get(name, ())}
+    old = [setting for setting in table if setting.name.rpartition(".")[2] in about]
+    found = next((setting.found for setting in old if setting.found), "")
+    kept = [setting for setting in table if setting not in old]
+    return [*kept, Setting(name, "override", found, shown(value))]

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one reading of a config: every setting that changes an answer, taken, defaulted or refused by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from freqfusion.configs import network, official
+from freqfusion.configs.findings import Findings, Settings
+from freqfusion.configs.pictures import PictureReader
+from freqfusion.configs.reader import Config, Unread, read_config_file
+from freqfusion.errors import CheckpointError
+
+_STAGE3 = re.compile(r"backbone\.layer3\.(\d+)\.")
+
+
+def settings_of(
+    config: Config, state_dict: Mapping[str, Any], image_size: Any = None, is_strict: bool = False
+) -> Settings:
+    """Reads what a config says about testing.
+
+    Args:
+        config: As read; one without values gives defaults.
+        state_dict: The weights, whose names say what kind of network it is; of their values only shapes are looked at.
+        image_size: Scale of the test pipeline that a checkpoint gives beside any config, of more authority than that.
+        is_strict: Whether what only execution could tell is refused; else it is noted, with what is assumed.
+    """
+    findings = Findings(is_strict)
+    is_detector = any(name.startswith("roi_head.") for name in state_dict)
+    if config.problem:
+        findings.wonder("config", f"of {config.source}: {config.problem}", "the official settings")
+    for base in config.bases:
+        findings.wonder("_base_", Unread(base), "the official settings", "not in the checkpoint")
+    defaults = official.DETECTOR if is_detector else official.SEGMENTER
+    plan = PictureReader(config, findings, defaults, image_size).read()
+    section = network.DETECTOR if is_detector else network.SEGMENTER
+    arguments = network.NetworkReader(config, findings, section, _shown_by(state_dict)).read()
+    return Settings(tuple(findings.table), plan, arguments)
+
+
+def settings_from_file(path: Path, state_dict: Mapping[str, Any]) -> Settings:
+    """Reads a config file as :func:`settings_of` reads a checkpoint's.
+
+    Raises:
+        CheckpointError: If it cannot be read, or is no config.
+    """
+    try:
+        config = read_config_file(path)
+    except OSError as e:
+        raise CheckpointError(f"{path}: the config cannot be read: {e.strerror or e}") from e
+    if config.problem:
+        raise CheckpointError(
+            f"{path} is no config: {config.problem}. Name the .py file that training was started with"
+        )
+    return settings_of(config, state_dict, is_strict=True)
+
+
+def _shown_by(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config and the weights both say, by the place in the config."""
+    shown: dict[str, Any] = {}
+    for entry, place, beside in (
+        ("decode_head.conv_seg.weight", "model.decode_head.num_classes", 0),
+        ("roi_head.bbox_head.fc_cls.weight", "model.roi_head.bbox_head.num_classes", 1),
+        ("semantic_head.conv_logits.weight", "model.semantic_head.num_stuff_classes", 1),
+    ):
+        if entry in state_dict:
+            shown[place] = state_dict[entry].shape[0] - beside
+    blocks = _blocks(state_dict)
+    depths = {6: 50, 23: 101, 36: 152}
+    if blocks in depths:
+        shown["model.backbone.depth"] = depths[blocks]
+    return shown
+
+
+def _blocks(state_dict: Collection[str]) -> int:
+    return 1 + max((int(match[1]) for name in state_dict if (match := _STAGE3.match(name))), default=-1)
