@@ -46,6 +46,9 @@ $(DEMO)/emoji_scenes.onnx: $(DEMO_CHECKPOINT) | setup
 test: setup ## what every change runs: all but the long tests [TESTS='-k carafe']
 	$(BIN)/python scripts/run_tests.py $(TESTS)
 
+test-avx2: setup ## the tests of numbers with libraries held to AVX2; a part of test-all [TESTS='-k carafe']
+	$(BIN)/python scripts/run_tests.py --avx2 $(TESTS)
+
 test-all: setup ## everything that runs on a CPU, as CI runs it
 	$(BIN)/python scripts/run_tests.py --all $(TESTS)
 
@@ -84,4 +87,4 @@ serve: plugins ## ONNX=path.onnx [PORT=8000]: serve over HTTP and gRPC, with a p
 gpu-check: ## gpu: check every CUDA kernel on this machine's GPU, then time them [TENSORRT_INCLUDE=folder]
 	$(PYTHON) scripts/gpu_check
 
-.PHONY: help setup ray plugins demo test test-all check export engine doctor run parity bench serve gpu-check
+.PHONY: help setup ray plugins demo test test-avx2 test-all check export engine doctor run parity bench serve gpu-check

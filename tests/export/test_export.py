@@ -31,6 +31,8 @@ from onnx_sessions import session_of
 from reference_data import GOLDEN_TOLERANCE, assert_decided_labels_match_golden, assert_matches_golden, golden
 from weights_spec import image
 
+pytestmark = pytest.mark.numerics
+
 COUNTS = {"AdaptiveFilter": 10, "LocalSimilarity": 4, "OffsetResample": 2}
 
 

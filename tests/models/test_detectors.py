@@ -29,6 +29,8 @@ from mmdet_reference import (
     weights_spec,
 )
 
+pytestmark = pytest.mark.numerics
+
 NAMES = sorted(set(CASES.values()))
 SMALL_CASES = [name for name in CASES if "512x640" not in name]
 

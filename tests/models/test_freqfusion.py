@@ -14,6 +14,8 @@ from freqfusion.sampler import LocalSimGuidedSampler
 from reference_data import SEGNEXT, assert_matches_golden, golden, goldens
 from weights_spec import feat, fill_state_dict
 
+pytestmark = pytest.mark.numerics
+
 MODULES = goldens("freqfusion_")
 
 

@@ -23,6 +23,8 @@ from reference_data import (
 )
 from weights_spec import image, nmf_bases
 
+pytestmark = pytest.mark.numerics
+
 
 @pytest.fixture(autouse=True)
 def _inference():

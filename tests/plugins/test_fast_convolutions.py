@@ -14,6 +14,8 @@ from freqfusion_runtime.sessions.fast_convolutions import MIN_CHANNELS, OPERATOR
 from one_node_models import kernel_counts
 from onnx import TensorProto, helper, numpy_helper
 
+pytestmark = pytest.mark.numerics
+
 C = MIN_CHANNELS
 PLAIN = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [1, 1], "dilations": [1, 1], "group": 1}
 

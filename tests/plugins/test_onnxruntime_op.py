@@ -19,6 +19,8 @@ from one_node_models import OPSETS, kernel_counts, one_node_model, open_session,
 from onnx import helper
 from operator_cases import CASES, DTYPES, Case, assert_matches_golden, golden_calls, reassembly
 
+pytestmark = pytest.mark.numerics
+
 CARAFE = {"kernel_size": 3, "group_size": 2, "scale_factor": 2}
 ATTRIBUTES: dict[str, dict[str, Any]] = {
     "Carafe": CARAFE,

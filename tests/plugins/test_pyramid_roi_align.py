@@ -20,7 +20,7 @@ from one_node_models import kernel_counts, open_session
 from onnx import helper
 from torch import Tensor
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = [pytest.mark.numerics, pytest.mark.filterwarnings("error")]
 STRIDE, SCALE = 4, 8  # level 1 begins at 16 pixels a side, level 3 at 64
 # Averages of values below 5; the places of samples are off by 2^-22 of a map's side, 60 at most.
 ARITHMETIC = 5 * 2.0**-15
