@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from freqfusion.checkpoint_files.torch_files import is_legacy, read_legacy, read_zip
+from freqfusion.checkpoint_files.torch_files import CONSTRUCTORS, is_legacy, read_legacy, read_zip
 from freqfusion.checkpoint_files.unpickling import unpickle
 from freqfusion.errors import CheckpointError
 
@@ -56,7 +56,7 @@ def read_content(path: Path) -> Any:
         if start.startswith(b"PK\x03\x04"):
             return read_zip(path)
         with path.open("rb") as file:
-            return read_legacy(file) if is_legacy(start) else unpickle(file)
+            return read_legacy(file) if is_legacy(start) else unpickle(file, constructors=CONSTRUCTORS)
     except CheckpointError as e:
         raise CheckpointError(f"{path}: {e}") from e
     except Exception as e:  # a hostile or truncated file can raise anything while it is parsed

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import collections
 import functools
-import io
 import math
 import re
 import warnings
@@ -366,13 +365,6 @@ def _scalar(dtype: NumpyType, data: Any = b"") -> Any:
     return _array(data, dtype, ()).tolist()[0]
 
 
-def _storage_of(data: bytes) -> Any:
-    """A storage in a plain pickle: bytes of a file that ``torch.save`` would have written for it alone."""
-    from freqfusion.checkpoint_files.torch_files import read_legacy
-
-    return read_legacy(io.BytesIO(data))
-
-
 _CALLS: dict[str, Callable[..., Any]] = {
     "_codecs.encode": _encode,
     "builtins.bytes": _bytes(bytes),
@@ -408,6 +400,5 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "torch.nn.parameter.Buffer": _same,
     "torch.nn.parameter.Parameter": _same,
     "torch.serialization._get_layout": lambda name: _constants()[name],
-    "torch.storage._load_from_bytes": _storage_of,
 }
 _CALLS |= {f"torch.{name.removesuffix('Storage')}Tensor": lambda: EmptyTensor() for name in _STORAGES}

@@ -85,7 +85,7 @@ def read_zip(path: Path) -> Any:
                     data.untyped_storage().byteswap(storage_type.dtype)
             return storages[key]
 
-        return unpickle(io.BytesIO(_bytes(*record("data.pkl"))), find_storage)
+        return unpickle(io.BytesIO(_bytes(*record("data.pkl"))), find_storage, CONSTRUCTORS)
 
 
 def is_legacy(start: bytes) -> bool:
@@ -111,7 +111,7 @@ def read_legacy(file: BinaryIO) -> Any:
         types[key] = storage_type.dtype
         return Inert("storage")
 
-    unpickle(file, note_type)  # the storages lie behind the object that needs them
+    unpickle(file, note_type, CONSTRUCTORS)  # the storages lie behind the object that needs them
     storages = {key: _read_storage(file, types[key]) for key in unpickle(file)}
     file.seek(start)
 
@@ -125,7 +125,11 @@ def read_legacy(file: BinaryIO) -> Any:
         width = storage.dtype.itemsize
         return Storage(storage.data[offset * width : (offset + size) * width], storage.dtype)
 
-    return unpickle(file, find_storage)
+    return unpickle(file, find_storage, CONSTRUCTORS)
+
+
+# A storage in a plain pickle: bytes of a file that ``torch.save`` would have written for it alone.
+CONSTRUCTORS = {"torch.storage._load_from_bytes": lambda data: read_legacy(io.BytesIO(data))}
 
 
 def _read_storage(file: BinaryIO, dtype: torch.dtype) -> Storage:

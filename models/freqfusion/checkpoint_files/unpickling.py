@@ -5,17 +5,22 @@ from __future__ import annotations
 
 import io
 import pickletools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 from freqfusion.checkpoint_files.placeholders import Inert
-from freqfusion.checkpoint_files.plain_data import Buildable, as_key, construct, find_global
+from freqfusion.checkpoint_files.plain_data import Buildable, Constructor, as_key, construct, find_global
 from freqfusion.errors import CheckpointError
 
 _LARGE = 1 << 16
 
 
-def unpickle(file: BinaryIO, find_storage: Callable[[Any], Any] | None = None) -> Any:
+def unpickle(
+    file: BinaryIO,
+    find_storage: Callable[[Any], Any] | None = None,
+    constructors: Mapping[str, Callable[..., Any]] = MappingProxyType({}),
+) -> Any:
     """Reads one pickle, of any protocol, and leaves ``file`` behind its end.
 
     Plain data, tensors and numpy arrays are rebuilt; every other object becomes an :class:`Inert`.
@@ -23,12 +28,13 @@ def unpickle(file: BinaryIO, find_storage: Callable[[Any], Any] | None = None) -
     Args:
         file: Seekable.
         find_storage: Given a persistent id, as ``torch.save`` writes one for each storage; None where there are none.
+        constructors: Of plain data, by the global's path, beside those of ``plain_data``.
 
     Raises:
         CheckpointError: If the pickle asks for a function that runs commands.
         Exception: Any, if it is damaged.
     """
-    machine = _Machine(find_storage)
+    machine = _Machine(find_storage, constructors)
     for opcode, argument, _ in pickletools.genops(_Reader(file)):  # type: ignore[arg-type]
         step = _STEPS.get(opcode.name)
         if step is None:
@@ -59,14 +65,24 @@ class _Reader:
 
 
 class _Machine:
-    def __init__(self, find_storage: Callable[[Any], Any] | None) -> None:
+    def __init__(
+        self, find_storage: Callable[[Any], Any] | None, constructors: Mapping[str, Callable[..., Any]]
+    ) -> None:
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []  # the stacks under each mark
         self.memo: dict[int, Any] = {}
         self.find_storage = find_storage
+        self.constructors = constructors
 
     def push(self, value: Any) -> None:
         self.stack.append(value)
+
+    def push_global(self, module: Any, name: Any) -> None:
+        self.push(self.find_global(module, name))
+
+    def find_global(self, module: Any, name: Any) -> Any:
+        path = f"{module}.{name}"
+        return Constructor(path, self.constructors[path]) if path in self.constructors else find_global(module, name)
 
     def pop_to_mark(self) -> list[Any]:
         items, self.stack = self.stack, self.below.pop()
@@ -136,7 +152,7 @@ class _Machine:
 
     def inst(self, names: str) -> None:
         arguments = self.pop_to_mark()
-        self.call(find_global(*names.split(" ", 1)), arguments)
+        self.call(self.find_global(*names.split(" ", 1)), arguments)
 
     def obj(self, _: Any) -> None:
         function, *arguments = self.pop_to_mark()
@@ -144,7 +160,7 @@ class _Machine:
 
     def stack_global(self, _: Any) -> None:
         name, module = self.stack.pop(), self.stack.pop()
-        self.push(find_global(module, name))
+        self.push_global(module, name)
 
     def storage(self, identifier: Any) -> None:
         if self.find_storage is None:
@@ -190,7 +206,7 @@ _STEPS: dict[str, Callable[[_Machine, Any], Any]] = {
     "BINPUT": _Machine.remember,
     "LONG_BINPUT": _Machine.remember,
     "MEMOIZE": _Machine.remember,
-    "GLOBAL": lambda m, names: m.push(find_global(*names.split(" ", 1))),
+    "GLOBAL": lambda m, names: m.push_global(*names.split(" ", 1)),
     "STACK_GLOBAL": _Machine.stack_global,
     "EXT1": lambda m, code: m.push(Inert(f"extension {code}")),
     "EXT2": lambda m, code: m.push(Inert(f"extension {code}")),

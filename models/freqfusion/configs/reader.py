@@ -173,8 +173,8 @@ class _Reader:
         elif isinstance(node, ast.AnnAssign) and node.value is not None:
             self._assign(node.target, self.value(node.value))
         elif isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
-            name = ast.Name(node.target.id, ast.Load())
-            old, value = self.value(name), self.value(ast.BinOp(name, node.op, node.value))
+            known = ast.Name(node.target.id, ast.Load())
+            old, value = self.value(known), self.value(ast.BinOp(known, node.op, node.value))
             if isinstance(old, list) and isinstance(value, list):
                 old[:] = value  # the same list, whoever else has it
             else:
