@@ -11,6 +11,7 @@ MODEL ?=
 OUTPUT ?=
 INTERFACE ?= image
 PHOTO ?= examples
+TESTS ?=
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,8 +43,14 @@ demo: plugins $(DEMO)/emoji_scenes.onnx ## segment pictures with the model that 
 $(DEMO)/emoji_scenes.onnx: $(DEMO_CHECKPOINT) | setup
 	$(BIN)/freqfusion export $< --output $@
 
-test: setup ## everything that runs on a CPU
-	$(BIN)/python -m pytest -m 'not gpu'
+test: setup ## what every change runs: all but the long tests [TESTS='-k carafe']
+	$(BIN)/python scripts/run_tests.py $(TESTS)
+
+test-avx2: setup ## the tests of numbers with libraries held to AVX2; a part of test-all [TESTS='-k carafe']
+	$(BIN)/python scripts/run_tests.py --avx2 $(TESTS)
+
+test-all: setup ## everything that runs on a CPU, as CI runs it
+	$(BIN)/python scripts/run_tests.py --all $(TESTS)
 
 check: setup ## lint, types, format
 	$(BIN)/ruff check .
@@ -80,4 +87,4 @@ serve: plugins ## ONNX=path.onnx [PORT=8000]: serve over HTTP and gRPC, with a p
 gpu-check: ## gpu: check every CUDA kernel on this machine's GPU, then time them [TENSORRT_INCLUDE=folder]
 	$(PYTHON) scripts/gpu_check
 
-.PHONY: help setup ray plugins demo test check export engine doctor run parity bench serve gpu-check
+.PHONY: help setup ray plugins demo test test-avx2 test-all check export engine doctor run parity bench serve gpu-check

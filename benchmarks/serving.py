@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "runtime"), str(ROOT / "tests" / "runtime")]
+sys.path[:0] = [str(ROOT / "runtime"), str(ROOT / "tests" / "material")]
 
 from freqfusion_runtime.commands.json_output import versions  # noqa: E402
 from freqfusion_runtime.predictors.opening import open_session  # noqa: E402

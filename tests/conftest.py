@@ -3,12 +3,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kept_files import kept, remove_unused
 from places import EXAMPLES
 from reference_data import filled_model
+
+pytest_plugins = ["progress"]
+
+
+# What starts servers or other processes and waits for them: two at once on two cores would meet each other's time-outs.
+SERIAL = ("tests/runtime/serving/", "tests/runtime/batch/", "tests/runtime/commands/test_build_command.py")
+NOT_SERIAL = ("tests/runtime/serving/triton/",)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.nodeid.startswith(SERIAL) and not item.nodeid.startswith(NOT_SERIAL):
+            item.add_marker(pytest.mark.serial)
+        if "r101" in item.nodeid:  # twice the size of what ResNet-50 shows
+            item.add_marker(pytest.mark.long)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    remove_unused()
 
 
 @pytest.fixture(scope="session")
@@ -18,42 +39,54 @@ def segnext_t() -> Any:
 
 
 @pytest.fixture(scope="session")
-def traced_segnext(segnext_t: Any) -> Any:
+def traced_segnext(request: pytest.FixtureRequest) -> Any:
     """Its traced network, for ``export(segnext_t, ..., traced=traced_segnext)``: tracing takes long."""
+    return traced("segnext_t, seed 0", lambda: request.getfixturevalue("segnext_t"))
+
+
+def traced(name: str, network: Callable[[], Any]) -> Any:
+    """What ``trace_network`` makes of a segmenter, kept on disk; the network is built only where it is not."""
+    import onnx_ir as ir
     from freqfusion_export.networks.trace import trace_network
 
-    return trace_network(segnext_t, 32)
+    place = kept(f"trace of {name}", lambda folder: ir.save(trace_network(network(), 32), folder / "traced.onnx"))
+    return ir.load(place / "traced.onnx")
 
 
 @pytest.fixture(scope="session")
-def exported(segnext_t: Any, traced_segnext: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Its exported files by interface."""
+def exported(request: pytest.FixtureRequest) -> dict[str, Path]:
+    """Its exported files by interface; to be read only."""
     from freqfusion_export import export
 
-    folder = tmp_path_factory.mktemp("exported")
-    paths = {interface: folder / f"{interface}.onnx" for interface in ("tensor", "image")}
-    for interface, path in paths.items():
-        export(segnext_t, path, interface=interface, traced=traced_segnext)
-    return paths
+    def make(folder: Path) -> None:
+        for interface in ("tensor", "image"):
+            network, graph = (request.getfixturevalue(name) for name in ("segnext_t", "traced_segnext"))
+            export(network, folder / f"{interface}.onnx", interface=interface, traced=graph)
+
+    place = kept("segnext_t, seed 0, both interfaces", make)
+    return {interface: place / f"{interface}.onnx" for interface in ("tensor", "image")}
 
 
 @pytest.fixture(scope="session")
-def checkpoint(segnext_t: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(request: pytest.FixtureRequest) -> Path:
     """A folder with an mm-style file of its weights, ``segnext.pth``, and what the export command makes of it."""
-    import torch
-    from freqfusion_runtime.commands.cli import main
 
-    folder = tmp_path_factory.mktemp("checkpoint")
-    meta = {"CLASSES": tuple(f"thing {i}" for i in range(150)), "weights": "random"}
-    torch.save({"meta": meta, "state_dict": segnext_t.state_dict()}, folder / "segnext.pth")
-    code = main(["export", str(folder / "segnext.pth"), "--bases-seed", "3", "--json", str(folder / "export.json")])
-    assert code == 0
-    return folder
+    def make(folder: Path) -> None:
+        import torch
+        from freqfusion_runtime.commands.cli import main
+
+        meta = {"CLASSES": tuple(f"thing {i}" for i in range(150)), "weights": "random"}
+        state_dict = request.getfixturevalue("segnext_t").state_dict()
+        torch.save({"meta": meta, "state_dict": state_dict}, folder / "segnext.pth")
+        code = main(["export", str(folder / "segnext.pth"), "--bases-seed", "3", "--json", str(folder / "export.json")])
+        assert code == 0
+
+    return kept("segnext_t, seed 0, by the export command", make)
 
 
 @pytest.fixture(scope="session")
-def typed_file(segnext_t: Any, traced_segnext: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """``typed_file(precision, interface)``: the path of such a file of the same model, written once.
+def typed_file(request: pytest.FixtureRequest) -> Any:
+    """``typed_file(precision, interface)``: the path of such a file of the same model, written once; to be read only.
 
     int8 files are calibrated on one small photograph, and may lose any number of labels: random weights lose many.
     """
@@ -63,33 +96,32 @@ def typed_file(segnext_t: Any, traced_segnext: Any, tmp_path_factory: pytest.Tem
     from freqfusion_runtime.model_files.manifest import Preprocessing
     from PIL import Image
 
-    folder = tmp_path_factory.mktemp("typed")
-
     def path_of(precision: str, interface: str) -> Path:
-        path = folder / f"{interface}.{precision}.onnx"
-        more: dict[str, Any] = {}
-        if not path.is_file():
+        def make(folder: Path) -> None:
+            more: dict[str, Any] = {}
             if precision == "int8":
-                photo = folder / "small.png"
                 with Image.open(EXAMPLES / "coffee.jpg") as picture:
-                    picture.resize((96, 64)).save(photo)
+                    picture.resize((96, 64)).save(folder / "small.png")
                 more = {
                     "calibration": read_calibration(folder),
                     "preprocessing": Preprocessing(long_side=192, short_side=64),
                     "eight_bits": Options(max_drop=1.0),
                 }
-            export(segnext_t, path, interface=interface, traced=traced_segnext, precision=precision, **more)
-        return path
+            network, graph = (request.getfixturevalue(name) for name in ("segnext_t", "traced_segnext"))
+            path = folder / f"{interface}.{precision}.onnx"
+            export(network, path, interface=interface, traced=graph, precision=precision, **more)
+
+        return kept(f"segnext_t, seed 0, {precision}, {interface}", make) / f"{interface}.{precision}.onnx"
 
     return path_of
 
 
 @pytest.fixture(scope="session")
-def detector_files(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Detectors with the goldens' weights, and their exported files."""
+def detector_files() -> Any:
+    """Detectors with the goldens' weights, and their exported files; to be read only."""
     from detector_files import DetectorFiles
 
-    return DetectorFiles(tmp_path_factory.mktemp("detectors"))
+    return DetectorFiles()
 
 
 @pytest.fixture(scope="session")
@@ -101,11 +133,9 @@ def demo() -> Any:
 
 
 @pytest.fixture(scope="session")
-def traced_demo(demo: Any) -> Any:
+def traced_demo(request: pytest.FixtureRequest) -> Any:
     """Its traced network, as ``traced_segnext``."""
-    from freqfusion_export.networks.trace import trace_network
-
-    return trace_network(demo[0], 32)
+    return traced("the demo checkpoint", lambda: request.getfixturevalue("demo")[0])
 
 
 @pytest.fixture(scope="session")

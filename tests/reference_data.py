@@ -44,6 +44,23 @@ def assert_matches_golden(actual: Any, expected: np.ndarray, tolerance: float = 
     assert error <= tolerance, f"off by {error:.2e} standard deviations, allowed {tolerance:.0e}"
 
 
+def assert_decided_labels_match_golden(labels: np.ndarray, expected: Golden, error: float) -> float:
+    """Fails unless every label is the golden's whose margin between the two best scores exceeds ``error``.
+
+    Args:
+        labels: A label map.
+        expected: With ``pred`` and ``margin``.
+        error: How far apart the errors of two scores may be; in units of the scores.
+
+    Returns:
+        The share of pixels that are not decided. Golden and bound fix it, whatever ran.
+    """
+    decided = expected["margin"] > error
+    wrong = (labels != expected["pred"]) & decided
+    assert not wrong.any(), f"{wrong.sum()} of {decided.sum()} labels differ where the margin is above {error:.1e}"
+    return float(1 - decided.mean())
+
+
 def filled_model(name: str, seed: int) -> Any:
     """A model with the public generator's weights, and its factorisation bases set to the goldens'."""
     import freqfusion

@@ -45,6 +45,7 @@ def lines(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "segnext_t.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.long
 def test_overfits_eight_scenes(run):
     accuracies = [line["pixel_accuracy"] for line in lines(run)]
     assert len(accuracies) == 30

@@ -1,5 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From checkpoints to checked, portable ONNX files."""
+"""From checkpoints to checked, portable ONNX files.
+
+Rooms, from the ground up:
+
+    operators/     FreqFusion operators as ONNX: nodes, and their bodies of standard operators.
+    passes/        Graph passes, one per file; each does one thing, and a second run changes nothing.
+    networks/      Kinds of network: what each looks like from outside, and its traced graph.
+    precision/     Types written into the file: what computes in fewer bits, what stays fp32, and how that is judged.
+    verification/  Checks a file that was just written, before it is kept.
+    parity/        Compares exported files with PyTorch.
+    evaluation/    The tasks of `freqfusion evaluate`.
+    bench/         Times a network beside its rivals.
+    commands/      The commands that need PyTorch or onnx, one module each.
+"""
 
 from __future__ import annotations
 

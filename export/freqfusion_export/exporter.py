@@ -3,61 +3,34 @@
 
 from __future__ import annotations
 
-import platform
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
-from importlib.metadata import version
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, cast
 
 import onnx_ir as ir
-import torch
 from freqfusion import Checkpoint
-from freqfusion_runtime.files import atomic_path, make_folder, sha256_of
+from freqfusion_runtime.files import atomic_path, make_folder
 from freqfusion_runtime.model_files.manifest import (
     METADATA_KEY,
-    KeptInFp32,
+    Interface,
     Manifest,
+    Precision,
     Preprocessing,
-    SettingRecord,
-    TensorSpec,
     write_sidecar,
-)
-from onnx_ir.passes.common import (
-    CommonSubexpressionEliminationPass,
-    RemoveUnusedNodesPass,
 )
 from torch import nn
 
 from freqfusion_export.errors import ExportError
-from freqfusion_export.networks.forms import Form, form_of, name_sizes
+from freqfusion_export.networks.forms import form_of
+from freqfusion_export.networks.graph import Layout, RoiAlign, Suppression, file_graph
+from freqfusion_export.networks.manifests import Origin, file_manifest
 from freqfusion_export.networks.trace import trace_network
-from freqfusion_export.operators.roi_align_products import PyramidRoiAlign as by_products
-from freqfusion_export.passes.add_function_bodies import AddFunctionBodiesPass
-from freqfusion_export.passes.fold_batch_norm_into_conv import FoldBatchNormIntoConvPass
-from freqfusion_export.passes.fold_scale_into_conv import FoldScaleIntoConvPass
 from freqfusion_export.passes.forbid_misread_operators import ForbidMisreadOperatorsPass
-from freqfusion_export.passes.label_stages import LabelStagesPass
-from freqfusion_export.passes.name_tensorrt_plugins import (
-    DOMAIN,
-    PLUGIN_NAMESPACE,
-    PLUGIN_VERSION,
-    NameTensorRTPluginsPass,
-)
-from freqfusion_export.passes.unroll_nms import UnrollNmsPass
-from freqfusion_export.passes.wrap_in_image_interface import prepare_image_body
-from freqfusion_export.precision.assignment import assign_half
 from freqfusion_export.precision.calibration import Calibration
-from freqfusion_export.precision.eight_bits import EIGHT_BITS, Options, checked_request, quantise
+from freqfusion_export.precision.eight_bits import Options
+from freqfusion_export.precision.offered import precision_of
 from freqfusion_export.precision.sensitivity import GroupLoss
-from freqfusion_export.verification.verify import verify, verify_on_pictures
-
-Interface = Literal["tensor", "image"]
-Suppression = Literal["standard", "unrolled"]
-RoiAlign = Literal["standard", "products"]
-Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
+from freqfusion_export.verification.by_kind import WRITTEN_FILES
 
 
 def export(
@@ -114,166 +87,27 @@ def export(
         freqfusion_runtime.errors.OutputError: If ``path`` cannot be written.
     """
     path = Path(path)
-    if interface not in ("tensor", "image"):
-        raise ExportError(f"interface must be 'tensor' or 'image', got {interface!r}")
-    if suppression not in ("standard", "unrolled"):
-        raise ExportError(f"suppression must be 'standard' or 'unrolled', got {suppression!r}")
-    if roi_align not in ("standard", "products"):
-        raise ExportError(f"roi_align must be 'standard' or 'products', got {roi_align!r}")
+    layout = Layout(interface, suppression, roi_align)
     if path.suffix != ".onnx":
         raise ExportError(f"the output must end in .onnx, got {path}")
-    if precision not in PRECISIONS:
-        raise ExportError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    if precision == "fp32" and (keep_fp32 or calibration is not None):
-        raise ExportError("an fp32 file has nothing to keep in fp32 or to calibrate; name another precision")
+    chosen = precision_of(precision, keep_fp32, calibration, eight_bits or Options(), on_sensitivity)
     if model.training:
         raise ExportError("the model is in training mode; call model.eval() first")
     form = form_of(model, checkpoint)
-    if precision in EIGHT_BITS and form.task != "semantic_segmentation":
-        raise ExportError(
-            f"{precision} is offered for semantic segmenters, and this is for {form.task}: layers are weighed by the "
-            "labels they lose, and boxes have no such measure yet. Export it as fp32 or fp16."
-        )
-    if precision == "bf16" and form.task != "semantic_segmentation":
-        raise ExportError(
-            f"bf16 is offered for semantic segmenters, and this is for {form.task}: with 8 bits in a number, half "
-            "of the boxes move by more than a tenth of their size. Export it as fp32 or fp16."
-        )
-    if precision in EIGHT_BITS:
-        checked_request(precision, calibration, eight_bits or Options())
+    form.check_offers(precision)
+    chosen.check()
+    if preprocessing is not None:
+        form = replace(form, preprocessing=preprocessing)
     make_folder(path.parent)  # before half a minute of work, not after
-    settings = preprocessing or form.preprocessing
-    graph_model = _graph_model(
-        traced.clone() if traced else trace_network(model, settings.size_divisor),
-        interface,
-        settings,
-        form,
-        suppression,
-        roi_align,
-    )
-    islands: tuple[KeptInFp32, ...] = ()
-    if precision in EIGHT_BITS:
-        graph_model, islands, table = quantise(graph_model, precision, calibration, settings, keep_fp32, eight_bits)
-        on_sensitivity(table)
-    elif precision in ("fp16", "bf16"):
-        islands = assign_half(graph_model, precision, keep=keep_fp32, calibration=calibration, preprocessing=settings)
+    network = traced.clone() if traced else trace_network(model, form.preprocessing.size_divisor)
+    graph_model, islands = chosen.apply(file_graph(network, form, layout), form.preprocessing)
     ForbidMisreadOperatorsPass()(graph_model)
-    manifest = _manifest(
-        graph_model,
-        model,
-        name,
-        interface,
-        settings,
-        form,
-        checkpoint,
-        Path(checkpoint_path) if checkpoint_path else None,
-    )
-    manifest = replace(
-        manifest,
-        precision=precision,
-        islands=islands,
-        calibration_method=_method(precision, eight_bits) if calibration else None,
-        calibration_pictures=len(calibration.pictures) if calibration else 0,
-        calibration_sha256=calibration.sha256 if calibration else None,
-    )
+    origin = Origin(name, checkpoint, Path(checkpoint_path) if checkpoint_path else None)
+    manifest = chosen.describe(file_manifest(graph_model, model, form, origin, interface), islands)
     graph_model.metadata_props[METADATA_KEY] = manifest.to_json()
     with atomic_path(path) as temporary:
         ir.save(graph_model, temporary)
-        if precision in EIGHT_BITS and calibration is not None:
-            drop = (eight_bits or Options()).max_drop
-            verify_on_pictures(temporary, model, interface, settings, precision, calibration, drop)
-        else:
-            verify(temporary, model, interface, settings, precision, check_full_size)
+        written = WRITTEN_FILES[form.comparison]
+        chosen.verify(written(temporary, model, interface, form.preprocessing, check_full_size))
     write_sidecar(path, manifest)
     return manifest
-
-
-def _method(precision: str, options: Options | None) -> str:
-    if precision not in EIGHT_BITS:
-        return "range"
-    options = options or Options()
-    return f"{options.calibrator}, for {options.target}"
-
-
-def _graph_model(
-    traced: ir.Model,
-    interface: Interface,
-    settings: Preprocessing,
-    form: Form,
-    suppression: Suppression,
-    roi_align: RoiAlign,
-) -> ir.Model:
-    """Turns the traced network into the one to write; changes ``traced``."""
-    traced.graph.name = "freqfusion"
-    traced.producer_name, traced.producer_version = "freqfusion", version("freqfusion-deploy")
-    name_sizes(traced.graph)
-    passes: list[ir.passes.PassBase] = [
-        LabelStagesPass(),
-        CommonSubexpressionEliminationPass(),
-        FoldBatchNormIntoConvPass(),
-        FoldScaleIntoConvPass(),
-    ]
-    if interface == "image":
-        passes.append(form.image_interface(settings))
-    if suppression == "unrolled":
-        passes.append(UnrollNmsPass())
-    passes += [
-        NameTensorRTPluginsPass(),
-        AddFunctionBodiesPass(
-            ({by_products.name: by_products} if roi_align == "products" else {}) | prepare_image_body(settings)
-        ),
-        RemoveUnusedNodesPass(),
-        ForbidMisreadOperatorsPass(),
-    ]
-    return ir.passes.Sequential(*passes)(traced).model
-
-
-def _manifest(
-    graph_model: ir.Model,
-    model: nn.Module,
-    name: str,
-    interface: Interface,
-    settings: Preprocessing,
-    form: Form,
-    checkpoint: Checkpoint | None,
-    checkpoint_path: Path | None,
-) -> Manifest:
-    operators = Counter(node.op_type for node in graph_model.graph if node.domain == DOMAIN)
-    bases_seeds = [module.bases_seed for module in model.modules() if hasattr(module, "bases_seed")]
-    return Manifest(
-        model=name,
-        task=form.task,
-        interface=interface,
-        precision="fp32",
-        opset=graph_model.opset_imports[""],
-        num_classes=form.num_classes,
-        num_things=form.num_things,
-        inputs=tuple(_spec(value) for value in graph_model.graph.inputs),
-        outputs=tuple(_spec(value) for value in graph_model.graph.outputs),
-        weights="checkpoint" if checkpoint is not None and checkpoint.weights == "trained" else "random",
-        classes=form.classes,
-        palette=form.palette,
-        preprocessing=settings,
-        settings=tuple(SettingRecord(**asdict(setting)) for setting in checkpoint.settings.table) if checkpoint else (),
-        network=dict(checkpoint.settings.network) if checkpoint else {},
-        nmf_bases_seed=int(cast(int, bases_seeds[0])) if bases_seeds else None,
-        weights_file=checkpoint_path.name if checkpoint_path else None,
-        weights_sha256=sha256_of(checkpoint_path) if checkpoint_path else None,
-        operators=dict(sorted(operators.items())),
-        plugin_namespace=PLUGIN_NAMESPACE,
-        plugin_version=PLUGIN_VERSION,
-        versions={
-            "freqfusion-deploy": version("freqfusion-deploy"),
-            "onnx": version("onnx"),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        },
-    )
-
-
-def _spec(value: ir.Value) -> TensorSpec:
-    assert value.name is not None
-    assert value.shape is not None
-    assert value.dtype is not None
-    shape = tuple(size if isinstance(size, int) else str(size.value) for size in value.shape)
-    return TensorSpec(value.name, value.dtype.numpy().name, shape)

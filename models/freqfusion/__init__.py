@@ -1,5 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FreqFusion models in plain PyTorch, with the official names, shapes and numbers, and without mmcv."""
+"""FreqFusion models in plain PyTorch, with the official names, shapes and numbers, and without mmcv.
+
+Rooms, from the ground up:
+
+    ops/               The operators of FreqFusion and of detectors, as ``torch.ops.freqfusion.*``.
+    detection/         Faster R-CNN, Mask R-CNN and Panoptic FPN with FreqFusion in the pyramid, in the official names.
+    checkpoint_files/  How files with weights are read: by content, running nothing, and which entries count.
+    configs/           What a training config says about testing: read as data, never executed.
+"""
 
 from freqfusion.checkpoint import Checkpoint, load_checkpoint, load_model, read_checkpoint
 from freqfusion.demo import demo_checkpoint

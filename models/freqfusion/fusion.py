@@ -37,7 +37,7 @@ class FreqFusion(nn.Module):
         lowpass_kernel: Side of the low-pass window; odd.
         highpass_kernel: Side of the high-pass window; odd.
         up_group: Only 1; other values crash in the official ``kernel_normalizer``.
-        encoder_kernel: Kernel side of the convolutions that predict filters and offsets.
+        encoder_kernel: Kernel side of the convolutions that predict filters and offsets; odd.
         encoder_dilation: Their dilation (filters only).
         compressed_channels: Channels C from which filters and offsets are predicted.
         align_corners: For ``upsample_mode`` other than ``nearest``; only without ``semi_conv``.
@@ -96,7 +96,19 @@ class FreqFusion(nn.Module):
         for name, value in (("scale_factor", scale_factor), ("up_group", up_group)):
             if value != 1:
                 raise ValueError(f"FreqFusion: {name} must be 1, got {value}; the official forward crashes otherwise")
-        for name, value in (("lowpass_kernel", lowpass_kernel), ("highpass_kernel", highpass_kernel)):
+        for name, value in (
+            ("hr_channels", hr_channels),
+            ("lr_channels", lr_channels),
+            ("compressed_channels", compressed_channels),
+            ("encoder_dilation", encoder_dilation),
+        ):
+            if value < 1:
+                raise ValueError(f"FreqFusion: {name} must be at least 1, got {value}")
+        for name, value in (
+            ("lowpass_kernel", lowpass_kernel),
+            ("highpass_kernel", highpass_kernel),
+            ("encoder_kernel", encoder_kernel),
+        ):
             if value < 1 or value % 2 == 0:
                 raise ValueError(f"FreqFusion: {name} must be odd and positive, got {value}")
         if semi_conv and comp_feat_upsample and not use_high_pass:
@@ -135,8 +147,8 @@ class FreqFusion(nn.Module):
             self.content_encoder2 = encoder(highpass_kernel**2)
         for name, size in (("hamming_lowpass", lowpass_kernel), ("hamming_highpass", highpass_kernel)):
             self.register_buffer(name, hamming2d(size) if hamming_window else torch.ones(1))
-        self._read_windows()
-        self.register_load_state_dict_post_hook(lambda module, _: module._read_windows())
+        self.read_windows()
+        self.register_load_state_dict_post_hook(_read_windows)
         self._initialize()
 
     def _initialize(self) -> None:
@@ -148,8 +160,14 @@ class FreqFusion(nn.Module):
             nn.init.normal_(module.weight, std=0.001)
             nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
-    def _read_windows(self) -> None:
-        """Keeps the window buffers as numbers: operators take them as attributes, which a trace must not read late."""
+    def read_windows(self) -> None:
+        """Takes the window buffers as they are now, for a trace, which cannot read them.
+
+        Operators take the windows as attributes. A forward without tracing reads them itself.
+
+        Raises:
+            ValueError: If a factor is negative or not finite.
+        """
         if self.hamming_lowpass.is_meta:
             return  # nothing to read before weights are loaded
         self._lowpass_window = self._window("hamming_lowpass", self.lowpass_kernel)
@@ -202,6 +220,8 @@ class FreqFusion(nn.Module):
                 f"FreqFusion: hr_feat must be twice the size of lr_feat, {2 * h} x {2 * w}, "
                 f"got {hr_feat.shape[2]} x {hr_feat.shape[3]}"
             )
+        if not torch.compiler.is_compiling() and type(self.hamming_lowpass) is Tensor:
+            self.read_windows()
         hr = self.hr_channel_compressor(hr_feat)
         lr = self.lr_channel_compressor(lr_feat)
         low: Tensor
@@ -247,6 +267,10 @@ class FreqFusion(nn.Module):
         low = low + self._lowpass(self.content_encoder(lr), low, 2)
         high = high + self._lowpass(self.content_encoder2(lr), low, 2)
         return low, high, hr
+
+
+def _read_windows(module: FreqFusion, _: Any) -> None:
+    module.read_windows()
 
 
 def _nearest_like(features: Tensor, target: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,10 +30,12 @@ class NMF2D(nn.Module):
 
     Source: ``NMF2D`` of the official ``ham_head.py``, which draws random bases at every forward, so that two runs of
     the official model differ by 12-15 % rms of the logits. Here they are a non-persistent buffer ``bases`` ``(D, R)``
-    of raw values in ``[0, 1)``, drawn once, so that the model is a function and an exported file can hold it.
+    of raw values in ``[0, 1)``, drawn once, so that the model is a function and an exported file can hold it. mmcv
+    saves such buffers too; those of a state_dict are taken, and ``bases_seed`` is None if they are not the seed's.
     """
 
     bases: Tensor
+    bases_seed: int | None
 
     def __init__(self, channels: int = 256, rank: int = 16, steps: int = 7, bases_seed: int = 0) -> None:
         super().__init__()
@@ -53,6 +56,13 @@ class NMF2D(nn.Module):
             bases = bases * (pixels @ transposed) / (bases @ (coefficients @ transposed) + 1e-6)
         coefficients = self._updated_coefficients(pixels, bases, coefficients)
         return (bases @ coefficients).reshape(n, channels, h, w)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        saved = state_dict.pop(f"{prefix}bases", None)
+        if saved is not None and not torch.equal(saved.to(self.bases), self.bases):
+            self.bases.copy_(saved)
+            self.bases_seed = None
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @staticmethod
     def _updated_coefficients(pixels: Tensor, bases: Tensor, coefficients: Tensor) -> Tensor:
@@ -117,9 +127,10 @@ class HamHead(nn.Module):
     Args:
         in_channels: Channels of the three maps, fine to coarse.
         channels: Width of the Hamburger.
-        num_classes: Classes.
+        num_classes: Classes. With one, the head has two after all: see ``threshold``.
         fusion: ``freqfusion``, or ``bilinear`` for the twin that shows FreqFusion's price.
         bases_seed: Seed of the factorisation's bases.
+        threshold: Of one class: the probability above which a pixel is of it.
         nmf_rank: Number of bases; official configurations have ``MD_R`` 16.
         nmf_steps: Updates of the factorisation.
         options: Further ones of :class:`FreqFusion` that the weights do not show, such as ``semi_conv``.
@@ -137,11 +148,15 @@ class HamHead(nn.Module):
         num_classes: int = 150,
         fusion: str = "freqfusion",
         bases_seed: int = 0,
+        threshold: float = 0.3,
         nmf_rank: int = 16,
         nmf_steps: int = 7,
         **options: Any,
     ) -> None:
         super().__init__()
+        if not 0 < threshold < 1:
+            raise ValueError(f"HamHead: threshold must be between 0 and 1, got {threshold}")
+        self.threshold_logit = math.log(threshold / (1 - threshold))
         self.conv_seg = nn.Conv2d(channels, num_classes, 1)
         self.squeeze = _ConvModule(sum(in_channels), channels)
         self.hamburger = _Hamburger(channels, nmf_rank, nmf_steps, bases_seed)
@@ -167,8 +182,16 @@ class HamHead(nn.Module):
             **options,
         )
 
+    @property
+    def num_labels(self) -> int:
+        """Channels of the logits: the classes, or background and the one class."""
+        return max(2, self.conv_seg.out_channels)
+
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Returns logits ``(N, num_classes, h, w)`` at the size of ``features[0]``.
+        """Returns logits ``(N, num_classes, h, w)`` at the size of ``features[0]``; of one class ``(N, 2, h, w)``.
+
+        One class is for mmseg a probability by sigmoid, and a pixel is of it above the threshold. The same is the
+        larger of two logits, the threshold's, which is everywhere the same and resizing leaves so, and the class's.
 
         Args:
             features: Maps from fine to coarse, each half the size of the one before.
@@ -178,4 +201,6 @@ class HamHead(nn.Module):
             _, hr, lr = fusion(fine, x)
             x = interleave(hr, lr, self.resample_groups) if self.interleaved else torch.cat((hr, lr), dim=1)
         logits: Tensor = self.conv_seg(self.align(self.hamburger(self.squeeze(x))))
+        if self.conv_seg.out_channels == 1:
+            logits = torch.cat((torch.full_like(logits, self.threshold_logit), logits), dim=1)
         return logits

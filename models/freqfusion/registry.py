@@ -95,9 +95,9 @@ def create_model(name: str, **arguments: Any) -> nn.Module:
 
     Args:
         name: One of ``list_models()``.
-        arguments: ``num_classes``, ``bases_seed`` and what weights do not show, such as ``nmf_rank`` or
-            ``score_threshold``: as the model's class takes them. Detectors also take ``groups`` and ``norm``, which by
-            default are those of the official configuration of that name.
+        arguments: ``num_classes``, ``bases_seed`` and what weights do not show, such as ``nmf_rank``, ``threshold`` (of
+            a segmenter of one class) or ``score_threshold``: as the model's class takes them. Detectors also take
+            ``groups`` and ``norm``, which by default are those of the official configuration of that name.
 
     Returns:
         A module whose state_dict has exactly the official names and shapes.
@@ -119,20 +119,26 @@ def recognize_model(state_dict: Mapping[str, Tensor]) -> tuple[str, int]:
         CheckpointError: If the keys are a detector's, but its resamplers' shapes are those of no configuration.
     """
     differences: dict[str, tuple[set[str], set[str]]] = {}
+    found = set(state_dict)
     for name, entry in _MODELS.items():
         if not entry.official:
             continue
-        expected = set(_expected_keys(name, state_dict))
-        found = set(state_dict)
-        if expected == found:
+        expected, passing = _expected_keys(name, state_dict)
+        if expected == found - passing:
             return name, int(entry.arguments(state_dict)["num_classes"])
-        differences[name] = (expected - found, found - expected)
+        differences[name] = (expected - found, found - passing - expected)
     nearest = min(differences, key=lambda name: sum(map(len, differences[name])))
     missing, unexpected = differences[nearest]
+    known = ", ".join(differences)
+    if len(unexpected) > len(found) / 2:  # naming a model would mislead
+        raise UnknownModelError(
+            f"these {len(found)} entries are those of no known model, and most are in none of them (e.g. "
+            f"{_example(unexpected)}). Known models: {known}; entries begin with backbone. there."
+        )
     raise UnknownModelError(
-        f"these {len(state_dict)} entries are those of no known model; the nearest is {nearest!r}, "
+        f"these {len(found)} entries are those of no known model; the nearest is {nearest!r}, "
         f"{len(missing)} of whose entries are missing (e.g. {_example(missing)}) and to which {len(unexpected)} are "
-        f"unknown (e.g. {_example(unexpected)}). Known models: {', '.join(differences)}; name one to see all."
+        f"unknown (e.g. {_example(unexpected)}). Known models: {known}; name one to see all."
     )
 
 
@@ -157,14 +163,16 @@ def _entry(name: str) -> Entry:
     return _MODELS[name]
 
 
-def _expected_keys(name: str, state_dict: Mapping[str, Tensor]) -> list[str]:
-    """Keys of the model, in the variant that the checkpoint's resamplers are of."""
+def _expected_keys(name: str, state_dict: Mapping[str, Tensor]) -> tuple[set[str], set[str]]:
+    """Keys of the model, in the variant that the checkpoint's resamplers are of, and its buffers that are not saved."""
     from torch import device
 
     norm = {key: value for key, value in arguments_for(name, state_dict).items() if key == "norm"}
     with device("meta"):
-        return list(_entry(name).build(**norm).state_dict())
+        model = _entry(name).build(**norm)
+    expected = set(model.state_dict())
+    return expected, {name for name, _ in model.named_buffers()} - expected
 
 
 def _example(keys: set[str]) -> str:
-    return repr(min(keys)) if keys else "none"
+    return repr(min(keys)[:100]) if keys else "none"

@@ -17,7 +17,7 @@ class LocalSimGuidedSampler(nn.Module):
     """Predicts an offset per output pixel from local similarity, and resamples a map by it.
 
     Args:
-        in_channels: Channels C of the compressed maps; at least 8 with ``norm``, which takes ``C // 8`` groups.
+        in_channels: Channels C of the compressed maps; with ``norm`` at least 8, and a multiple of ``C // 8``.
         groups: Channel groups G of the resampled map that share offsets; divides C.
         kernel_size: Side of the four convolutions; odd.
         use_direct_scale: Whether a sigmoid branch scales the offsets, or the constant 0.25. FreqFusion always does.
@@ -26,7 +26,7 @@ class LocalSimGuidedSampler(nn.Module):
         direction_feat: ``sim``: offsets from similarity, scales from features; ``sim_concat``: both from both.
 
     Raises:
-        ValueError: For a ``direction_feat`` or ``groups`` that does not fit.
+        ValueError: For a ``direction_feat``, ``in_channels`` or ``groups`` that does not fit.
 
     Source: class ``LocalSimGuidedSampler`` in the official ``FreqFusion.py``; its style ``pl`` and scales other than 2
     are unreachable there and absent here.
@@ -47,6 +47,11 @@ class LocalSimGuidedSampler(nn.Module):
         super().__init__()
         if direction_feat not in DIRECTION_FEATURES:
             raise ValueError(f"direction_feat must be one of {DIRECTION_FEATURES}, got {direction_feat!r}")
+        if norm and (in_channels < 8 or in_channels % (in_channels // 8)):
+            raise ValueError(
+                f"compressed channels are normalised in C // 8 groups, so C must be at least 8 and a multiple of that, "
+                f"got {in_channels}; take another number, or no norm"
+            )
         if groups < 1 or in_channels % groups:
             raise ValueError(f"groups must divide the {in_channels} compressed channels, got {groups}")
         if not use_direct_scale and direction_feat != "sim_concat":

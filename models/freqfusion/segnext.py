@@ -15,10 +15,10 @@ class SegNeXt(nn.Module):
     """Semantic segmentation: normalised images to class scores at an eighth of their size.
 
     Args:
-        num_classes: Classes; 150 for ADE20K.
+        num_classes: Classes; 150 for ADE20K. With one, labels are 0, background, and 1.
         fusion: ``freqfusion``, or ``bilinear`` for the twin without it.
         bases_seed: Seed of the head's factorisation bases.
-        options: Further ones of :class:`HamHead` that the weights do not show.
+        options: Further ones of :class:`HamHead` that the weights do not show, ``threshold`` among them.
 
     Source: ``segnext.tiny.freqfusion.512x512.ade.160k.py`` of the official repository.
     """
@@ -32,7 +32,7 @@ class SegNeXt(nn.Module):
         self.decode_head = HamHead(num_classes=num_classes, fusion=fusion, bases_seed=bases_seed, **options)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Returns logits ``(N, num_classes, H/8, W/8)`` for ``images`` ``(N, 3, H, W)``.
+        """Returns logits ``(N, num_classes, H/8, W/8)`` for ``images`` ``(N, 3, H, W)``; of one class, two channels.
 
         Raises:
             ValueError: If a side is not a multiple of 32.

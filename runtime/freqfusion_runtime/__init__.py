@@ -1,5 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs exported FreqFusion models without PyTorch: ``freqfusion_runtime.load(path).predict(image)``."""
+"""Runs exported FreqFusion models without PyTorch: ``freqfusion_runtime.load(path).predict(image)``.
+
+Rooms, from the ground up:
+
+    model_files/              What a model file says of itself: manifest, nodes, facts.
+    model_files/classes/      Names and colours of classes: ADE20K, COCO, a checkpoint's own.
+    pictures/                 From a picture file to a network's input.
+    sessions/                 What computes a network, and ONNX Runtime as one such engine.
+    results/                  What was found in a picture: as arrays, as files, as drawings.
+    engines/                  Runs TensorRT and TensorRT-RTX engines: CUDA, streams, profiles, records.
+    predictors/               Pictures in, results out: opens model files and wraps them by task.
+    evaluation/               How good answers are: data sets with known answers, scores with their uncertainty.
+    evaluation/emoji_scenes/  Segmentation scenes of emoji, made from a font: a data set that is a seed and a checksum.
+    agreement/                How far two answers are apart, how far they may be, and what PyTorch answered.
+    building/                 Makes engines of ONNX files, caches them, and holds them to what they should compute.
+    batch/                    Labels very many pictures: resumable, on one machine's processes or on a Ray cluster.
+    serving/                  Serves models over HTTP and gRPC, and writes what other servers need.
+    serving/operation/        What an operator sets and sees: settings, errors, logs, metrics, addresses.
+    serving/scheduling/       Which model computes which request when, within which memory.
+    serving/http/             Pictures over HTTP: requests, answers, routes.
+    serving/oip/              The Open Inference Protocol, over HTTP and gRPC.
+    serving/process/          The server as a process: application, listeners, supervision.
+    serving/triton/           Model repositories for Triton Inference Server.
+    commands/                 The command line, and the commands that need no PyTorch, one module each.
+"""
 
 from __future__ import annotations
 

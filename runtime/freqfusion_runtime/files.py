@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that appear whole or not at all, and their hashes."""
+"""Files that appear whole or not at all, their hashes, and JSON that every reader takes."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
+import math
 import os
 import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from freqfusion_runtime.errors import OutputError
 
@@ -73,6 +75,23 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     except OSError as e:
         raise OutputError(folder, _reason(e)) from e
     return folder
+
+
+def json_text(content: Any, indent: int | None = None, sort_keys: bool = False) -> str:
+    """Writes JSON as its standard has it: a number that is infinite or not a number becomes null."""
+    try:
+        return json.dumps(content, indent=indent, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return json.dumps(finite(content), indent=indent, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False)
+
+
+def finite(content: Any) -> Any:
+    """Puts None in the place of every number that is infinite or not a number, in lists and records of any depth."""
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, dict):
+        return {key: finite(value) for key, value in content.items()}
+    return [finite(value) for value in content] if isinstance(content, list | tuple) else content
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

@@ -97,7 +97,7 @@ def check_gpu(arguments: argparse.Namespace, started: float) -> int:
         def check_kernels() -> list[str]:
             tally, found = check_all(library, False, time.monotonic() + left(0.45), arguments.thin)
             print(f"{tally.count} cases; largest error over its allowance: {tally.worst}")
-            return found
+            return found if tally.count else [*found, "no case was run in the time given"]
 
         step("kernels", check_kernels)
         step("CUDA graphs", lambda: check_graphs(library))

@@ -73,7 +73,7 @@ def stored(library: Library, values: Tensor, layout: int, shift: int) -> Stored:
     return result
 
 
-def run(
+def launch(
     library: Library,
     call: Callable[..., None],
     tensors: Sequence[Stored],
@@ -152,10 +152,10 @@ def check_reassembly(library: Library, sizes: tuple[int, ...], variant: Variant,
     tensors = [stored(library, t, variant.layout, variant.shift) for t in (x, taps)] + [output]
     try:
         if mode is None:
-            run(library, lambda *p: library.call("carafe", shape, form, *p), tensors, variant.at_page_end)
+            launch(library, lambda *p: library.call("carafe", shape, form, *p), tensors, variant.at_page_end)
         else:
             filter_shape = AdaptiveFilterShape(shape, mode)
-            run(
+            launch(
                 library,
                 lambda a, b, o: library.call("adaptive_filter", filter_shape, form, a, b, window_array(window), o),
                 tensors,
@@ -184,7 +184,7 @@ def check_similarity(library: Library, sizes: tuple[int, ...], variant: Variant)
     tensors = [stored(library, x, variant.layout, variant.shift), output]
     form = library.form(variant.dtype, variant.layout)
     shape = LocalSimilarityShape(*sizes)
-    run(library, lambda *p: library.call("local_similarity", shape, form, *p), tensors, variant.at_page_end)
+    launch(library, lambda *p: library.call("local_similarity", shape, form, *p), tensors, variant.at_page_end)
     expected = references.local_similarity(x.double(), kernel_size, dilation)
     # A cosine is at most 1; its three fp32 sums of c products are each off by at most c * 2^-24 of that.
     allowance = 1.001 * ROUNDING[variant.dtype] * expected.abs() + 2 * (c + 8) * 2.0**-24
@@ -199,7 +199,7 @@ def check_resample(library: Library, sizes: tuple[int, ...], variant: Variant) -
     tensors = [stored(library, t, variant.layout, variant.shift) for t in (x, offsets)] + [output]
     form = library.form(variant.dtype, variant.layout)
     shape = OffsetResampleShape(*sizes)
-    run(library, lambda *p: library.call("offset_resample", shape, form, *p), tensors, variant.at_page_end)
+    launch(library, lambda *p: library.call("offset_resample", shape, form, *p), tensors, variant.at_page_end)
     expected = references.offset_resample(x.double(), offsets.double(), groups)
     # fp32 coordinates are off by up to 2^-23 of themselves, and values change by at most 2 max |x| from pixel to pixel.
     largest = float(x.abs().max()) if x.numel() else 0.0
@@ -220,7 +220,7 @@ def check_pyramid(library: Library, sizes: tuple[int, ...], variant: Variant) ->
     attributes = (cells, cases.PYRAMID_STRIDE, cases.PYRAMID_SCALE)
     shape = PyramidRoiAlignShape(n, c, heights, widths, m, *attributes)
     form = library.form(variant.dtype, NCHW)
-    run(library, lambda *p: library.call("pyramid_roi_align", shape, form, *p), tensors, variant.at_page_end)
+    launch(library, lambda *p: library.call("pyramid_roi_align", shape, form, *p), tensors, variant.at_page_end)
     expected = references.pyramid_roi_align([x.double() for x in maps], boxes.double(), *attributes)
     # Five roundings put a sample off by 2^-21 of the places that boxes reach, along either axis; values change by at
     # most 2 max |x| from pixel to pixel. A sum has a sample for each pixel and five more a side, at most.
@@ -240,7 +240,7 @@ def check_resize(library: Library, sizes: tuple[int, ...], variant: Variant) -> 
     tensors = [stored(library, scores, variant.layout, variant.shift), labels]
     form = library.form(variant.dtype, variant.layout)
     shape = ResizeArgmaxShape(*sizes[:8], align_corners)
-    run(library, lambda *p: library.call("resize_argmax", shape, form, *p), tensors, variant.at_page_end)
+    launch(library, lambda *p: library.call("resize_argmax", shape, form, *p), tensors, variant.at_page_end)
     expected = references.resized_scores(scores.double(), steps, align_corners)
     label = labels.view.long()
     if label.numel() == 0:

@@ -58,11 +58,11 @@ def run_all(commands: Sequence[list[str]], jobs: int | None = None) -> None:
         BuildError: With the output of the first that fails.
     """
 
-    def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    def finished(command: list[str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(command, capture_output=True, text=True)
 
     with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
-        for command, result in zip(commands, pool.map(run, commands), strict=True):
+        for command, result in zip(commands, pool.map(finished, commands), strict=True):
             if result.returncode != 0:
                 output = (result.stdout + result.stderr)[-4000:]
                 raise BuildError(f"{Path(command[0]).name} failed on {command[-1]}:\n{output}")

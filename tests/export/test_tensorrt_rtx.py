@@ -60,7 +60,7 @@ def check_engine(built: BuiltEngine, precisions: set[str]) -> None:
     assert built.memory["activations"] > 0
 
 
-@pytest.mark.parametrize("interface", ["tensor", "image"])
+@pytest.mark.parametrize("interface", ["tensor", pytest.param("image", marks=pytest.mark.long)])
 def test_the_fp32_file_becomes_an_engine(exported, interface):
     builder = builder_of(exported[interface], interface)
     dtypes = {"tensor": (trt.float32, trt.float32), "image": (trt.uint8, trt.uint8)}
@@ -75,6 +75,7 @@ def test_the_fp32_file_becomes_an_engine(exported, interface):
     assert len(fractions) > 100
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("interface", ["tensor", "image"])
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
 def test_a_typed_file_becomes_an_engine_of_its_types(typed_file, precision, interface):

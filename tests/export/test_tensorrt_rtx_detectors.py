@@ -6,8 +6,8 @@ from __future__ import annotations
 import onnx
 import onnx_ir as ir
 import pytest
-from freqfusion_export import exporter
 from freqfusion_export.networks.forms import form_of
+from freqfusion_export.networks.graph import Layout, file_graph
 from freqfusion_export.precision.assignment import assign_half
 
 trt = pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx-cu13")
@@ -29,6 +29,7 @@ class Messages(trt.ILogger):
             self.errors.append(text)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "interface", "precision"),
     [
@@ -41,7 +42,7 @@ class Messages(trt.ILogger):
 def test_an_engine_is_built(detector_files, name, interface, precision, tmp_path):
     form = form_of(detector_files.network(name))
     traced = detector_files.traced(name)
-    model = exporter._graph_model(traced, interface, form.preprocessing, form, "unrolled", "products")
+    model = file_graph(traced, form, Layout(interface, "unrolled", "products"))
     if precision == "fp16":
         assign_half(model, "fp16")
     path = tmp_path / "model.onnx"

@@ -134,6 +134,17 @@ def test_another_class_count_is_named(state, tmp_path):
         load_checkpoint(create_model("segnext_t"), path)
 
 
+def test_long_lists_are_cut(state, tmp_path):
+    torch.save({f"other.{name}": tensor for name, tensor in state.items()}, tmp_path / "renamed.pth")
+    with pytest.raises(CheckpointError) as raised:
+        load_checkpoint(create_model("segnext_t", num_classes=4), tmp_path / "renamed.pth")
+    assert "missing: 586 more" in str(raised.value)
+    assert "unexpected: 586 more" in str(raised.value)
+    assert len(str(raised.value)) < 4000
+    with pytest.raises(UnknownModelError, match=r"no known model, and most are in none of them \(e.g. 'other.backbone"):
+        load_model(tmp_path / "renamed.pth")
+
+
 def test_an_unknown_model_is_named_with_its_nearest(state, tmp_path):
     path = tmp_path / "unknown.pth"
     torch.save({name: tensor for name, tensor in state.items() if "freqfusions.1" not in name}, path)
@@ -226,3 +237,82 @@ def test_files_without_weights(tmp_path):
         read_checkpoint(tmp_path / "list.pth")
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         read_checkpoint(tmp_path / "absent.pth")
+
+
+@pytest.mark.parametrize(
+    ("palette", "expected"),
+    [
+        (np.array([[0, 1, 2]] * 4, np.uint8), ((0, 1, 2),) * 4),
+        (torch.tensor([[0, 1, 2]] * 4), ((0, 1, 2),) * 4),
+        ([np.array([0, 1, 2])] * 4, ((0, 1, 2),) * 4),
+        ([[0.0, 0.5, 1.0]] * 4, ((0, 128, 255),) * 4),
+        ([[0, 0, 0], [1, 1, 1]] * 2, ((0, 0, 0), (1, 1, 1)) * 2),
+    ],
+)
+def test_palettes_of_every_kind(state, tmp_path, palette, expected):
+    torch.save({"meta": {"PALETTE": palette}, "state_dict": state}, tmp_path / "x.pth")
+    checkpoint = read_checkpoint(tmp_path / "x.pth")
+    assert checkpoint.palette == expected
+    shares = "took the palette's levels from 0 to 1 as shares of 255"
+    assert checkpoint.notes == ((shares,) if expected[0][1] == 128 else ())
+
+
+@pytest.mark.parametrize(
+    "names", [np.array(["a", "b", "c", "d"]), {0: "a", 1: "b", 2: "c", 3: "d"}, ["a", "b", "c", "d"]]
+)
+def test_class_names_of_every_kind(state, tmp_path, names):
+    torch.save({"meta": {"CLASSES": names}, "state_dict": state}, tmp_path / "x.pth")
+    assert read_checkpoint(tmp_path / "x.pth").classes == ("a", "b", "c", "d")
+
+
+@pytest.mark.parametrize("names", ["a,b", {"a", "b"}, [1, 2], {"a": 0}, 3])
+def test_class_names_and_palettes_that_are_not_understood_are_told_and_not_replaced(state, tmp_path, names):
+    torch.save({"meta": {"CLASSES": names, "PALETTE": [[1, 2]]}, "state_dict": state}, tmp_path / "x.pth")
+    checkpoint = read_checkpoint(tmp_path / "x.pth")
+    assert checkpoint.classes == ()
+    assert checkpoint.palette is None
+    names_note, palette_note = checkpoint.notes
+    assert names_note.startswith("did not understand the class names: a list of texts is expected")
+    assert palette_note.startswith("did not understand the palette: three levels from 0 to 255")
+
+
+def test_bases_that_mmcv_saved_are_taken(state, tmp_path):
+    """mmcv saves buffers that PyTorch does not."""
+    name = "decode_head.hamburger.ham.bases"
+    own = create_model("segnext_t", num_classes=4).decode_head.hamburger.ham.bases
+    torch.save({"state_dict": {**state, name: own}}, tmp_path / "x.pth")
+    ham = load_model(tmp_path / "x.pth")[0].decode_head.hamburger.ham
+    assert ham.bases_seed == 0
+    torch.save({"state_dict": {**state, name: own / 2}}, tmp_path / "x.pth")
+    ham = load_model(tmp_path / "x.pth")[0].decode_head.hamburger.ham
+    assert torch.equal(ham.bases, own / 2)
+    assert ham.bases_seed is None
+    torch.save({"state_dict": {**state, name: own[:, :3]}}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"wrong shape: decode_head.hamburger.ham.bases is \(256, 3\), expected"):
+        load_model(tmp_path / "x.pth")
+
+
+def test_entries_without_values_are_named_and_sparse_and_quantised_ones_loaded(state, tmp_path):
+    model = create_model("segnext_t", num_classes=4)
+    name = "decode_head.conv_seg.bias"
+    torch.save({**state, name: torch.empty(4, device="meta")}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=f"1 of 596 entries differ(.|\n)*without values: {name}"):
+        load_checkpoint(model, tmp_path / "x.pth")
+    torch.save({**state, name: torch.tensor([0.0, 1, 0, 2]).to_sparse()}, tmp_path / "x.pth")
+    load_checkpoint(model, tmp_path / "x.pth")
+    assert model.decode_head.conv_seg.bias.tolist() == [0, 1, 0, 2]
+    quantised = torch.quantize_per_tensor(torch.tensor([0.5, 1, 0, 2]), 0.5, 0, torch.quint8)
+    torch.save({**state, name: quantised}, tmp_path / "x.pth")
+    load_checkpoint(model, tmp_path / "x.pth")
+    assert model.decode_head.conv_seg.bias.tolist() == [0.5, 1, 0, 2]
+
+
+def test_only_what_is_used_is_read(tmp_path):
+    """Weights are views of the file: a checkpoint of 260 MB, most of it the optimiser's, takes no memory to read."""
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "large.pth"
+    torch.save({"state_dict": {"a": torch.ones(3), "b": torch.zeros(1 << 20)}, "optimizer": torch.zeros(1 << 26)}, path)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    checkpoint = read_checkpoint(path)
+    assert checkpoint.state_dict["a"].sum() == 3
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < 1 << 25

@@ -12,6 +12,8 @@ from freqfusion.detection.boxes import decode_boxes
 from freqfusion.ops import nms, pyramid_roi_align, roi_align
 from freqfusion.ops.pyramid_roi_align import pyramid_levels
 
+pytestmark = pytest.mark.numerics
+
 # Averages of up to 150 samples of values below 5, in fp32; then one rounding to the dtype.
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 2.0**-11 * 8, torch.bfloat16: 2.0**-8 * 8}
 

@@ -19,6 +19,7 @@ from freqfusion.errors import CheckpointError, UnknownModelError
 from freqfusion.ops.pyramid_roi_align import pyramid_levels
 from freqfusion.registry import recognize_model
 from mmdet_reference import (
+    BOX_TOLERANCE,
     CASES,
     MAP_TOLERANCE,
     MMDET,
@@ -27,6 +28,8 @@ from mmdet_reference import (
     filled_detector,
     weights_spec,
 )
+
+pytestmark = pytest.mark.numerics
 
 NAMES = sorted(set(CASES.values()))
 SMALL_CASES = [name for name in CASES if "512x640" not in name]
@@ -120,12 +123,15 @@ def test_detector_golden(detector, file):
 
 
 @pytest.mark.parametrize("file", [name for name in SMALL_CASES if "mask_r50" in name])
-def test_order_of_detections_is_exact_with_the_references_convolutions(detector, file):
+def test_order_of_detections_is_exact_in_double_precision(file):
+    """Scores of the goldens are as near as 1.3e-5, and in fp32 no processor knows them better than 6e-5 (SPEC 8)."""
     g = Golden(file)
-    with torch.backends.mkldnn.flags(enabled=False):
-        outputs = run(detector(CASES[file]), g)
-    assert np.array_equal(outputs["labels"][0], g["labels_0"])
-    np.testing.assert_allclose(outputs["boxes"][0] / g.scale, g["dets_0"][:, :4], rtol=0, atol=3e-3)
+    images, sizes = g.network_input()
+    network = filled_detector(CASES[file]).double()
+    outputs = network(torch.from_numpy(images).double(), torch.from_numpy(sizes))
+    _, boxes, _, labels, *_ = (output.numpy() for output in outputs)
+    assert np.array_equal(labels[0], g["labels_0"])
+    np.testing.assert_allclose(boxes[0] / g.scale, g["dets_0"][:, :4], rtol=0, atol=BOX_TOLERANCE)
 
 
 def test_double_precision_reproduces_the_references_double_run():

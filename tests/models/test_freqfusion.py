@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 
 import pytest
 import torch
@@ -11,6 +13,8 @@ from freqfusion import FreqFusion
 from freqfusion.sampler import LocalSimGuidedSampler
 from reference_data import SEGNEXT, assert_matches_golden, golden, goldens
 from weights_spec import feat, fill_state_dict
+
+pytestmark = pytest.mark.numerics
 
 MODULES = goldens("freqfusion_")
 
@@ -91,6 +95,13 @@ def test_state_dict_is_the_official_one(file, module):
             {"feature_resample": True, "feature_resample_group": 3},
             "groups must divide the 64 compressed channels, got 3",
         ),
+        (
+            {"feature_resample": True, "compressed_channels": 4},
+            "at least 8 and a multiple of that, got 4; take another",
+        ),
+        ({"feature_resample": True, "compressed_channels": 44}, "in C // 8 groups, so C must be .* got 44"),
+        ({"compressed_channels": 0}, "compressed_channels must be at least 1, got 0"),
+        ({"encoder_kernel": 2}, "encoder_kernel must be odd and positive, got 2"),
     ],
 )
 def test_arguments_that_never_worked_are_refused(arguments, message):
@@ -148,3 +159,47 @@ def test_checkpointing_gives_the_same_gradients():
         module(hr, lr, use_checkpoint)[1].sum().backward()
         gradients.append(module.content_encoder2.weight.grad.clone())
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("arguments", [{}, {"feature_resample": True}, {"semi_conv": False}])
+def test_autocast_computes_the_same_less_exactly(arguments, dtype):
+    torch.manual_seed(0)
+    module = FreqFusion(16, 16, compressed_channels=16, **arguments)
+    hr, lr = torch.randn(1, 16, 8, 8), torch.randn(1, 16, 4, 4)
+    expected = module(hr, lr)
+    with torch.autocast("cpu", dtype):
+        actual = module(hr, lr)
+        actual[2].sum().backward()
+    for half, full in zip(actual, expected, strict=True):
+        # The convolutions before the filters round their inputs and weights; a few of those roundings add up.
+        assert (half - full).abs().max() <= 8 * torch.finfo(dtype).eps * full.abs().max()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in module.hr_channel_compressor.parameters())
+
+
+def test_a_module_can_be_pickled_and_copied(tmp_path):
+    module = FreqFusion(8, 8, compressed_channels=8, feature_resample=True).eval()
+    inputs = torch.randn(1, 8, 8, 8), torch.randn(1, 8, 4, 4)
+    torch.save(module, tmp_path / "module.pth")
+    copies = (
+        pickle.loads(pickle.dumps(module)),
+        copy.deepcopy(module),
+        torch.load(tmp_path / "module.pth", weights_only=False),
+    )
+    for other in copies:
+        assert all(torch.equal(a, b) for a, b in zip(module(*inputs), other(*inputs), strict=True))
+        other.load_state_dict(module.state_dict())
+
+
+@pytest.mark.parametrize("write", [lambda t: t.mul_(0).add_(torch.rand(25).reshape_as(t)), lambda t: t.data.fill_(1.0)])
+def test_the_output_is_a_function_of_the_state_dict_even_of_windows_written_in_place(write):
+    torch.manual_seed(0)
+    module, other = (FreqFusion(8, 8, compressed_channels=8).eval() for _ in range(2))
+    inputs = torch.randn(1, 8, 8, 8), torch.randn(1, 8, 4, 4)
+    before = module(*inputs)[2]
+    write(module.hamming_lowpass)
+    other.load_state_dict(module.state_dict())
+    assert torch.equal(module(*inputs)[2], other(*inputs)[2])
+    assert not torch.allclose(module(*inputs)[2], before)
+    exported = torch.export.export(module, inputs).module()
+    torch.testing.assert_close(exported(*inputs)[2], module(*inputs)[2])

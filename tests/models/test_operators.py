@@ -15,6 +15,8 @@ from freqfusion.ops import FilterMode, adaptive_filter, carafe, local_similarity
 from freqfusion.ops.resize_argmax import resize_argmax
 from reference_data import assert_matches_golden, golden, goldens
 
+pytestmark = pytest.mark.numerics
+
 # Units in the last place of the dtype at the largest magnitude here (below 8): sums of up to 49 products in fp32, then
 # one rounding to the dtype. bf16 and fp16 inputs are compared with the exact result for those very inputs.
 TOLERANCE = {torch.float32: 16 * 2.0**-23 * 8, torch.float16: 2.0**-11 * 8, torch.bfloat16: 2.0**-8 * 8}

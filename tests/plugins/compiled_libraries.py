@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from build_plugins import wants_cuda  # noqa: E402
 
 
 def build(*arguments: str) -> None:
@@ -27,9 +30,11 @@ def build(*arguments: str) -> None:
 @functools.cache
 def cpu_libraries() -> Path:
     """Folder with libfreqfusion_c.so and libfreqfusion_onnxruntime.so of this source tree, built for the CPU."""
-    folder = ROOT / "build" / "test-plugins"
-    build("--cuda=off", "--require", "c", "onnxruntime", "--build", str(folder), "--install", str(folder / "lib"))
-    return folder / "lib"
+    # What `make plugins` has compiled is compiled; only where it finds a GPU does it compile something else.
+    folder = ROOT / "build" / ("test-plugins" if wants_cuda("auto") else "plugins")
+    installed = ROOT / "build" / "test-lib"
+    build("--cuda=off", "--require", "c", "onnxruntime", "--build", str(folder), "--install", str(installed))
+    return installed
 
 
 @functools.cache

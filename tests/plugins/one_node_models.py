@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,3 +77,14 @@ def run_session(
     (result,) = session.run(None, feed)
     values = torch.from_numpy(result)
     return values if values.dtype == torch.int32 else values.to(tensors[0].dtype)
+
+
+def kernel_counts(library: Path) -> dict[str, int]:
+    """How many kernels of each kind this thread has made so far."""
+    handle = ctypes.CDLL(str(library))
+    handle.freqfusion_onnxruntime_kernel_name.restype = ctypes.c_char_p
+    counts = (ctypes.c_int64 * 64)()
+    total = handle.freqfusion_onnxruntime_kernel_counts(counts)
+    names = [handle.freqfusion_onnxruntime_kernel_name(i).decode() for i in range(total)]
+    assert handle.freqfusion_onnxruntime_kernel_name(total) is None
+    return dict(zip(names, counts, strict=False))

@@ -185,7 +185,7 @@ def test_unpacks_a_debian_package_through_a_private_apt(tmp_path, monkeypatch):
         elif command[0] == "dpkg-deb":
             subprocess.run(command, check=True)
 
-    monkeypatch.setattr(acquire_headers, "run", run)
+    monkeypatch.setattr(acquire_headers, "run_program", run)
     entries = acquire_headers.debian_entries
     monkeypatch.setattr(acquire_headers, "debian_entries", lambda _: entries(tmp_path / "etc"))
     find = acquire_headers.debian_package("libonnxruntime-dev", "usr/include/onnxruntime")
@@ -203,7 +203,7 @@ def test_takes_headers_out_of_a_wheel(tmp_path, monkeypatch):
                 wheel.writestr(f"kernel_lens/include/tensorrt/{name}", "")
             wheel.writestr("kernel_lens/include/other/stray.h", "")
 
-    monkeypatch.setattr(acquire_headers, "run", run)
+    monkeypatch.setattr(acquire_headers, "run_program", run)
     package = acquire_headers.PACKAGES["tensorrt"]
     online = tuple(source for source in package.sources if source.online)
     alone = acquire_headers.Package(
@@ -217,9 +217,11 @@ def test_takes_headers_out_of_a_wheel(tmp_path, monkeypatch):
 
 def test_a_command_that_fails_is_quoted(tmp_path):
     with pytest.raises(Unavailable, match="ended with status 3: E: no such suite"):
-        acquire_headers.run([sys.executable, "-c", "import sys; print('E: no such suite'); sys.exit(3)"], tmp_path)
+        acquire_headers.run_program(
+            [sys.executable, "-c", "import sys; print('E: no such suite'); sys.exit(3)"], tmp_path
+        )
     with pytest.raises(Unavailable, match="no-such-program"):
-        acquire_headers.run(["no-such-program"], tmp_path)
+        acquire_headers.run_program(["no-such-program"], tmp_path)
 
 
 def test_prints_the_folder_alone_and_ends_with_two_where_there_is_none(tmp_path):

@@ -18,6 +18,8 @@ from compiled_libraries import cpu_libraries
 from freqfusion import native
 from operator_cases import CASES, DTYPES, TORCH_NAMES, assert_matches_golden, golden_calls, reassembly
 
+pytestmark = pytest.mark.numerics
+
 C_ABI = Path(__file__).resolve().parents[2] / "plugins" / "torch" / "c_abi.h"
 
 

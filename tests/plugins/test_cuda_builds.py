@@ -72,6 +72,7 @@ NONSENSE = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("layout", [NCHW, NHWC])
 @pytest.mark.parametrize("operator", CALLS)
 def test_launchers_check_before_they_launch(library, operator, layout):
@@ -80,6 +81,7 @@ def test_launchers_check_before_they_launch(library, operator, layout):
     assert library.status(operator, NONSENSE[operator], form(layout=layout), *pointers) == INVALID_VALUE
 
 
+@pytest.mark.long
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU the launch would succeed, on null pointers")
 @pytest.mark.parametrize("operator", [name for name in CALLS if name != "adaptive_filter"])
 def test_no_launch_status_is_lost(library, operator):
@@ -87,6 +89,7 @@ def test_no_launch_status_is_lost(library, operator):
     assert library.status(operator, shape, form(), *[0] * count) not in (0, INVALID_VALUE)
 
 
+@pytest.mark.long
 def test_tactics_are_those_that_can_run(library):
     usual, wide = CarafeShape(1, 64, 8, 8, 5, 1, 2), CarafeShape(1, 64, 8, 8, 7, 1, 2)
     grouped = CarafeShape(1, 12, 8, 8, 5, 3, 2)

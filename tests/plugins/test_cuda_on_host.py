@@ -29,6 +29,7 @@ def cuda_headers() -> Path:
         pytest.skip(str(error))
 
 
+@pytest.mark.long
 def test_kernels_and_fast_references_match_the_definitions(cuda_headers):
     command = [sys.executable, str(GPU_CHECK), "--self-test", "--thin", "7"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

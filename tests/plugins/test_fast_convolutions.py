@@ -11,8 +11,10 @@ import onnxruntime
 import pytest
 from compiled_libraries import cpu_libraries
 from freqfusion_runtime.sessions.fast_convolutions import MIN_CHANNELS, OPERATOR, with_fast_convolutions
+from one_node_models import kernel_counts
 from onnx import TensorProto, helper, numpy_helper
-from test_onnxruntime_op import kernel_counts
+
+pytestmark = pytest.mark.numerics
 
 C = MIN_CHANNELS
 PLAIN = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [1, 1], "dilations": [1, 1], "group": 1}
@@ -62,6 +64,13 @@ def run(proto, x, library=None):
         options.register_custom_ops_library(str(library))
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return session.run(None, {"x": x})
+
+
+def test_weights_in_other_files_leave_the_model_alone_since_bytes_lie_in_no_folder(tmp_path):
+    proto = model([conv("x", "y")], ["y"], tensors())
+    assert rewritten(proto, tmp_path) is not None
+    onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
+    assert with_fast_convolutions(tmp_path / "m.onnx") is None
 
 
 @pytest.mark.parametrize("size", [(1, 1, 1), (3, 14, 14), (2, 7, 33), (1, 40, 5), (0, 4, 4)], ids=str)

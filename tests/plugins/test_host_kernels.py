@@ -3,107 +3,32 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import platform
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import references
 import torch
-from freqfusion import native
+from host_kernels import (
+    DTYPE_IDS,
+    DTYPES,
+    LEVELS,
+    LIBRARY,
+    ROUNDOFF,
+    SMALLEST,
+    HostKernels,
+    has_level,
+)
 from reference_data import golden, goldens
 from torch import Tensor
 
-LIBRARY = native.find_library()
-pytestmark = pytest.mark.skipif(LIBRARY is None, reason="libfreqfusion_c.so is not built: run `make plugins`")
-
-DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-DTYPE_IDS = ["fp32", "fp16", "bf16"]
-ROUNDOFF = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
-SMALLEST = {torch.float32: 0.0, torch.float16: 2.0**-25, torch.bfloat16: 0.0}  # half of the smallest subnormal
-LEVELS = ["baseline", "avx2", "avx512"] if platform.machine() in ("x86_64", "AMD64") else ["baseline"]
-
-
-def has_level(level: str) -> bool:
-    """Whether this processor can run the kernels of ``level``."""
-    if level == "baseline":
-        return True
-    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    needed = {"avx2": ["avx2", "fma"], "avx512": ["avx512f", "avx512bw", "avx512dq", "avx512vl"]}[level]
-    return all(f" {flag}" in flags for flag in needed)
-
-
-class HostKernels:
-    """The library at one instruction set: a copy of the file, since a loaded one has chosen for good."""
-
-    def __init__(self, level: str, folder: Path, threads: int = 2) -> None:
-        assert LIBRARY is not None
-        copy = shutil.copy(LIBRARY, folder / f"lib_{level}_{threads}.so")
-        self.threads = threads
-        before = os.environ.get("FREQFUSION_ISA")
-        os.environ["FREQFUSION_ISA"] = level
-        try:
-            self.library = ctypes.CDLL(str(copy))
-            self.library.freqfusion_host_level.restype = ctypes.c_char_p
-            assert self.library.freqfusion_host_level().decode() == level
-        finally:
-            del os.environ["FREQFUSION_ISA"]
-            if before is not None:
-                os.environ["FREQFUSION_ISA"] = before
-
-    def run(self, name: str, inputs: list[Tensor], output: Tensor, *attributes: Any) -> Tensor:
-        """Calls ``freqfusion_<name>``; raises ``ValueError`` with the reason it gives."""
-        function = getattr(self.library, f"freqfusion_{name}")
-        function.restype = ctypes.c_char_p
-        tensors = [native._describe(t) for t in (*inputs, output)]
-        place = native._Place(0, self.threads, 0, None)
-        reason = function(*map(ctypes.byref, tensors), *attributes, ctypes.byref(place))
-        if reason is not None:
-            raise ValueError(reason.decode())
-        return output
-
-    def carafe(self, x: Tensor, mask: Tensor, kernel_size: int, groups: int, scale: int) -> Tensor:
-        n, c, h, w = x.shape
-        output = guarded((n, c, h * scale, w * scale), x.dtype)
-        return self.run("carafe", [x, mask], output, kernel_size, groups, scale)
-
-    def adaptive_filter(
-        self, x: Tensor, logits: Tensor, window: list[float], kernel_size: int, groups: int, scale: int, mode: int
-    ) -> Tensor:
-        n, c, h, w = x.shape
-        output = guarded((n, c, h * scale, w * scale), x.dtype)
-        factors = (ctypes.c_float * len(window))(*window)
-        attributes = (factors, ctypes.c_int64(len(window)), kernel_size, groups, scale, mode)
-        return self.run("adaptive_filter", [x, logits], output, *attributes)
-
-    def local_similarity(self, x: Tensor, kernel_size: int, dilation: int) -> Tensor:
-        n, _, h, w = x.shape
-        return self.run("local_similarity", [x], guarded((n, kernel_size**2 - 1, h, w), x.dtype), kernel_size, dilation)
-
-    def offset_resample(self, x: Tensor, offsets: Tensor, groups: int) -> Tensor:
-        return self.run("offset_resample", [x, offsets], guarded(tuple(x.shape), x.dtype), groups)
-
-    def resize_argmax(self, scores: Tensor, sizes: list[int], align_corners: bool) -> Tensor:
-        labels = guarded((scores.shape[0], 1, *sizes[2:]), torch.int32)
-        return self.run("resize_argmax", [scores], labels, *sizes[:2], int(align_corners)).squeeze(1)
-
-
-def guarded(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """An output filled with values that no kernel writes, so that one left out is seen."""
-    return torch.full(shape, float("nan") if dtype.is_floating_point else -7, dtype=dtype)
-
-
-@pytest.fixture(scope="module", params=LEVELS)
-def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> HostKernels:
-    if not has_level(request.param):
-        pytest.skip(f"this processor has no {request.param}")
-    return HostKernels(request.param, tmp_path_factory.mktemp("libraries"))
+pytestmark = [
+    pytest.mark.numerics,
+    pytest.mark.skipif(LIBRARY is None, reason="libfreqfusion_c.so is not built: run `make plugins`"),
+]
 
 
 def example(shape: tuple[int, ...], dtype: torch.dtype, seed: int, scale: float = 1.0) -> Tensor:
@@ -331,7 +256,8 @@ def test_resize_argmax(kernels: HostKernels, case: tuple[int, ...], align_corner
     difference = np.max(resized, axis=1) - np.take_along_axis(resized, actual[:, None], axis=1)[:, 0]
     allowed = 16 * 2.0**-24 * max(case[2:]) * 2 * float(scores.double().abs().max())
     assert (difference <= allowed).all()
-    assert (actual != expected).mean() < 0.002
+    second = np.partition(resized, -2, axis=1)[:, -2] if size[1] > 1 else np.full(actual.shape, -np.inf)
+    assert (np.max(resized, axis=1) - second <= allowed).mean() < 0.01  # so the rest is settled
 
 
 def test_resize_argmax_gives_ties_to_the_lowest_class(kernels: HostKernels) -> None:

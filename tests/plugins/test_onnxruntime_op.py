@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,9 +15,11 @@ import pytest
 import torch
 from compiled_libraries import cpu_libraries
 from freqfusion_export.operators import functions
-from one_node_models import OPSETS, one_node_model, open_session, run_session
+from one_node_models import OPSETS, kernel_counts, one_node_model, open_session, run_session
 from onnx import helper
 from operator_cases import CASES, DTYPES, Case, assert_matches_golden, golden_calls, reassembly
+
+pytestmark = pytest.mark.numerics
 
 CARAFE = {"kernel_size": 3, "group_size": 2, "scale_factor": 2}
 ATTRIBUTES: dict[str, dict[str, Any]] = {
@@ -51,17 +52,6 @@ def test_matches_the_float64_loops(case, dtype, onnxruntime_library):
 def test_matches_the_official_code(operator, tensors, attributes, expected, onnxruntime_library):
     session = open_session(one_node_model(operator, attributes), onnxruntime_library)
     assert_matches_golden(run_session(session, tensors), expected)
-
-
-def kernel_counts(library: Path) -> dict[str, int]:
-    """How many kernels of each kind this thread has made so far."""
-    handle = ctypes.CDLL(str(library))
-    handle.freqfusion_onnxruntime_kernel_name.restype = ctypes.c_char_p
-    counts = (ctypes.c_int64 * 64)()
-    total = handle.freqfusion_onnxruntime_kernel_counts(counts)
-    names = [handle.freqfusion_onnxruntime_kernel_name(i).decode() for i in range(total)]
-    assert handle.freqfusion_onnxruntime_kernel_name(total) is None
-    return dict(zip(names, counts, strict=False))
 
 
 def zero_body(operator: str, count: int) -> onnx.FunctionProto:

@@ -51,6 +51,7 @@ def test_names_are_those_of_the_plugins() -> None:
     assert f'kPluginVersion = "{PLUGIN_VERSION}"' in text
 
 
+@pytest.mark.long
 def test_the_library_says_what_it_is(library: Path) -> None:
     identity = identify(library)
     assert (identity.file, identity.version, identity.sha256) == (LIBRARY_NAME, PLUGIN_VERSION, sha256_of(library))
@@ -60,6 +61,7 @@ def test_the_library_says_what_it_is(library: Path) -> None:
     assert f"compiled for TensorRT {identity.headers}" in identity.label
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("opened_before", [False, True])
 def test_its_plugins_are_registered_once_however_often_it_is_loaded(library: Path, opened_before: bool) -> None:
     pytest.importorskip("tensorrt_lean", reason="pip install tensorrt-lean-cu13")

@@ -22,9 +22,11 @@ from freqfusion_runtime.model_files.manifest import Preprocessing
 from freqfusion_runtime.pictures.preparation import fit
 from freqfusion_runtime.pictures.sizes import network_size
 from numpy.typing import NDArray
+from one_node_models import kernel_counts
 from onnx import helper
-from test_onnxruntime_op import kernel_counts
-from test_sanitizers import LEVELS, RUN_MODELS, run_program
+from watched_runs import LEVELS, RUN_MODELS, run_program
+
+pytestmark = pytest.mark.numerics
 
 MEAN = (123.675, 116.28, 103.53)
 INVERSE_STD = (0.0171247538, 0.0175070028, 0.0174291939)
@@ -202,6 +204,7 @@ def test_every_instruction_set_gives_the_same_bits(level, library, tmp_path):
     run_files(library, tmp_path, CASES, FREQFUSION_ISA=level)
 
 
+@pytest.mark.long
 def test_the_kernel_stays_inside_its_tensors(tmp_path):
     compiler = os.environ.get("CXX") or shutil.which("g++") or "c++"
     runtime = subprocess.run([compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)

@@ -15,13 +15,12 @@ from compiled_libraries import cpu_libraries
 from freqfusion import native
 from freqfusion.ops.pyramid_roi_align import align_by_level, pyramid_levels
 from freqfusion_export.passes.add_function_bodies import AddFunctionBodiesPass
-from one_node_models import open_session
+from host_kernels import DTYPE_IDS, DTYPES, ROUNDOFF, HostKernels, guarded
+from one_node_models import kernel_counts, open_session
 from onnx import helper
-from test_host_kernels import DTYPE_IDS, DTYPES, ROUNDOFF, HostKernels, guarded, kernels  # noqa: F401  (a fixture)
-from test_onnxruntime_op import kernel_counts
 from torch import Tensor
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = [pytest.mark.numerics, pytest.mark.filterwarnings("error")]
 STRIDE, SCALE = 4, 8  # level 1 begins at 16 pixels a side, level 3 at 64
 # Averages of values below 5; the places of samples are off by 2^-22 of a map's side, 60 at most.
 ARITHMETIC = 5 * 2.0**-15
@@ -68,7 +67,7 @@ def assert_near(actual: Tensor, expected: np.ndarray, roundings: int = 1) -> Non
     assert (error <= allowed).all(), f"error {error.max(initial=0):.3e}"
 
 
-def by_kernel(kernels: HostKernels, inputs: tuple[Tensor, ...], boxes: Tensor, cells: int) -> Tensor:  # noqa: F811
+def by_kernel(kernels: HostKernels, inputs: tuple[Tensor, ...], boxes: Tensor, cells: int) -> Tensor:
     n, m = boxes.shape[:2]
     output = guarded((n * m, inputs[0].shape[1], cells, cells), inputs[0].dtype)
     return kernels.run("pyramid_roi_align", [*inputs, boxes.unsqueeze(3)], output, cells, STRIDE, SCALE)
@@ -77,19 +76,19 @@ def by_kernel(kernels: HostKernels, inputs: tuple[Tensor, ...], boxes: Tensor, c
 @pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_IDS)
 @pytest.mark.parametrize("cells", [1, 7, 14, 17])
 @pytest.mark.parametrize("name", BOXES)
-def test_kernel_matches_the_loops(kernels, name, cells, dtype):  # noqa: F811
+def test_kernel_matches_the_loops(kernels, name, cells, dtype):
     boxes = boxes_of(name)
     assert_near(by_kernel(kernels, maps(dtype), boxes, cells), expected_for(name, dtype, cells))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (7, 60)], ids=str)
-def test_kernel_matches_the_loops_on_narrow_maps(kernels, size):  # noqa: F811
+def test_kernel_matches_the_loops_on_narrow_maps(kernels, size):
     inputs = maps(torch.float32, 1, 2, *size)
     boxes = torch.cat([boxes_of(name, 1) for name in BOXES], dim=1)
     assert_near(by_kernel(kernels, inputs, boxes, 7), expected_of(inputs, boxes, 7))
 
 
-def test_kernel_reads_nothing_beside_the_maps(kernels):  # noqa: F811
+def test_kernel_reads_nothing_beside_the_maps(kernels):
     """What vectors read over a row's end must not reach the result, and what cells do not touch must not either."""
     inputs = tuple(x.clone() for x in maps(torch.float32))
     boxes = torch.tensor([[[20.0, 20.0, 27.0, 27.0]]]).expand(2, 1, 4).contiguous()
@@ -98,7 +97,7 @@ def test_kernel_reads_nothing_beside_the_maps(kernels):  # noqa: F811
     assert torch.isfinite(by_kernel(kernels, inputs, boxes, 7)).all()
 
 
-def test_boxes_that_are_no_numbers_end_soon_and_give_zeros(kernels):  # noqa: F811
+def test_boxes_that_are_no_numbers_end_soon_and_give_zeros(kernels):
     nan, inf = float("nan"), float("inf")
     boxes = torch.tensor([[[nan] * 4, [0, 0, nan, 9], [0, 0, inf, inf], [-inf, -inf, inf, inf], [-3e38, 0, 3e38, 9]]])
     result = by_kernel(kernels, maps(torch.float32, 1), boxes, 7)
@@ -244,7 +243,7 @@ def test_tensors_that_do_not_fit_are_refused(changes, reason, library):
         ({5: (5, 5, 7, 7)}, "output must be"),
     ],
 )
-def test_the_c_interface_checks_sizes_by_itself(kernels, changes, reason):  # noqa: F811
+def test_the_c_interface_checks_sizes_by_itself(kernels, changes, reason):
     inputs = [torch.zeros(changes.get(level, x.shape)) for level, x in enumerate(maps(torch.float32))]
     boxes, output = torch.zeros(changes.get(4, (2, 3, 4, 1))), torch.zeros(changes.get(5, (6, 5, 7, 7)))
     with pytest.raises(ValueError, match=reason):

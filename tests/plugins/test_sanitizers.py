@@ -15,35 +15,12 @@ import torch
 from compiled_libraries import ROOT, sanitized_libraries
 from one_node_models import one_node_model
 from operator_cases import CASES
+from watched_runs import LEVELS, RUN_MODELS, run_program
 
 HERE = Path(__file__).resolve().parent
 FLAGS = ["-std=c++17", "-g", "-O1", "-Wall", "-Wextra", "-Wshadow", "-Werror", "-pthread", f"-I{ROOT / 'plugins'}"]
 ADDRESS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 SECONDS = "3"
-LEVELS = {"baseline": set(), "avx2": {"avx2", "fma", "f16c"}, "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"}}
-
-# Reads models and inputs from files, so that the process under the sanitizer loads ONNX Runtime and little else.
-RUN_MODELS = """
-import sys
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-
-import numpy as np
-import onnxruntime
-
-library, folder = sys.argv[1], Path(sys.argv[2])
-options = onnxruntime.SessionOptions()
-options.intra_op_num_threads = 2
-options.register_custom_ops_library(library)
-for model in sorted(folder.glob("*.onnx")):
-    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    feed = dict(np.load(model.with_suffix(".npz")))
-    with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(lambda _: session.run(None, feed)[0], range(4)))
-    assert all(np.array_equal(results[0], other) for other in results[1:])
-    np.save(model.with_suffix(".npy"), results[0])
-print("ran", len(list(folder.glob("*.npy"))))
-"""
 
 
 def compile_program(source: str, into: Path, *arguments: str) -> Path:
@@ -58,15 +35,6 @@ def compile_program(source: str, into: Path, *arguments: str) -> Path:
         pytest.skip(f"the compiler has no sanitizer runtime: {done.stderr.strip().splitlines()[-1]}")
     assert done.returncode == 0, done.stderr
     return program
-
-
-def run_program(*command: str, **environment: str) -> str:
-    """Runs ``command``, which must end well within two minutes, and returns what it printed."""
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=120, env={**os.environ, **environment}
-    )
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +52,7 @@ def random_shapes(sanitized: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return compile_program("random_shapes.cpp", tmp_path_factory.mktemp("programs"), *ADDRESS, *link)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("level", LEVELS)
 def test_kernels_stay_inside_their_tensors(level, random_shapes):
     cpuinfo = Path("/proc/cpuinfo")
@@ -95,6 +64,7 @@ def test_kernels_stay_inside_their_tensors(level, random_shapes):
     assert int(printed.split()[1]) >= 20
 
 
+@pytest.mark.long
 def test_the_onnxruntime_operator_stays_inside_its_tensors(sanitized, tmp_path):
     compiler = os.environ.get("CXX") or "g++"
     runtime = subprocess.run([compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
@@ -130,6 +100,7 @@ def test_the_onnxruntime_operator_stays_inside_its_tensors(sanitized, tmp_path):
         case.check(result if result.dtype == torch.int32 else result.to(tensors[0].dtype), tensors)
 
 
+@pytest.mark.long
 def test_the_pool_of_the_c_library_has_no_races(tmp_path):
     pool = str(ROOT / "plugins" / "torch" / "sleeping_pool.cpp")
     program = compile_program("concurrent_calls.cpp", tmp_path, "-fsanitize=thread", pool)

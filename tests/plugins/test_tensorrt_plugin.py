@@ -150,6 +150,7 @@ def ask_registry(plugin: Path, nodes: list[NodeProto]) -> tuple[dict[str, Any], 
     return json.loads(done.stdout.splitlines()[-1]), done.stderr
 
 
+@pytest.mark.long
 def test_every_creator_is_found_under_the_exporters_names(plugin: Path) -> None:
     answer, _ = ask_registry(plugin, [])
 
@@ -164,6 +165,7 @@ def test_every_creator_is_found_under_the_exporters_names(plugin: Path) -> None:
     assert {op: sorted(rows) for op, rows in found.items()} == {op: sorted(rows) for op, rows in expected.items()}
 
 
+@pytest.mark.long
 def test_plugins_are_made_from_the_exporters_nodes(plugin: Path) -> None:
     answer, stderr = ask_registry(plugin, [node(op) for op in ATTRIBUTES])
 
@@ -171,6 +173,7 @@ def test_plugins_are_made_from_the_exporters_nodes(plugin: Path) -> None:
     assert "freqfusion::" not in stderr
 
 
+@pytest.mark.long
 def test_nonsense_gives_no_plugin_and_a_sentence_and_the_process_lives(plugin: Path) -> None:
     wrong = [
         node("Carafe", kernel_size=4),
@@ -200,6 +203,7 @@ def test_nonsense_gives_no_plugin_and_a_sentence_and_the_process_lives(plugin: P
         assert words in sentence
 
 
+@pytest.mark.long
 def test_loads_where_there_is_neither_tensorrt_nor_a_gpu(plugin: Path) -> None:
     program = f"import ctypes; library = ctypes.CDLL({str(plugin)!r}); print(library.initFreqFusionPlugins() & 1)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
@@ -207,6 +211,7 @@ def test_loads_where_there_is_neither_tensorrt_nor_a_gpu(plugin: Path) -> None:
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "0", "")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("check", PROBE_CHECKS)
 def test_through_tensorrts_own_interfaces(plugin: Path, libnvinfer: Path, check: str, tmp_path: Path) -> None:
     probe = built("freqfusion_tensorrt_probe")

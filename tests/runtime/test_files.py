@@ -1,12 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 import hashlib
+import json
 import os
 import subprocess
 import sys
 
 import pytest
 from freqfusion_runtime.errors import OutputError
-from freqfusion_runtime.files import atomic_path, make_folder, sha256_of
+from freqfusion_runtime.files import atomic_path, json_text, make_folder, sha256_of
+
+
+def test_json_has_null_for_what_is_no_number():
+    text = json_text({"a": [1.5, float("nan")], "b": {"c": (float("inf"), "NaN")}, "d": -float("inf")}, sort_keys=True)
+    assert text == '{"a": [1.5, null], "b": {"c": [null, "NaN"]}, "d": null}'
+    assert json_text({"name": "grün", "score": 0.1}) == '{"name": "grün", "score": 0.1}'
+    assert json.loads(json_text([{"x": 1}], indent=1)) == [{"x": 1}]
 
 
 def test_file_appears_under_its_name_only_when_done(tmp_path):

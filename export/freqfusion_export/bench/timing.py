@@ -21,7 +21,7 @@ import torch
 from freqfusion import create_model, native
 from freqfusion.detection import Detector
 from freqfusion_runtime.commands.json_output import versions
-from freqfusion_runtime.files import sha256_of
+from freqfusion_runtime.model_files.external_data import model_sha256
 from freqfusion_runtime.sessions.fast_convolutions import OPERATOR as CONVOLUTION
 from freqfusion_runtime.sessions.fast_convolutions import with_fast_convolutions
 from freqfusion_runtime.sessions.kernel_library import library_path
@@ -180,7 +180,7 @@ def _eager(entry: Entry, example: NDArray[Any], threads: int) -> Run:
     if entry.kind == "eager-mmcv":
         network, inputs = network.cuda(), [tensor.cuda() for tensor in inputs]
 
-    def run() -> Any:
+    def infer() -> Any:
         with torch.inference_mode():
             if entry.kind == "eager-kernels":
                 return network(*inputs)
@@ -190,7 +190,7 @@ def _eager(entry: Entry, example: NDArray[Any], threads: int) -> Run:
             with naive_operators():
                 return network(*inputs)
 
-    return run
+    return infer
 
 
 def _openvino(entry: Entry, example: NDArray[Any], threads: int) -> Run:
@@ -269,7 +269,7 @@ def record(entry: Entry, times_ms: Sequence[float], peak_mb: float | None) -> di
         "runs": len(times_ms),
         "peak_mb": peak_mb,
         "input_shape": list(entry.input_shape),
-        "onnx_sha256": None if entry.path is None else sha256_of(entry.path),
+        "onnx_sha256": None if entry.path is None else model_sha256(entry.path),
     }
 
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Subcommands that need PyTorch or onnx; each imports them only when it runs."""
+"""The commands that need PyTorch or onnx, one module each."""

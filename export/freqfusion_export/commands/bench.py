@@ -24,11 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json_argument(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def execute(args: argparse.Namespace) -> int:
     """Runs the command."""
-    import json
     import tempfile
 
+    from freqfusion_runtime.files import json_text
     from tqdm import tqdm
 
     from freqfusion_export.bench import timing as bench
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     if args.results is not None:
         args.results.parent.mkdir(parents=True, exist_ok=True)
         with args.results.open("a") as file:
-            file.writelines(json.dumps({**r, **facts, "ratios": ratios}) + "\n" for r in records)
+            file.writelines(json_text({**r, **facts, "ratios": ratios}) + "\n" for r in records)
     write_json(args.json, {**facts, "entries": records, "ratios": ratios})
     return 0
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -21,38 +21,54 @@ if TYPE_CHECKING:
 
 
 def compare_detectors(
-    args: argparse.Namespace, manifest: Manifest, pictures: Sequence[Path], paths: Sequence[OperatorPath]
+    args: argparse.Namespace,
+    manifest: Manifest,
+    pictures: Sequence[Path],
+    names: Mapping[Path, str],
+    paths: Sequence[OperatorPath],
 ) -> int:
     """Runs the command on a model that finds objects; returns the exit status."""
     from freqfusion import load_model
     from freqfusion.detection import Detector
-    from freqfusion_runtime.files import atomic_path, sha256_of
+    from freqfusion_runtime.files import atomic_path
+    from freqfusion_runtime.model_files.external_data import model_sha256
 
     from freqfusion_export.commands.parity_reference import run_reference
+    from freqfusion_export.errors import ExportError
     from freqfusion_export.parity.detector_parity import DetectorParity
     from freqfusion_export.parity.object_differences import draw_object_differences
 
     say = printer(args.json)
-    network, _, _ = load_model(args.checkpoint, manifest.model, **manifest.network)
+    network, _, _ = load_model(args.checkpoint, manifest.model, which=args.weights, **manifest.network)
     parity = DetectorParity(args.model, cast(Detector, network), args.kernels, args.layers, args.threads)
     by_path = {path: sum(p.path == path for p in paths) for path in ("kernel", "function body")}
     if manifest.precision in ("fp16", "bf16"):
         say(f"{args.model}: {manifest.precision}, computed in fp32 with every rounding that the file asks for")
     else:
         say(f"{args.model}: FreqFusion nodes by kernel: {by_path['kernel']}, by body: {by_path['function body']}")
-    entries = []
+    entries, has_objects = [], False
     for picture in pictures:
         result = parity.objects_on(picture)
+        has_objects |= not result.is_empty
         _print(result, say)
         entries.append(_entry(result))
         if args.output is not None:
-            name = args.output / f"{picture.stem}.differences.png"
+            name = args.output / f"{names[picture]}.differences.png"
             with atomic_path(name) as temporary:
                 draw_object_differences(result.actual, result.expected, result.objects).save(temporary)
             say(f"differences: {name}")
     agrees = all(entry["agrees"] for entry in entries)
+    if agrees and not has_objects:
+        raise ExportError(
+            f"neither {args.model} nor its checkpoint finds an object in any of {len(pictures)} pictures, so no box, "
+            "score or mask was compared. Name pictures with objects that the model knows"
+        )
     say("PARITY HOLDS" if agrees else "PARITY BROKEN")
-    facts: dict[str, Any] = {"model": str(args.model), "model_sha256": sha256_of(args.model), "operator_paths": by_path}
+    facts: dict[str, Any] = {
+        "model": str(args.model),
+        "model_sha256": model_sha256(args.model),
+        "operator_paths": by_path,
+    }
     facts |= run_reference(args, network, manifest, pictures, say)
     write_json(args.json, {**facts, "agrees": agrees, "pictures": entries})
     return 0 if agrees else 1

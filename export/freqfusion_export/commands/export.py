@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument("checkpoint", type=Path, help="official-layout .pth, .pt, .pkl or .safetensors file")
+    parser.add_argument(
+        "checkpoint", type=Path, help="a file of weights of any suffix, or a folder of shards with an index"
+    )
     parser.add_argument("--model", help="the model's name; recognised from the checkpoint's keys if not given")
     parser.add_argument("--output", type=Path, help="the file to write; the checkpoint's name with .onnx if not given")
     parser.add_argument(
@@ -52,6 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--check-full-size",
         action="store_true",
         help="detectors: check the file on an image of the official size too, not on small ones alone",
+    )
+    parser.add_argument(
+        "--weights", choices=("model", "ema"), help="of a checkpoint with both: as trained, or running averages of them"
     )
     parser.add_argument("--bases-seed", type=int, default=0, help="seed of the head's factorisation bases")
     parser.add_argument(
@@ -99,7 +104,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json_argument(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def execute(args: argparse.Namespace) -> int:
     """Runs the command."""
     from freqfusion import load_model
     from freqfusion_runtime.files import sha256_of
@@ -112,8 +117,12 @@ def run(args: argparse.Namespace) -> int:
     start = time.perf_counter()
     output = args.output or args.checkpoint.with_suffix(".onnx")
     calibration = None if args.calibration is None else read_calibration(args.calibration)
-    model, name, checkpoint = load_model(args.checkpoint, args.model, overrides_of(args), bases_seed=args.bases_seed)
+    model, name, checkpoint = load_model(
+        args.checkpoint, args.model, overrides_of(args), which=args.weights, bases_seed=args.bases_seed
+    )
     say(f"{args.checkpoint}: {name}, {len(checkpoint.state_dict)} entries, {checkpoint.weights} weights")
+    for note in checkpoint.notes:
+        say(f"  {note}")
     for line in settings_table(checkpoint.settings):
         say(line)
     table: list[GroupLoss] = []
@@ -144,6 +153,7 @@ def run(args: argparse.Namespace) -> int:
     say(f"checked against PyTorch on ONNX Runtime; {seconds:.0f} s in all")
     facts: dict[str, Any] = {"path": str(output), "sha256": sha256_of(output), "size_mb": size_mb}
     facts["export_s"] = seconds
+    facts["notes"] = checkpoint.notes
     facts |= {"model": name, "interface": args.interface, "operators": manifest.operators}
     facts |= {"precision": manifest.precision, "islands": [asdict(island) for island in manifest.islands]}
     facts["settings"] = setting_facts(checkpoint.settings)

@@ -17,11 +17,13 @@ from freqfusion_runtime.commands.json_output import add_json_argument, printer, 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument("file", type=Path, metavar="FILE", help=".onnx, .plan, .npz, or a checkpoint")
+    parser.add_argument(
+        "file", type=Path, metavar="FILE", help=".onnx, .plan, .npz, or a checkpoint, of any suffix or a folder"
+    )
     add_json_argument(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def execute(args: argparse.Namespace) -> int:
     """Runs the command."""
     from freqfusion_runtime.agreement.reference_data import SUFFIX
     from freqfusion_runtime.commands.inspection import inspect_onnx, inspect_plan, inspect_reference
@@ -44,9 +46,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _inspect_checkpoint(path: Path) -> tuple[dict[str, Any], list[str]]:
     from freqfusion import UnknownModelError, read_checkpoint, recognize_model
-    from freqfusion_runtime.files import sha256_of
+    from freqfusion.checkpoint_files.formats import files_of
 
     from freqfusion_export.commands.settings import setting_facts, settings_table
+    from freqfusion_export.networks.checkpoint_hash import checkpoint_sha256
 
     checkpoint = read_checkpoint(path)
     tensors = checkpoint.state_dict
@@ -57,12 +60,13 @@ def _inspect_checkpoint(path: Path) -> tuple[dict[str, Any], list[str]]:
         name, model, problem = None, "no known model", str(e)
     dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values())
     ours = sorted({key.partition(".freqfusions.")[0] for key in tensors if ".freqfusions." in key})
-    sha256 = sha256_of(path)
+    sha256 = checkpoint_sha256(path)
+    size_bytes = sum(file.stat().st_size for file in files_of(path))
     values = sum(tensor.numel() for tensor in tensors.values())
     facts = {
         "kind": "checkpoint",
         "path": str(path),
-        "size_bytes": path.stat().st_size,
+        "size_bytes": size_bytes,
         "sha256": sha256,
         "model": name,
         "problem": problem,
@@ -74,16 +78,18 @@ def _inspect_checkpoint(path: Path) -> tuple[dict[str, Any], list[str]]:
         "palette": checkpoint.palette,
         "image_size": checkpoint.image_size,
         "settings": setting_facts(checkpoint.settings),
+        "notes": checkpoint.notes,
         "tensors": {key: list(tensor.shape) for key, tensor in tensors.items()},
     }
     lines = [
-        f"{path}: checkpoint of {model}, {path.stat().st_size / 1e6:.1f} MB",
+        f"{path}: checkpoint of {model}, {size_bytes / 1e6:.1f} MB",
         f"  {len(tensors)} entries, {values} values: {', '.join(f'{n} {dtype}' for dtype, n in dtypes.most_common())}",
         *([f"  {problem}"] if problem else []),
         *[f"  * FreqFusion modules in {place}" for place in ours],
         f"  classes: {len(checkpoint.classes) if checkpoint.classes else 'not named'}, "
         f"palette: {'yes' if checkpoint.palette else 'no'}, test size: {checkpoint.image_size or 'not given'}, "
         f"weights: {checkpoint.weights}",
+        *[f"  {note}" for note in checkpoint.notes],
         f"  sha256 {sha256}",
         *[f"  {line}" for line in settings_table(checkpoint.settings)],
     ]

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import asdict
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +25,6 @@ from freqfusion_export.commands.parity_reference import add_reference_arguments,
 from freqfusion_export.commands.parity_table import HEADER, row
 
 if TYPE_CHECKING:
-    from freqfusion_runtime.agreement.comparison import Comparison
-
     from freqfusion_export.parity.segmenter_parity import PictureParity
 
 
@@ -36,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, metavar="MODEL.onnx", help="a file written by `freqfusion export`")
     parser.add_argument("pictures", type=Path, nargs="+", metavar="PHOTO", help="picture files, or folders of them")
     parser.add_argument("--checkpoint", type=Path, required=True, help="what the file was exported from")
+    parser.add_argument("--weights", choices=("model", "ema"), help="as for `export`")
     parser.add_argument("--layers", action="store_true", help="compare every module's result, not only FreqFusion's")
     parser.add_argument(
         "--bisect", action="store_true", help="fp16, bf16: if parity is broken, find the nodes to keep in fp32"
@@ -49,12 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json_argument(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def execute(args: argparse.Namespace) -> int:
     """Runs the command."""
     from freqfusion import load_model
     from freqfusion_runtime.files import atomic_path, sha256_of
+    from freqfusion_runtime.model_files.external_data import model_sha256
     from freqfusion_runtime.pictures.reading import find_pictures
     from freqfusion_runtime.predictors.opening import open_session
+    from freqfusion_runtime.results.result_names import check_pictures_stay, result_names
 
     from freqfusion_export.commands.precision_bisection import bisect, conclude, refuse_unless_half
     from freqfusion_export.errors import ExportError
@@ -63,6 +63,9 @@ def run(args: argparse.Namespace) -> int:
 
     say = printer(args.json)
     pictures = find_pictures(args.pictures)
+    names = {} if args.output is None else result_names(pictures)
+    if args.output is not None:
+        check_pictures_stay(args.pictures, names, args.output)
     manifest = read_manifest(args.model)
     if args.bisect:
         refuse_unless_half(args.model, manifest.precision, manifest.task)
@@ -78,9 +81,13 @@ def run(args: argparse.Namespace) -> int:
     if manifest.task != "semantic_segmentation":
         from freqfusion_export.commands.detector_parity import compare_detectors
 
-        return compare_detectors(args, manifest, pictures, paths)
+        return compare_detectors(args, manifest, pictures, names, paths)
     network, _, _ = load_model(
-        args.checkpoint, manifest.model, bases_seed=manifest.nmf_bases_seed or 0, **manifest.network
+        args.checkpoint,
+        manifest.model,
+        which=args.weights,
+        bases_seed=manifest.nmf_bases_seed or 0,
+        **manifest.network,
     )
     parity = Parity(args.model, network, args.kernels, args.layers, args.threads)
     by_path = {path: sum(p.path == path for p in paths) for path in ("kernel", "function body")}
@@ -94,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
         results.append(result)
         _print(result, say)
         if args.output is not None:
-            name = args.output / f"{picture.stem}.differences.png"
+            name = args.output / f"{names[picture]}.differences.png"
             with atomic_path(name) as temporary:
                 draw_differences(result.photo, result.labels, result.expected).save(temporary)
             say(f"differences: {name}")
@@ -107,14 +114,18 @@ def run(args: argparse.Namespace) -> int:
     if bisection is not None:
         conclude(bisection, say)
     say("PARITY HOLDS" if agrees else "PARITY BROKEN")
-    facts: dict[str, Any] = {"model": str(args.model), "model_sha256": sha256_of(args.model), "operator_paths": by_path}
+    facts: dict[str, Any] = {
+        "model": str(args.model),
+        "model_sha256": model_sha256(args.model),
+        "operator_paths": by_path,
+    }
     entries = [
         {
             "picture": result.name,
             "agrees": result.agrees,
             "label_agreement": result.label_agreement,
             "miou": result.miou,
-            "comparisons": [{**_numbers(c), "agrees": c.agrees} for c in result.comparisons],
+            "comparisons": [{**asdict(c), "agrees": c.agrees} for c in result.comparisons],
         }
         for result in results
     ]
@@ -134,10 +145,3 @@ def _print(result: PictureParity, say: Callable[[str], None]) -> None:
     say(f"  {'task':<13} label agreement {result.label_agreement:.6f}, mIoU between the label maps {result.miou:.6f}")
     if (first := result.first_mismatch) is not None:
         say(f"  first beyond tolerance: {first.level} {first.name}, {first.max_over_std:.1e} > {first.tolerance:.0e}")
-
-
-def _numbers(c: Comparison) -> dict[str, Any]:
-    """For JSON, which has no infinities: null."""
-    return {
-        key: None if isinstance(value, float) and not isfinite(value) else value for key, value in asdict(c).items()
-    }

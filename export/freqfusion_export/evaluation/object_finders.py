@@ -78,17 +78,19 @@ def _open_checkpoint(path: Path, args: argparse.Namespace) -> Contestant:
     from freqfusion.detection import Detector
     from freqfusion_runtime.errors import ProviderError
 
-    from freqfusion_export.networks.detector_manifest import manifest_of
+    from freqfusion_export.networks.forms import form_of
+    from freqfusion_export.networks.manifests import Origin, network_manifest
     from freqfusion_export.parity.pytorch_session import PytorchSession
 
     if args.provider == "cuda" and not torch.cuda.is_available():
         raise ProviderError(f"{path}: PyTorch finds no CUDA device. Use --provider cpu, or install torch for CUDA.")
     if args.threads:
         torch.set_num_threads(args.threads)
-    network, name, checkpoint = load_model(path, args.model)
+    network, name, checkpoint = load_model(path, args.model, which=args.weights)
     if not isinstance(network, Detector):
         raise EvaluationError(f"{path} labels pixels and finds no objects. Use --task semantic, or another model.")
-    session = PytorchSession(network, path, manifest_of(network, name, checkpoint), args.provider)
+    manifest = network_manifest(form_of(network, checkpoint), Origin(name, checkpoint))
+    session = PytorchSession(network, path, manifest, args.provider)
     finder = predictor_of(session)
     assert not isinstance(finder, Segmenter)
     return Contestant(path, finder, session.provider)

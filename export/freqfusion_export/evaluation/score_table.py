@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from freqfusion_runtime.commands.json_output import printer, write_json
-from freqfusion_runtime.evaluation.published import PUBLISHED, Published
-from freqfusion_runtime.files import sha256_of
+from freqfusion_runtime.evaluation.account import Account
+from freqfusion_runtime.evaluation.published import Benchmark, Published, published_for
+from freqfusion_runtime.model_files.external_data import model_sha256
 
+from freqfusion_export.evaluation.drop_gate import nothing_to_score, too_low
 from freqfusion_export.evaluation.object_finders import Contestant
 
 
@@ -30,62 +32,76 @@ class Scored:
     per_class: Mapping[str, Mapping[str, float | None]]
 
 
-def report(args: argparse.Namespace, results: Sequence[Scored], main: Sequence[str], facts: Mapping[str, Any]) -> int:
+def report(
+    args: argparse.Namespace,
+    results: Sequence[Scored],
+    main: Sequence[str],
+    facts: Mapping[str, Any],
+    account: Account,
+    benchmark: Benchmark | None,
+) -> int:
     """Prints and writes the results.
+
+    Raises:
+        EvaluationError: If a main score of a model is of nothing.
 
     Args:
         args: Of the command.
         results: Of the models, in the order given.
         main: Names of the scores that ``--max-drop`` is about.
         facts: About the data set, for the JSON.
+        account: What was scored, ignored and dropped.
+        benchmark: What was scored, if it is the whole of one.
 
     Returns:
         The exit status.
     """
+    if unscored := [name for name in main if any(each.scores[name] is None for each in results)]:
+        raise nothing_to_score(unscored, account.dropped)
     say = printer(args.json)
     say(", ".join(f"{key} {value}" for key, value in facts.items()))
-    for line in _table(results):
+    for line in account.lines():
         say(line)
-    too_low = []
-    if args.max_drop is not None:
-        too_low = [str(each.contestant.path) for each in results if _drop(each, results[0], main) > args.max_drop]
-        say(f"MORE THAN {args.max_drop} BELOW THE FIRST: {', '.join(too_low)}" if too_low else "NONE TOO FAR BELOW")
+    papers = [_paper(each.contestant, benchmark) for each in results]
+    for line in _table(results, papers):
+        say(line)
+    drops = [_drop(each, results[0], main) for each in results]
+    behind = too_low(args.models, drops, args.max_drop, say)
     entries = [
         {
             "model": str(each.contestant.path),
-            "sha256": sha256_of(each.contestant.path),
+            "sha256": model_sha256(each.contestant.path),
             "name": each.contestant.model,
             "backend": each.contestant.backend,
             "scores": dict(each.scores),
             "per_class": {name: dict(values) for name, values in each.per_class.items()},
             "published_percent": {
                 name: {"paper": number.paper, "released": number.released or number.paper}
-                for name, number in published_for(each.contestant).items()
+                for name, number in paper.items()
             },
         }
-        for each in results
+        for each, paper in zip(results, papers, strict=True)
     ]
-    write_json(args.json, {"task": args.task, **facts, "too_low": too_low, "models": entries})
-    return 1 if too_low else 0
+    write_json(args.json, {"task": args.task, **facts, **account.facts(), "too_low": behind, "models": entries})
+    return 1 if behind or account.dropped_counts["pictures"] else 0
 
 
-def published_for(contestant: Contestant) -> Mapping[str, Published]:
-    """The paper's numbers for a model of that name with trained weights; nothing for random ones."""
+def _paper(contestant: Contestant, benchmark: Benchmark | None) -> Mapping[str, Published]:
     manifest = contestant.finder.session.manifest
-    return PUBLISHED.get(manifest.model, {}) if manifest.weights == "checkpoint" else {}
+    return published_for(manifest.model, manifest.weights, manifest.classes, benchmark)
 
 
-def _table(results: Sequence[Scored]) -> list[str]:
+def _table(results: Sequence[Scored], papers: Sequence[Mapping[str, Published]]) -> list[str]:
     """One row a score or class, one column a model and, where there is one, its published counterpart."""
     lines = [
         f"[{number}] {each.contestant.path}: {each.contestant.model}, {each.contestant.backend}"
         for number, each in enumerate(results, 1)
     ]
     titles, columns = [], []
-    for number, each in enumerate(results, 1):
+    for number, (each, paper) in enumerate(zip(results, papers, strict=True), 1):
         titles.append(f"[{number}]")
         columns.append({name: _percent(score) for name, score in each.scores.items()})
-        if paper := published_for(each.contestant):
+        if paper:
             titles.append(f"[{number}] published")
             columns.append({name: _published(number) for name, number in paper.items()})
     lines += _rows("%", list(results[0].scores), titles, columns)
@@ -115,5 +131,5 @@ def _published(number: Published) -> str:
 
 def _drop(each: Scored, first: Scored, main: Sequence[str]) -> float:
     """How many points a model is below the first, in the worst of the main scores."""
-    drops = [((first.scores[name] or 0.0) - (each.scores[name] or 0.0)) * 100 for name in main]
-    return max(drops)
+    pairs = [(first.scores[name], each.scores[name]) for name in main]
+    return max((best - own) * 100 for best, own in pairs if best is not None and own is not None)

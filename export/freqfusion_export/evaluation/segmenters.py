@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from freqfusion.checkpoint_files.weights import Choice
 from freqfusion_runtime.evaluation.errors import EvaluationError
 from freqfusion_runtime.pictures.preparation import prepare
 from freqfusion_runtime.predictors.segmenter import load_segmenter
@@ -32,6 +33,14 @@ class PictureLabeller(Protocol):
         """How many classes it tells apart."""
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names; empty where the file names none."""
+
+    @property
+    def weights(self) -> str:
+        """``checkpoint`` or ``random``."""
+
+    @property
     def palette(self) -> tuple[tuple[int, int, int], ...]:
         """A colour for each class."""
 
@@ -42,7 +51,9 @@ class PictureLabeller(Protocol):
 class TorchLabeller:
     """A checkpoint on PyTorch's own operators, with the official test pipeline around it."""
 
-    def __init__(self, path: Path, name: str | None, provider: Provider, threads: int) -> None:
+    def __init__(
+        self, path: Path, name: str | None, provider: Provider, threads: int, which: Choice | None = None
+    ) -> None:
         import torch
         from freqfusion import load_model
         from freqfusion_runtime.errors import ProviderError
@@ -53,12 +64,14 @@ class TorchLabeller:
             raise ProviderError(f"{path}: PyTorch finds no CUDA device. Use --provider cpu, or install torch for CUDA.")
         if threads:
             torch.set_num_threads(threads)
-        network, self.model, checkpoint = load_model(path, name)
+        network, self.model, checkpoint = load_model(path, name, which=which)
         self._network = network.to(provider)
         form = form_of(network, checkpoint)
         if form.task != "semantic_segmentation":
             raise EvaluationError(f"{path} is made for {form.task}, not for semantic segmentation. Choose its --task.")
         self._preprocessing, self.num_classes, self.palette = form.preprocessing, form.num_classes, form.palette
+        self.classes = form.classes
+        self.weights = "checkpoint" if checkpoint.weights == "trained" else "random"
         self.backend = f"PyTorch {torch.__version__}, {provider}"
         self._device = provider
 
@@ -84,7 +97,7 @@ class RuntimeLabeller:
         session = self._segmenter.session
         manifest = session.manifest
         self.model = manifest.model
-        self.num_classes = manifest.num_classes
+        self.num_classes, self.classes, self.weights = manifest.num_classes, manifest.classes, manifest.weights
         self.palette = self._segmenter.palette
         by_kernel = sum(entry.path == "kernel" for entry in session.operator_paths)
         self.backend = (
@@ -96,7 +109,14 @@ class RuntimeLabeller:
         return self._segmenter.predict(picture).labels
 
 
-def open_labeller(path: Path, name: str | None, provider: Provider, threads: int, kernels: Kernels) -> PictureLabeller:
+def open_labeller(
+    path: Path,
+    name: str | None,
+    provider: Provider,
+    threads: int,
+    kernels: Kernels,
+    which: Choice | None = None,
+) -> PictureLabeller:
     """Opens a model file with what its suffix names.
 
     Raises:
@@ -105,5 +125,5 @@ def open_labeller(path: Path, name: str | None, provider: Provider, threads: int
     if not path.is_file():
         raise EvaluationError(f"{path} does not exist. Name checkpoints, .onnx files or engines.")
     if path.suffix.lower() in CHECKPOINT_SUFFIXES:
-        return TorchLabeller(path, name, provider, threads)
+        return TorchLabeller(path, name, provider, threads, which)
     return RuntimeLabeller(path, provider, threads, kernels)

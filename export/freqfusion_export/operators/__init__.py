@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FreqFusion operators as ONNX: nodes and their bodies of standard operators."""
+"""FreqFusion operators as ONNX: nodes, and their bodies of standard operators."""

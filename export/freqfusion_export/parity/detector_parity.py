@@ -22,7 +22,7 @@ from freqfusion_runtime.results.detections import Detections, PanopticSegmentati
 from freqfusion_runtime.sessions.protocol import Kernels
 from numpy.typing import NDArray
 
-from freqfusion_export.networks.detector_manifest import INPUTS
+from freqfusion_export.networks.detector import DetectorForm
 from freqfusion_export.parity.pytorch_session import PytorchSession
 from freqfusion_export.parity.segmenter_parity import IMAGES, Parity, record_stage
 from freqfusion_export.precision.assignment import HALF_TYPES
@@ -63,6 +63,11 @@ class ObjectParity:
         return AnswerAgreement(self.objects, self.panoptic, self.precision)
 
     @property
+    def is_empty(self) -> bool:
+        """Whether neither found an object, so that none was compared."""
+        return self._answers.is_empty
+
+    @property
     def agrees(self) -> bool:
         """Whether everything is within its tolerance."""
         return self._answers.agrees and all(comparison.agrees for comparison in self.comparisons)
@@ -80,7 +85,7 @@ class DetectorParity(Parity):
         self, path: Path, network: Detector, kernels: Kernels = "auto", layers: bool = False, threads: int = 0
     ) -> None:
         super().__init__(path, network, kernels, layers, threads)
-        manifest = replace(self.manifest, interface="tensor", inputs=INPUTS)
+        manifest = replace(self.manifest, interface="tensor", inputs=DetectorForm.inputs)
         reference = PytorchSession(network, path, manifest, by_definition=True)
         with tempfile.TemporaryDirectory(prefix="freqfusion-") as folder:
             if self.precision in HALF_TYPES:
@@ -116,7 +121,7 @@ class DetectorParity(Parity):
             stages = {stage: value for stage, value in stages.items() if not stage.startswith("roi_head")}
         names = [IMAGES, *stages.values()]
         names += [str(value.name) for node in self.probe.operators for value in (*node.inputs, *node.outputs) if value]
-        found = self.probe.run(inputs, names)
+        found = self.probe.read(inputs, names)
         comparisons = [compare("preprocessing", IMAGES, found[IMAGES], images, MAX_ERROR_FP32)]
         comparisons += self._operators(found)
         for stage, value in stages.items():

@@ -45,14 +45,14 @@ class Probe:
         """The FreqFusion nodes."""
         return [node for node in self.graph if node.domain == DOMAIN]
 
-    def run(self, inputs: Mapping[str, NDArray[Any]], names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    def read(self, inputs: Mapping[str, NDArray[Any]], names: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Computes the model's outputs and the values called ``names``; inputs may be among them."""
-        return self.run_model(emulated(self._path), inputs, names)
+        return self.read_variant(emulated(self._path), inputs, names)
 
-    def run_model(
+    def read_variant(
         self, model: ir.Model, inputs: Mapping[str, NDArray[Any]], names: Sequence[str]
     ) -> dict[str, NDArray[Any]]:
-        """As :meth:`run`, for a variant of the file's network; changes ``model``."""
+        """As :meth:`read`, for a variant of the file's network; changes ``model``."""
         values = {str(v.name): v for node in model.graph for v in node.outputs}
         known = {str(value.name) for value in model.graph.outputs}
         model.graph.outputs.extend(

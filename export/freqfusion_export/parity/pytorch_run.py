@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from freqfusion_export.networks.detector_manifest import INPUTS
+from freqfusion_export.networks.detector import DetectorForm
 from freqfusion_export.networks.label_maps import labels_by_pytorch
 
 
@@ -72,7 +72,7 @@ def labels_of(logits: NDArray[np.float32], manifest: Manifest, photo: NDArray[np
 def pytorch_manifest(manifest: Manifest, network: nn.Module) -> Manifest:
     """An exported file's manifest as it is for the network itself."""
     if isinstance(network, Detector):
-        return replace(manifest, interface="tensor", precision="fp32", inputs=INPUTS)
+        return replace(manifest, interface="tensor", precision="fp32", inputs=DetectorForm.inputs)
     return manifest
 
 

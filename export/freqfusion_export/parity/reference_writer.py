@@ -21,6 +21,7 @@ from freqfusion_runtime.agreement.reference_data import (
 from freqfusion_runtime.building.gate import alone_name
 from freqfusion_runtime.commands.json_output import versions
 from freqfusion_runtime.files import sha256_of
+from freqfusion_runtime.model_files.external_data import model_sha256
 from freqfusion_runtime.model_files.manifest import METADATA_KEY, Manifest, TensorSpec
 from freqfusion_runtime.pictures.reading import read_picture
 from numpy.typing import NDArray
@@ -62,7 +63,7 @@ def save_reference(
     nodes = [node for node in model.graph if node.domain == DOMAIN and node.op_type in OPERATORS]
     facts = ReferenceFacts(
         onnx_file=onnx.name,
-        onnx_sha256=sha256_of(onnx),
+        onnx_sha256=model_sha256(onnx),
         checkpoint_file=checkpoint.name,
         checkpoint_sha256=sha256_of(checkpoint),
         manifest=pytorch_manifest(manifest, network).to_json(),

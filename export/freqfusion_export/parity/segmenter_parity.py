@@ -120,7 +120,7 @@ class Parity:
         stages = {stage: value for stage, value in self.probe.stages.items() if stage in wanted}
         names = [IMAGES, LOGITS, *stages.values()]
         names += [str(value.name) for node in self.probe.operators for value in (*node.inputs, *node.outputs) if value]
-        found = self.probe.run(inputs, names)
+        found = self.probe.read(inputs, names)
 
         comparisons = [compare("preprocessing", IMAGES, found[IMAGES], images, MAX_ERROR_FP32)]
         comparisons += self._operators(found)
@@ -146,7 +146,7 @@ class Parity:
     def on_variant(self, model: ir.Model, known: PictureParity) -> PictureParity:
         """Runs a variant of the file's network on a picture that was compared before; only logits and labels are."""
         _, inputs = self._inputs(known.photo)
-        found = self.probe.run_model(model, inputs, [LOGITS])
+        found = self.probe.read_variant(model, inputs, [LOGITS])
         logits = compare("network", LOGITS, found[LOGITS], known.expected_logits, LOGIT_BOUNDS[self.precision])
         labels = self._labels(found, known.photo)
         agreement, miou = label_agreement(labels, known.expected), mean_iou(labels, known.expected)

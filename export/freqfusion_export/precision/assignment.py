@@ -16,7 +16,7 @@ from freqfusion_export.precision.islands import RANGE, find_islands, reasons
 from freqfusion_export.precision.ranges import scan
 
 Half = Literal["fp16", "bf16"]
-HALF_TYPES: dict[str, ir.DataType] = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
+HALF_TYPES: dict[Half, ir.DataType] = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 
 
 def assign_half(

@@ -1,23 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turns an fp32 network into an 8-bit one: ranges, choice of layers by sensitivity, Q/DQ."""
+"""The 8-bit types, int8 and fp8: ranges, choice of layers by sensitivity, Q/DQ."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Literal
 
 import onnx_ir as ir
+from freqfusion_runtime.agreement.comparison import label_agreement
 from freqfusion_runtime.model_files.manifest import KeptInFp32, Preprocessing
+from freqfusion_runtime.pictures.preparation import prepare
+from freqfusion_runtime.pictures.reading import read_picture
+from freqfusion_runtime.results.labels import labels_of_picture
 
-from freqfusion_export.errors import ExportError
+from freqfusion_export.errors import ExportError, VerificationError
 from freqfusion_export.passes.assign_precision import ISLAND_KEY
 from freqfusion_export.precision.calibration import Calibration
+from freqfusion_export.precision.opening import open_written
+from freqfusion_export.precision.protocol import Precision, WrittenFile
 from freqfusion_export.precision.quantization import Calibrator, Target, group_of, plan
-from freqfusion_export.precision.sensitivity import GroupLoss, settle
+from freqfusion_export.precision.sensitivity import GroupLoss, eight_bit_session, settle
 
-EIGHT_BITS = ("int8", "fp8")
+EightBitName = Literal["int8", "fp8"]
+EIGHT_BITS: tuple[EightBitName, ...] = ("int8", "fp8")
 JUDGED_PICTURES = 4  # of the calibration's, by which groups are weighed; each costs a run for every group
 
 
@@ -38,30 +46,85 @@ class Options:
     weight_bits: int = 8
 
 
-def checked_request(precision: str, calibration: Calibration | None, options: Options) -> Calibration:
-    """Returns the calibration, or raises ``ExportError`` if there is none or the options make no sense."""
-    if calibration is None:
-        raise ExportError(f"{precision} takes its scales from pictures: name a folder of typical ones (--calibration)")
-    if not 0 <= options.max_drop <= 1:
-        raise ExportError(f"the label drop allowed must be from 0 to 1, got {options.max_drop}")
-    return calibration
+@dataclass(frozen=True)
+class EightBits(Precision):
+    """Quantises convolutions by scales from pictures, as far as labels stay what they are.
+
+    Attributes:
+        options: How.
+        on_sensitivity: Given the table of what each group of layers loses in 8 bits.
+    """
+
+    name: EightBitName
+    options: Options = Options()
+    on_sensitivity: Callable[[Sequence[GroupLoss]], None] = lambda _: None
+
+    def check(self) -> None:
+        """See ``Precision``."""
+        self._scales_from()
+        if not 0 <= self.options.max_drop <= 1:
+            raise ExportError(f"the label drop allowed must be from 0 to 1, got {self.options.max_drop}")
+
+    def _scales_from(self) -> Calibration:
+        if self.calibration is None:
+            raise ExportError(
+                f"{self.name} takes its scales from pictures: name a folder of typical ones (--calibration)"
+            )
+        return self.calibration
+
+    def apply(self, model: ir.Model, preprocessing: Preprocessing) -> tuple[ir.Model, tuple[KeptInFp32, ...]]:
+        """See ``Precision``."""
+        result, islands, table = quantise(
+            model, self.name, self._scales_from(), preprocessing, self.keep_fp32, self.options
+        )
+        self.on_sensitivity(table)
+        return result, islands
+
+    def verify(self, file: WrittenFile) -> None:
+        """Compares label maps of up to two calibration pictures.
+
+        Ranges fit the pictures they were taken from: noise, which other precisions are compared on, would be cut off.
+        One picture may lose twice what was allowed for all together.
+        """
+        (session,) = open_written(file.path, lambda path: eight_bit_session(str(path), optimise=self.name != "fp8"))
+        max_drop = self.options.max_drop
+        least, shares = 1 - 2 * max_drop, []
+        for picture in map(read_picture, self._scales_from().pictures[:2]):
+            images = prepare(picture, file.preprocessing)
+            size = picture.shape[0], picture.shape[1]
+            expected = labels_of_picture(file.scores(images)[0], size, file.preprocessing)
+            if file.interface == "image":
+                labels = session.run(None, {"image": picture[None]})[0][0]
+            else:
+                labels = labels_of_picture(session.run(None, {"images": images})[0][0], size, file.preprocessing)
+            shares.append(label_agreement(labels, expected))
+        worst = min(shares)
+        if not worst >= least:
+            raise VerificationError(
+                f"the exported graph labels {1 - worst:.2%} of a calibration picture's pixels unlike the model, more "
+                f"than twice the {max_drop:.1%} allowed of all; calibrate with more pictures, lower --max-drop, "
+                "or export another precision"
+            )
+
+    @property
+    def calibration_method(self) -> str:
+        """See ``Precision``."""
+        return f"{self.options.calibrator}, for {self.options.target}"
 
 
 def quantise(
     model: ir.Model,
     precision: str,
-    calibration: Calibration | None,
+    calibration: Calibration,
     preprocessing: Preprocessing,
-    keep: Sequence[str] = (),
-    options: Options | None = None,
+    keep: Sequence[str],
+    options: Options,
 ) -> tuple[ir.Model, tuple[KeptInFp32, ...], tuple[GroupLoss, ...]]:
     """Returns the network in 8 bits, what stayed in fp32, and the table of what each group of layers loses.
 
     Raises:
-        ExportError: Without calibration, or if the limit cannot be met.
+        ExportError: If the limit cannot be met.
     """
-    options = options or Options()
-    calibration = checked_request(precision, calibration, options)
     quantization = plan(
         model,
         precision,

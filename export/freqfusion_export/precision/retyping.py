@@ -33,7 +33,7 @@ class Retyping:
     """
 
     def __init__(self, path: Path) -> None:
-        model = ir.load(path)
+        model = ir.external_data.load_to_model(ir.load(path))
         self.stages: dict[str, list[str]] = {}
         dtypes = set[ir.DataType]()
         for node in model.graph:

@@ -18,6 +18,7 @@ from freqfusion_export.errors import ExportError
 from freqfusion_export.precision.quantization import Quantization
 
 LOGITS = "logits"
+_UNDEFINED = -1  # the label where a score is infinite or not a number
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,14 @@ def settle(
     """Measures every group, then takes the worst ones out until the label drop is at most ``max_drop``.
 
     Raises:
-        ExportError: If nothing would be left.
+        ExportError: If nothing would be left, or the network's own scores are not finite.
     """
     expected = _labels(model, feeds, optimise=True)
+    if (undefined := float((expected == _UNDEFINED).mean())) > 0:
+        raise ExportError(
+            f"{undefined:.1%} of the network's own class scores on the calibration pictures are infinite or not a "
+            "number, so nothing can be lost against them. Look at its weights"
+        )
     optimise = quantization.dtype != ir.DataType.FLOAT8E4M3FN  # see EIGHT_BIT_NOTE
     members: dict[str, list[str]] = {}
     for node, group in quantization.nodes.items():
@@ -61,7 +67,7 @@ def settle(
     kept: list[str] = []
     total = loss("all", list(quantization.nodes))
     final = total
-    while final.label_drop > max_drop:
+    while not final.label_drop <= max_drop:
         if len(kept) + 1 >= len(lines):
             raise ExportError(
                 f"8 bits change {final.label_drop:.1%} of the labels even with only {final.layers} layers in them, "
@@ -75,12 +81,17 @@ def settle(
 
 
 def _labels(model: ir.Model, feeds: Sequence[Mapping[str, NDArray[Any]]], optimise: bool) -> NDArray[np.int64]:
-    """The best class of every logit position of every picture, one after the other."""
+    """The best class of every logit position of every picture, one after the other; -1 where a score is not finite."""
     probed = ir.from_proto(ir.to_proto(model))
     if LOGITS not in {value.name for value in probed.graph.outputs}:
         probed.graph.outputs.append(next(v for node in probed.graph for v in node.outputs if v.name == LOGITS))
     session = eight_bit_session(ir.to_proto(probed).SerializeToString(), optimise)
-    found = [session.run([LOGITS], dict(feed))[0].argmax(axis=1).ravel() for feed in feeds]
+    found = []
+    for feed in feeds:
+        (logits,) = session.run([LOGITS], dict(feed))
+        # argmax takes what is not a number for the largest, so broken scores would be equal labels
+        best = np.where(np.isfinite(logits).all(axis=1), logits.argmax(axis=1), _UNDEFINED)
+        found.append(best.ravel())
     return np.concatenate(found)
 
 

@@ -77,7 +77,7 @@ class RPNHead(nn.Module):
         scores, index = torch.cat((logits.sigmoid(), fillers), dim=1).topk(NUM_PROPOSALS, dim=1)
         index = torch.where(scores < 0, 0, index)
         chosen = torch.gather(deltas, 1, index[..., None].expand(-1, -1, 4))
-        boxes = decode_boxes(self._anchors(index, x.shape[3], stride).to(chosen), chosen, image_sizes)
+        boxes = decode_boxes(self._anchors(index, x.shape[3], stride), chosen, image_sizes)  # fp32, autocast or not
         has_area = ((boxes[..., 2:] - boxes[..., :2]) > 0).all(dim=-1)
         return boxes, torch.where(has_area, scores, -1.0)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The five operators of FreqFusion, and the three of detectors, as ``torch.ops.freqfusion.*``."""
+"""The operators of FreqFusion and of detectors, as ``torch.ops.freqfusion.*``."""
 
 from freqfusion.ops.adaptive_filter import FilterMode, adaptive_filter, normalize_taps
 from freqfusion.ops.carafe import carafe

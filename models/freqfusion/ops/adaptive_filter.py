@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from freqfusion import native
-from freqfusion.ops.autograd import differentiate_through
+from freqfusion.ops.autograd import differentiate_through, widen_under_autocast
 from freqfusion.ops.carafe import check_shapes, reassemble
 
 
@@ -133,3 +133,4 @@ def _(
 
 
 differentiate_through(adaptive_filter, filter_features, tensors=2)
+widen_under_autocast(adaptive_filter)

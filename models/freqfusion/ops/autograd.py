@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gradients of the custom operators, taken through their PyTorch definitions."""
+"""Gradients of the custom operators, taken through their PyTorch definitions, and what autocast does with them."""
 
 from __future__ import annotations
 
@@ -35,3 +35,12 @@ def differentiate_through(op: Any, definition: Callable[..., Tensor], tensors: i
         return (*wanted, *(None for _ in ctx.constants))
 
     op.register_autograd(backward, setup_context=setup_context)
+
+
+def widen_under_autocast(op: Any) -> None:
+    """Registers that autocast gives ``op`` fp32, as it does ``softmax`` and ``grid_sample``, which these are made of.
+
+    Without it one input comes in half precision, from a convolution, and the other in fp32.
+    """
+    for device in ("cpu", "cuda"):
+        op.register_autocast(device, torch.float32)

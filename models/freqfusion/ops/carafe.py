@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from freqfusion import native
-from freqfusion.ops.autograd import differentiate_through
+from freqfusion.ops.autograd import differentiate_through, widen_under_autocast
 
 
 def check_shapes(name: str, features: Tensor, mask: Tensor, kernel_size: int, groups: int, scale: int) -> None:
@@ -81,3 +81,4 @@ def _(features: Tensor, mask: Tensor, kernel_size: int, groups: int, scale: int)
 
 
 differentiate_through(carafe, reassemble, tensors=2)
+widen_under_autocast(carafe)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from freqfusion import native
-from freqfusion.ops.autograd import differentiate_through
+from freqfusion.ops.autograd import differentiate_through, widen_under_autocast
 
 EPSILON = 1e-8  # of torch.nn.functional.cosine_similarity, which the official code calls
 
@@ -73,3 +73,4 @@ def _(features: Tensor, kernel_size: int, dilation: int) -> Tensor:
 
 
 differentiate_through(local_similarity, compare_neighbours, tensors=1)
+widen_under_autocast(local_similarity)

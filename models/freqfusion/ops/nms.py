@@ -6,6 +6,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from freqfusion.ops.autograd import widen_under_autocast
+
 
 def check_shapes(boxes: Tensor, scores: Tensor) -> None:
     """Raises ``ValueError`` unless ``nms`` can run on these arguments."""
@@ -49,6 +51,9 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, score_threshold: fl
 def _(boxes: Tensor, scores: Tensor, iou_threshold: float, score_threshold: float, max_kept: int) -> Tensor:
     check_shapes(boxes, scores)
     return torch.empty_like(scores, dtype=torch.bool)
+
+
+widen_under_autocast(nms)
 
 
 def _greedy(boxes: Tensor, iou_threshold: float) -> Tensor:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from freqfusion import native
-from freqfusion.ops.autograd import differentiate_through
+from freqfusion.ops.autograd import differentiate_through, widen_under_autocast
 
 
 def check_shapes(features: Tensor, offsets: Tensor, groups: int) -> None:
@@ -80,3 +80,4 @@ def _(features: Tensor, offsets: Tensor, groups: int) -> Tensor:
 
 
 differentiate_through(offset_resample, sample, tensors=2)
+widen_under_autocast(offset_resample)

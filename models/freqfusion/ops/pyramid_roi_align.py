@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from freqfusion import native
+from freqfusion.ops.autograd import widen_under_autocast
 from freqfusion.ops.roi_align import roi_align
 
 
@@ -116,3 +117,6 @@ def _(
     check_arguments((map0, map1, map2, map3), boxes, output_size, finest_stride, finest_scale)
     n, m = boxes.shape[:2]
     return map0.new_empty((n * m, map0.shape[1], output_size, output_size))
+
+
+widen_under_autocast(pyramid_roi_align)

@@ -8,6 +8,8 @@ import math
 import torch
 from torch import Tensor
 
+from freqfusion.ops.autograd import widen_under_autocast
+
 
 def check_shapes(features: Tensor, rois: Tensor, batch_indices: Tensor, output_size: int) -> None:
     """Raises ``ValueError`` unless ``roi_align`` can run on these arguments."""
@@ -66,6 +68,9 @@ def roi_align(features: Tensor, rois: Tensor, batch_indices: Tensor, output_size
 def _(features: Tensor, rois: Tensor, batch_indices: Tensor, output_size: int, spatial_scale: float) -> Tensor:
     check_shapes(features, rois, batch_indices, output_size)
     return features.new_empty((rois.shape[0], features.shape[1], output_size, output_size))
+
+
+widen_under_autocast(roi_align)
 
 
 def _axis_weights(low: Tensor, high: Tensor, size: int, cells: int) -> tuple[Tensor, list[tuple[int, int]]]:

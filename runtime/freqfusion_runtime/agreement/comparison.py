@@ -5,10 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import nan
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from freqfusion_runtime.agreement.tolerances import HIGH_QUANTILE
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Comparison:
 def compare(level: str, name: str, actual: NDArray[Any], expected: NDArray[Any], tolerance: float) -> Comparison:
     """Compares two arrays of equal shape in fp64; errors of infinities are infinite or not a number.
 
+    Arrays without elements have measures that are not a number: nothing was compared, so nothing agrees.
+
     Raises:
         ValueError: If the shapes differ.
     """
@@ -51,7 +56,7 @@ def compare(level: str, name: str, actual: NDArray[Any], expected: NDArray[Any],
         raise ValueError(f"{name}: shapes differ, {actual.shape} and {expected.shape}")
     a, e = actual.astype(np.float64).ravel(), expected.astype(np.float64).ravel()
     if a.size == 0:
-        return Comparison(level, name, 0.0, 0.0, 0.0, 1.0, 0.0, tolerance)
+        return Comparison(level, name, nan, nan, nan, nan, nan, tolerance)
     with np.errstate(invalid="ignore"):
         error = np.abs(a - e)
         product, distance = float(a @ e), float(np.linalg.norm(a - e))
@@ -68,13 +73,32 @@ def compare(level: str, name: str, actual: NDArray[Any], expected: NDArray[Any],
     )
 
 
+def error_spread(actual: NDArray[Any], expected: NDArray[Any]) -> tuple[float, float]:
+    """Root mean square of the error and its ``HIGH_QUANTILE``, both over the standard deviation of the reference.
+
+    Unlike the largest error, and unlike labels, these do not hang on how a processor rounds a single number.
+    """
+    error = np.abs(actual.astype(np.float64) - expected) / float(expected.std(dtype=np.float64))
+    return float(np.sqrt(np.mean(error**2))), float(np.quantile(error, HIGH_QUANTILE))
+
+
 def label_agreement(actual: NDArray[Any], expected: NDArray[Any]) -> float:
-    """Share of pixels with equal labels."""
+    """Share of pixels with equal labels.
+
+    Raises:
+        ValueError: If the maps differ in size, or have no pixels.
+    """
+    _check_maps(actual, expected)
     return float((actual == expected).mean())
 
 
 def mean_iou(actual: NDArray[Any], expected: NDArray[Any]) -> float:
-    """Mean over the classes in either map of intersection over union."""
+    """Mean over the classes in either map of intersection over union.
+
+    Raises:
+        ValueError: As :func:`label_agreement`.
+    """
+    _check_maps(actual, expected)
     ious = [
         np.logical_and(actual == label, expected == label).sum()
         / np.logical_or(actual == label, expected == label).sum()
@@ -90,12 +114,18 @@ def mean_iou_of_set(actual: Sequence[NDArray[Any]], expected: Sequence[NDArray[A
     of the pictures' values would hang on a class that has three pixels in one of them.
 
     Raises:
-        ValueError: If a map and its partner differ in size.
+        ValueError: As :func:`label_agreement`, of any map and its partner.
     """
     for first, second in zip(actual, expected, strict=True):
-        if first.shape != second.shape:
-            raise ValueError(f"label maps differ in size, {first.shape} and {second.shape}")
+        _check_maps(first, second)
     return mean_iou(np.concatenate([a.ravel() for a in actual]), np.concatenate([e.ravel() for e in expected]))
+
+
+def _check_maps(actual: NDArray[Any], expected: NDArray[Any]) -> None:
+    if actual.shape != expected.shape:
+        raise ValueError(f"label maps differ in size, {actual.shape} and {expected.shape}")
+    if actual.size == 0:
+        raise ValueError(f"label maps of {actual.shape} have no pixels to compare")
 
 
 def _ratio(error: float, scale: float) -> float:

@@ -14,7 +14,8 @@ class NoiseEntry:
     Attributes:
         source: ``TF32``, or ``NMF bases, seed N``.
         picture: Its name.
-        logit_error: Largest error of the class scores over their standard deviation; None of models that find objects.
+        logit_error: Largest error of the class scores over their standard deviation; None of models that find objects,
+            and in files where it is infinite or not a number.
         logit_rms: Root mean square of the same.
         measures: At the level of the task, by name: label agreement and mIoU, or what objects are compared by.
     """

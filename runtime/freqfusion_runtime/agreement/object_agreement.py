@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +60,11 @@ class AnswerAgreement:
     objects: ObjectAgreement
     panoptic: float | None
     precision: str = "fp32"
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether neither answer has an object, and no map tells them apart: then nothing was compared."""
+        return self.panoptic is None and not any(self.objects.counts)
 
     @property
     def bounds(self) -> dict[str, float]:
@@ -124,12 +131,17 @@ def match_objects(actual: Detections, expected: Detections, precision: str = "fp
     return ObjectAgreement(
         tuple(pairs),
         (len(actual), len(expected)),
-        min(box, default=None),
-        max(score, default=None),
-        sum(score) / len(score) if score else None,
-        sum(mask) / len(mask) if mask else None,
-        min(mask, default=None),
+        _of_all(np.min, box),
+        _of_all(np.max, score),
+        _of_all(np.mean, score),
+        _of_all(np.mean, mask),
+        _of_all(np.min, mask),
     )
+
+
+def _of_all(measure: Callable[[list[float]], Any], values: list[float]) -> float | None:
+    """Not Python's min and max, which may pass over what is not a number."""
+    return float(measure(values)) if values else None
 
 
 def box_ious(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from freqfusion_runtime.agreement.noise import NoiseEntry
 from freqfusion_runtime.errors import ReferenceDataError
-from freqfusion_runtime.files import atomic_path
+from freqfusion_runtime.files import atomic_path, json_text
 from freqfusion_runtime.model_files.manifest import Manifest
 from freqfusion_runtime.sessions.protocol import OperatorPath
 
@@ -113,7 +113,7 @@ def write_reference_data(
                     np.lib.format.write_array(entry, np.ascontiguousarray(array), allow_pickle=False)
         archive.writestr(_OPERATORS, operator_model)
         record = {"format_version": FORMAT_VERSION, "pictures": names, **asdict(facts)}
-        archive.writestr(_FACTS, json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False))
+        archive.writestr(_FACTS, json_text(record, indent=1, sort_keys=True))
 
 
 class ReferenceData:

@@ -31,6 +31,32 @@ MIOU_FP32 = 0.99
 # and half as much again as int8's is what it is allowed.
 LOGIT_BOUNDS: Mapping[str, float] = {"fp32": MAX_ERROR_FP32, "fp16": 0.05, "bf16": 0.4, "int8": 0.9, "fp8": 1.3}
 
+# What no processor decides of a half- or 8-bit-typed network: root mean square of the error, and what all but one of a
+# thousand errors stay below, over the standard deviation of the reference; of the logits and of every stage alike.
+#
+# Half types. Rounding to nearest is off by up to u = 2 ** -11 or 2 ** -8 of a number just above a power of two, evenly
+# spread; over all numbers that is sqrt(1 / (8 ln 2)) u = 0.425 u of each, rms. The longest path through SegNeXt-T has
+# 392 roundings (a test counts them). Were each independent of the others and passed on whole, they would make
+# sqrt(392) * 0.425 u = 8.4 u. Averages and normalisations lose some of it: both types have 3.0 u in the logits and
+# 5.8 u in the worst of 250 stages. 8 bits: the 8.7 % derived above, and half as much again for fp8.
+ROUNDING_RMS = 0.425
+ROUNDINGS_IN_A_ROW = 392
+RMS_BOUNDS: Mapping[str, float] = {
+    "fp16": ROUNDING_RMS * ROUNDINGS_IN_A_ROW**0.5 * 2.0**-11,
+    "bf16": ROUNDING_RMS * ROUNDINGS_IN_A_ROW**0.5 * 2.0**-8,
+    "int8": 0.087,
+    "fp8": 0.13,
+}
+# A sum of products of normal numbers is spread as Laplace's distribution, one in a thousand beyond ln(1000) / sqrt(2) =
+# 4.9 of its rms. Inside, where gating units multiply two such maps, it is the product of two, with 8.5.
+HIGH_QUANTILE = 0.999
+HIGH_BOUNDS: Mapping[str, float] = {precision: 4.9 * rms for precision, rms in RMS_BOUNDS.items()}
+HIGH_INSIDE_BOUNDS: Mapping[str, float] = {precision: 8.5 * rms for precision, rms in RMS_BOUNDS.items()}
+# Margin between the two best scores, over the logits' deviation, above which a label must be the right one. It flips
+# only if the errors of the two differ by more: sqrt(2) of the rms above, of which five times is one in 3.5 million, and
+# twice the largest error of any logit that was seen.
+DECIDED_MARGINS: Mapping[str, float] = {precision: 5 * 2**0.5 * rms for precision, rms in RMS_BOUNDS.items()}
+
 # Inside the network as for fp32: four times the logits' bound. Of 8 bits, where a layer's noise is in its own input and
 # FreqFusion's nodes stay in fp32: as the logits.
 INSIDE_BOUNDS: Mapping[str, float] = {

@@ -6,16 +6,18 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from freqfusion_runtime.errors import FreqFusionError, InputError, NoPicturesError, PictureError
-from freqfusion_runtime.pictures.reading import SUFFIXES
+from freqfusion_runtime.pictures.reading import SUFFIXES, is_picture, warn_of_left_out
 
 LISTS = (".txt", ".list")
 TABLES = (".parquet", ".pq")
+LABELS_SUFFIX = ".labels.png"
+OVERLAY_SUFFIX = ".overlay.jpg"
 _OUTSIDE = "outside"
 
 
@@ -91,6 +93,29 @@ def find_items(source: Path, column: str | None = None, skip: Path | None = None
     return Items(items, len(found) - len(items))
 
 
+def check_items_stay(items: Sequence[Item], source: Path, output: Path) -> None:
+    """Makes sure that no result takes the place of a picture, and that none is taken for a picture the next time.
+
+    Raises:
+        InputError: If ``output`` is ``source``, or a result would have the name of a picture in it.
+    """
+    target = os.path.abspath(output)
+    if os.path.realpath(source) == os.path.realpath(target):
+        raise InputError(
+            f"{output} is the folder of the pictures, too: results would replace pictures of their names, and be taken "
+            "for pictures the next time. Name another folder for the results."
+        )
+    paths = {item.path for item in items if item.row < 0}
+    for item in items:
+        for suffix in (LABELS_SUFFIX, OVERLAY_SUFFIX):
+            result = os.path.join(target, item.name + suffix)
+            if result in paths:
+                raise InputError(
+                    f"{result} is a picture, and the results of {item.key} would replace it. "
+                    "Name another folder for the results."
+                )
+
+
 def content(item: Item) -> bytes:
     """Reads a picture's bytes.
 
@@ -113,12 +138,18 @@ def _in_folder(folder: Path, skip: Path | None) -> Iterator[Item]:
     def on_error(error: OSError) -> None:
         raise PictureError(f"{error.filename} cannot be read: {(error.strerror or '').lower()}. Check its rights.")
 
+    others = list[Path]()
     for place, folders, files in os.walk(top, onerror=on_error):
         folders[:] = sorted(f for f in folders if not f.startswith(".") and os.path.join(place, f) != left_out)
         for file in files:
-            if not file.startswith(".") and file.lower().endswith(SUFFIXES):
-                path = os.path.join(place, file)
+            path = os.path.join(place, file)
+            if file.startswith("."):
+                continue
+            if is_picture(Path(path)):
                 yield _file_item(path, os.path.relpath(path, top))
+            else:
+                others.append(Path(path))
+    warn_of_left_out(Path(top), others)
 
 
 def _in_list(source: Path) -> Iterator[Item]:

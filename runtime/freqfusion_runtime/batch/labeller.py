@@ -10,14 +10,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from freqfusion_runtime.batch.items import Item, content
+from freqfusion_runtime.batch.items import LABELS_SUFFIX, OVERLAY_SUFFIX, Item, content
 from freqfusion_runtime.errors import FreqFusionError, OutputError
 from freqfusion_runtime.sessions.protocol import Kernels, Provider
 
 STATE_FOLDER = ".freqfusion-batch"
 STAGING_FOLDER = "partial"
-LABELS_SUFFIX = ".labels.png"
-OVERLAY_SUFFIX = ".overlay.jpg"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes engines of ONNX files, and holds them to what they should compute."""
+"""Makes engines of ONNX files, caches them, and holds them to what they should compute."""

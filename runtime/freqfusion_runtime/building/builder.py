@@ -28,7 +28,7 @@ from freqfusion_runtime.engines.options import BuildOptions
 from freqfusion_runtime.engines.plugin_library import OPERATORS, PluginIdentity, load_plugins, plugin_path
 from freqfusion_runtime.engines.profiles import Profile, words
 from freqfusion_runtime.engines.record import EngineRecord
-from freqfusion_runtime.files import sha256_of
+from freqfusion_runtime.model_files.external_data import model_sha256
 from freqfusion_runtime.model_files.manifest import Manifest
 from freqfusion_runtime.model_files.onnx_facts import OnnxFacts
 from freqfusion_runtime.model_files.onnx_nodes import DOMAIN
@@ -124,7 +124,7 @@ class EngineBuilder:
         bound = self.gpu if self.flavour.binds_to_gpu else None
         return BuildKey(
             {
-                "ONNX file": sha256_of(self.model),
+                "ONNX file": model_sha256(self.model),
                 "TensorRT": f"{self.flavour.name} {self.flavour.version}",
                 "plugin": self.plugin.label if self.plugin else "none",
                 "GPU": bound.label if bound else "any",
@@ -194,7 +194,7 @@ class EngineBuilder:
             gpu=self.gpu if self.flavour.binds_to_gpu else None,
             plugin=self.plugin if uses_plugin else None,
             onnx_file=self.model.name,
-            onnx_sha256=sha256_of(self.model),
+            onnx_sha256=model_sha256(self.model),
             profiles=self.profiles,
             options=self.options,
             operator_paths=parsed.operator_paths,

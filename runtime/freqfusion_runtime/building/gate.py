@@ -35,6 +35,7 @@ from freqfusion_runtime.engines.profiles import Profile, choose_profile
 from freqfusion_runtime.engines.record import Verification
 from freqfusion_runtime.errors import NetworkOutputError
 from freqfusion_runtime.files import sha256_of
+from freqfusion_runtime.model_files.external_data import model_sha256
 from freqfusion_runtime.model_files.manifest import Manifest, Precision
 from freqfusion_runtime.model_files.onnx_probe import InnerValue, inner_values, write_with_outputs
 from freqfusion_runtime.pictures.preparation import prepare
@@ -43,6 +44,7 @@ from freqfusion_runtime.pictures.sizes import keep_ratio_size
 from freqfusion_runtime.predictors.loading import predictor_of
 from freqfusion_runtime.predictors.opening import open_session
 from freqfusion_runtime.results.detections import Detections, PanopticSegmentation
+from freqfusion_runtime.results.result_names import result_names
 from freqfusion_runtime.results.segmentation import Segmentation
 from freqfusion_runtime.sessions.protocol import Session
 
@@ -69,7 +71,8 @@ class Gate:
         pictures: To compare on, beside those of the reference data.
         against: The ONNX file; None to leave it out, as for bf16, which ONNX Runtime does not run on a CPU.
         reference: PyTorch's side.
-        label_maps: A folder of PyTorch's label maps, ``<stem>.labels.png``, where there is no more of it.
+        label_maps: A folder of PyTorch's label maps, named as ``freqfusion run`` names its own,
+            where there is no more of it.
         judged_as: Precision whose bounds hold; the manifest's if None.
 
     Raises:
@@ -86,7 +89,10 @@ class Gate:
         label_maps: Path | None = None,
         judged_as: Precision | None = None,
     ) -> None:
-        self.manifest, self.against, self.reference, self._label_maps = manifest, against, reference, label_maps
+        self.manifest, self.against, self.reference = manifest, against, reference
+        self._label_maps: dict[Path, Path] = {}
+        if label_maps is not None:
+            self._label_maps = {p: label_maps / f"{name}.labels.png" for p, name in result_names(pictures).items()}
         self.precision: Precision = judged_as or manifest.precision
         self._subjects = [_Subject(path.name, path, None) for path in pictures]
         if reference is not None:
@@ -102,24 +108,27 @@ class Gate:
             )
         self._onnx = None if against is None else open_session(against)
         self._maps: dict[str, list[tuple[NDArray[Any], NDArray[Any]]]] = {}  # by reference: labels, and the right ones
+        self._has_objects: dict[str, bool] = {}  # by reference: whether an object was compared in any picture
 
     @property
     def results(self) -> list[PictureGate]:
-        """What was found so far, each picture's from operators to the task; mIoU is that of all pictures together."""
+        """What was found so far, each picture's from operators to the task; mIoU is that of all pictures together.
+
+        Where neither side finds an object in any of them, that is a comparison that fails.
+        """
         found = [
             PictureGate(s.name, tuple(sorted(s.rungs, key=lambda rung: (rung.reference, LEVELS.index(rung.level)))))
             for s in self._subjects
         ]
-        if self._maps:
-            found.append(PictureGate(ALL_PICTURES, tuple(map(self._set_rung, self._maps))))
-        return found
+        of_set = [*map(self._set_rung, self._maps), *map(self._empty_rung, self._without_objects)]
+        return [*found, PictureGate(ALL_PICTURES, tuple(of_set))] if of_set else found
 
     @property
     def verification(self) -> Verification:
         """What a passing engine was held against."""
         return Verification(
             pictures=len(self._subjects),
-            against_sha256=None if self.against is None else sha256_of(self.against),
+            against_sha256=None if self.against is None else model_sha256(self.against),
             reference_sha256=None if self.reference is None else sha256_of(self.reference.path),
         )
 
@@ -128,6 +137,15 @@ class Gate:
         actual, expected = zip(*self._maps[reference], strict=True)
         miou, least = mean_iou_of_set(actual, expected), TASK_BOUNDS[self.precision][1]
         return Rung(reference, "task", "label maps", {"miou": miou}, {"miou": least}, miou >= least)
+
+    @property
+    def _without_objects(self) -> list[str]:
+        return [reference for reference, has_objects in self._has_objects.items() if not has_objects]
+
+    def _empty_rung(self, reference: str) -> Rung:
+        """That neither answer has an object in any picture is no agreement: boxes and scores were never compared."""
+        note = "neither finds an object in any picture, so none was compared; name pictures with objects"
+        return Rung(reference, "task", "objects", {}, {"objects": 1}, False, note)
 
     def check_sizes(self, path: Path, profiles: Sequence[Profile]) -> None:
         """Makes sure that an engine of these profiles takes every picture, before it is built.
@@ -198,8 +216,10 @@ class Gate:
             else:
                 recorded = RecordedSession(self.reference.path, self.reference.manifest, picture.outputs)
                 found.append(("PyTorch", picture.outputs, _answer(recorded, picture.outputs, photo)))
-        if self._label_maps is not None and subject.path is not None:
-            found.append(("PyTorch", {}, read_label_map(self._label_maps, subject.path, photo.shape[:2])))
+        if subject.path in self._label_maps:
+            found.append(
+                ("PyTorch", {}, read_label_map(self._label_maps[subject.path], subject.path.name, photo.shape[:2]))
+            )
         return found
 
     def _expected_inside(
@@ -252,6 +272,7 @@ class Gate:
             return Rung(reference, "task", task, measures, {"label_agreement": least}, share >= least)
         assert isinstance(expected, Detections | PanopticSegmentation)
         found = compare_answers(actual, expected, self.precision)
+        self._has_objects[reference] = self._has_objects.get(reference, False) or not found.is_empty
         return Rung(reference, "task", task, found.measures, found.bounds, found.agrees)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from math import isfinite
 from typing import Any
 
 from freqfusion_runtime.building.ladder import LEVELS, PictureGate, Rung
+from freqfusion_runtime.files import finite
 
 
 def gate_lines(results: Sequence[PictureGate]) -> list[str]:
@@ -66,11 +66,7 @@ def _growth_lines(inside: Sequence[Rung], reference: str) -> list[str]:
 
 def gate_facts(results: Sequence[PictureGate]) -> list[dict[str, Any]]:
     """The same for JSON, which has no infinities: null."""
-    return [
-        {"picture": r.picture, "agrees": r.agrees, "rungs": [_rung_facts(rung) for rung in r.rungs]} for r in results
-    ]
-
-
-def _rung_facts(rung: Rung) -> dict[str, Any]:
-    measures = {name: value if isfinite(value) else None for name, value in rung.measures.items()}
-    return {**asdict(rung), "measures": measures}
+    facts: list[dict[str, Any]] = finite(
+        [{"picture": r.picture, "agrees": r.agrees, "rungs": [asdict(rung) for rung in r.rungs]} for r in results]
+    )
+    return facts

@@ -30,14 +30,14 @@ def in_thread(work: Callable[[], T], progress: Progress, subject: Path) -> T:
     results: list[T] = []
     failures: list[BaseException] = []
 
-    def run() -> None:
+    def keep_outcome() -> None:
         try:
             results.append(work())
         except BaseException as e:
             failures.append(e)
 
     threads_before = _native_threads()
-    thread = threading.Thread(target=run, name="TensorRT")
+    thread = threading.Thread(target=keep_outcome, name="TensorRT")
     thread.start()
     while thread.is_alive():
         try:

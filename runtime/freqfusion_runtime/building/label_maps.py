@@ -13,16 +13,15 @@ from PIL import Image
 from freqfusion_runtime.engines.errors import GateError
 
 
-def read_label_map(folder: Path, picture: Path, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Reads ``<stem of the picture>.labels.png``.
+def read_label_map(path: Path, picture: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Reads the label map of the picture of a name.
 
     Raises:
         GateError: If it is missing, no picture, or of another size.
     """
-    path = folder / f"{picture.stem}.labels.png"
     if not path.is_file():
         raise GateError(
-            f"{path} does not exist: there is no reference for {picture.name}. "
+            f"{path} does not exist: there is no reference for {picture}. "
             "Put PyTorch's label map there, or leave --reference out."
         )
     try:

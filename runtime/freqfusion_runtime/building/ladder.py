@@ -40,5 +40,5 @@ class PictureGate:
 
     @property
     def agrees(self) -> bool:
-        """Whether every one holds."""
-        return all(rung.agrees for rung in self.rungs)
+        """Whether every one holds; not without any."""
+        return bool(self.rungs) and all(rung.agrees for rung in self.rungs)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands that need no PyTorch, one module each."""
+"""The command line, and the commands that need no PyTorch, one module each."""

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("model", type=Path, metavar="MODEL.onnx", help="a file written by `freqfusion export`")
     parser.add_argument("source", type=Path, metavar="SOURCE", help="a folder, a .txt list or a .parquet file")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="for the results; not SOURCE itself")
     parser.add_argument("--overlay", action="store_true", help="also write NAME.overlay.jpg")
     parser.add_argument("--column", help="of a .parquet file: paths, bytes, or records of bytes and path")
     parser.add_argument("--engine", choices=("local", "ray"), default="local", help="processes, or actors of Ray")
@@ -51,20 +51,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json_argument(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def execute(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from freqfusion_runtime.batch.items import BatchError, find_items
+    from freqfusion_runtime.batch.items import BatchError, check_items_stay, find_items
 
     if args.ray_address is not None and args.engine != "ray":
         raise BatchError("--ray-address is for --engine ray, got --engine local. Add --engine ray.")
     found = find_items(args.source, args.column, skip=args.output)
+    check_items_stay(found.items, args.source, args.output)
 
     from tqdm import tqdm
 
     from freqfusion_runtime.batch.labeller import Work
     from freqfusion_runtime.batch.ledger import FAILURES_FILE, open_ledger
     from freqfusion_runtime.batch.summary import Summary
-    from freqfusion_runtime.files import sha256_of
+    from freqfusion_runtime.model_files.external_data import model_sha256
     from freqfusion_runtime.predictors.segmenter import load_segmenter
 
     say = printer(args.json)
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     del segmenter
     work = Work(
         model=os.path.abspath(args.model),
-        model_sha256=sha256_of(args.model),
+        model_sha256=model_sha256(args.model),
         output=os.path.abspath(args.output),
         overlay=args.overlay,
         provider=args.provider,

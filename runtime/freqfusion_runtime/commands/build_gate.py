@@ -22,7 +22,7 @@ def open_gate(args: argparse.Namespace, manifest: Manifest) -> Gate | None:
     from freqfusion_runtime.building.gate import Gate
     from freqfusion_runtime.engines.cuda import require_gpu
     from freqfusion_runtime.engines.errors import GateError
-    from freqfusion_runtime.files import sha256_of
+    from freqfusion_runtime.model_files.external_data import model_sha256
     from freqfusion_runtime.pictures.reading import find_pictures
 
     if args.verify is None:
@@ -37,7 +37,7 @@ def open_gate(args: argparse.Namespace, manifest: Manifest) -> Gate | None:
         )
     reference = ReferenceData(files[0]) if files else None
     if reference is not None:
-        reference.check_belongs(args.model, sha256_of(args.model))
+        reference.check_belongs(args.model, model_sha256(args.model))
     places = [path for path in args.verify if path.suffix != SUFFIX]
     pictures = find_pictures(places) if places else []
     if args.dry_run:

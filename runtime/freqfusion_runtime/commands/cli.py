@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ``freqfusion`` command: a table of subcommands, each imported only when it is asked for.
 
-A command is a module with ``add_arguments(parser)`` and ``run(args) -> int``; its docstring is its help. It imports
+A command is a module with ``add_arguments(parser)`` and ``execute(args) -> int``; its docstring is its help. It imports
 nothing heavy at its top, so that help is instant and a machine without torch can run what needs none.
 Exit status: 0 done and right, 1 done and wrong, 2 cannot be done.
 """
@@ -14,7 +14,9 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from typing import Any
 
@@ -86,7 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         module = importlib.import_module(COMMANDS[name])
         args = _parser(name, module).parse_args(arguments[1:])
-        return int(module.run(args))
+        with _warnings_on_one_line(name):
+            return int(module.execute(args))
     except ModuleNotFoundError as e:
         package = (e.name or "").partition(".")[0]
         if package not in EXTRAS:
@@ -103,6 +106,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not _is_user_error(e):
             raise
         return _fail(f"freqfusion {name}", str(e))
+
+
+@contextmanager
+def _warnings_on_one_line(command: str) -> Iterator[None]:
+    """Prints our warnings as errors are printed: they are for the one who typed the command, not for programmers."""
+
+    usual = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if category is UserWarning:
+            print(f"freqfusion {command}: {' '.join(str(message).split())}", file=sys.stderr)
+        else:
+            usual(message, category, *where, **more)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def overview() -> str:

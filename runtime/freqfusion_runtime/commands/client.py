@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sends pictures to a server and writes what it answers.
 
-URL is a server's, such as http://127.0.0.1:8000. Each picture gives a file beside the others in --output, or with
+URL is a server's, such as http://127.0.0.1:8000. Each picture gives a file in --output, or with
 `--output -` its answer on standard output. Answers that say "busy" are tried again after the time they name.
 """
 
@@ -34,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("url", metavar="URL", help="of the server")
     parser.add_argument("pictures", type=Path, nargs="+", metavar="PHOTO", help="picture files, or folders of them")
-    parser.add_argument("--output", default=".", metavar="DIR", help="folder for the answers; '-': standard output")
+    parser.add_argument(
+        "--output", default=".", metavar="DIR", help="for the answers, not the pictures' own; '-': standard output"
+    )
     parser.add_argument("--as", dest="kind", choices=tuple(KINDS), default="overlay", help="what to ask for")
     parser.add_argument("--model", help="the server's first by default")
     parser.add_argument("--classes", help="names or numbers, separated by commas: show these only")
@@ -45,15 +47,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json_argument(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def execute(args: argparse.Namespace) -> int:
     """Runs the command."""
     from freqfusion_runtime.files import make_folder
     from freqfusion_runtime.pictures.reading import find_pictures
+    from freqfusion_runtime.results.result_names import check_pictures_stay, result_names
     from freqfusion_runtime.serving.client import Client
 
     if args.output == "-" and args.json == "-":
         raise FreqFusionError("--output - and --json - cannot both have standard output. Write one to a file.")
     pictures = find_pictures(args.pictures)
+    names: dict[Path, str] = {}
+    if args.output != "-":
+        names = result_names(pictures)
+        check_pictures_stay(args.pictures, names, Path(args.output))
     client = Client(args.url, api_key=args.api_key, timeout_s=args.timeout_s, retries=args.retries)
     if args.output != "-":
         make_folder(args.output)
@@ -62,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     with client:
         for picture in pictures:
             try:
-                entries.append(_one(client, picture, args))
+                entries.append(_one(client, picture, names.get(picture), args))
             except FreqFusionError as e:
                 failures.append({"picture": str(picture), "error": str(e)})
                 print(f"freqfusion client: {picture}: {e}", file=sys.stderr)
@@ -72,17 +79,17 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-def _one(client: Client, picture: Path, args: argparse.Namespace) -> dict[str, Any]:
+def _one(client: Client, picture: Path, name: str | None, args: argparse.Namespace) -> dict[str, Any]:
     from freqfusion_runtime.files import atomic_path
 
     media_type, suffix = KINDS[args.kind]
     answer = client.segment(picture, accept=media_type, model=args.model, classes=args.classes, size=args.size)
     facts = {"picture": str(picture), "total_ms": round(answer.total_ms, 3), "timing": answer.timing}
-    if args.output == "-":
+    if name is None:
         sys.stdout.buffer.write(answer.body)
         sys.stdout.buffer.flush()
         return {**facts, "file": "standard output"}
-    path = Path(args.output) / f"{picture.stem}{suffix}"
+    path = Path(args.output) / f"{name}{suffix}"
     with atomic_path(path) as temporary:
         temporary.write_bytes(answer.body)
     return {**facts, "file": str(path)}

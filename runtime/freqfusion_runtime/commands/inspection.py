@@ -15,6 +15,7 @@ from freqfusion_runtime.building.report import path_lines, profile_lines
 from freqfusion_runtime.engines.plan_header import read_plan_header
 from freqfusion_runtime.engines.record import read_plan_manifest
 from freqfusion_runtime.files import sha256_of
+from freqfusion_runtime.model_files.external_data import check_external_files, model_sha256
 from freqfusion_runtime.model_files.manifest import METADATA_KEY, Manifest, TensorSpec, sidecar_path
 from freqfusion_runtime.model_files.onnx_facts import read_onnx_facts
 from freqfusion_runtime.model_files.onnx_nodes import DOMAIN
@@ -32,7 +33,8 @@ def inspect_onnx(path: Path) -> Report:
     """
     facts = read_onnx_facts(path)
     manifest = facts.manifest(str(path)) if METADATA_KEY in facts.metadata else None
-    sha256 = sha256_of(path)
+    external = check_external_files(path)
+    sha256 = model_sha256(path)
     bodies = {node.function for node in facts.nodes if node.function}
     ours = [node for node in facts.main_nodes if node.domain == DOMAIN]
     operators = Counter((node.domain, node.operator) for node in facts.main_nodes)
@@ -44,6 +46,9 @@ def inspect_onnx(path: Path) -> Report:
         "inputs": [asdict(spec) for spec in facts.inputs],
         "outputs": [asdict(spec) for spec in facts.outputs],
         "weights": dict(facts.weights),
+        "external_files": [
+            {"path": str(file), "size_bytes": file.stat().st_size, "sha256": sha256_of(file)} for file in external
+        ],
         "operators": [
             {"domain": domain, "operator": operator, "count": count}
             for (domain, operator), count in operators.most_common()
@@ -62,6 +67,7 @@ def inspect_onnx(path: Path) -> Report:
     lines += [f"  opset {domain or 'of ONNX'} {version}" for domain, version in facts.opsets.items()]
     lines += _tensor_lines(facts.inputs, facts.outputs)
     lines.append("  weights: " + (", ".join(f"{n} {dtype}" for dtype, n in facts.weights.most_common()) or "none"))
+    lines += [f"  weights in {file.name}, {file.stat().st_size / 1e6:.1f} MB beside it" for file in external]
     by_operator = Counter(node.operator for node in ours)
     for operator, count in sorted(by_operator.items()):
         body = "with" if f"{DOMAIN}::{operator}" in bodies else "WITHOUT"

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import sys
@@ -12,7 +11,7 @@ from collections.abc import Callable, Mapping
 from importlib import metadata
 from typing import Any
 
-from freqfusion_runtime.files import atomic_path
+from freqfusion_runtime.files import atomic_path, json_text
 
 DISTRIBUTION = "freqfusion-deploy"
 _REPORTED = (DISTRIBUTION, "numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "onnx", "torch", "openvino", "tensorrt")
@@ -37,12 +36,14 @@ def printer(destination: str | None) -> Callable[[str], None]:
 def write_json(destination: str | os.PathLike[str] | None, facts: Mapping[str, Any]) -> None:
     """Writes ``facts`` and the versions behind them to a path, to standard output for ``-``, nowhere for None.
 
+    Numbers that are infinite or not a number become null, see :func:`freqfusion_runtime.files.json_text`.
+
     Raises:
         OutputError: If the file cannot be written.
     """
     if destination is None:
         return
-    text = json.dumps({**facts, "versions": {**versions(), **facts.get("versions", {})}}, indent=1, ensure_ascii=False)
+    text = json_text({**facts, "versions": {**versions(), **facts.get("versions", {})}}, indent=1)
     if destination == "-":
         print(text, flush=True)
         return

@@ -3,16 +3,16 @@
 
 Writes NAME.overlay.png for each picture and, by the kind of model, NAME.labels.png (pixel value = class number, in the
 classes' colours), NAME.detections.json (COCO results, masks as run-length codes) or NAME.panoptic.png and
-NAME.panoptic.json (COCO's panoptic format). Says which FreqFusion operators ran as native kernels and which as function
-bodies, and how long each stage took. A picture that cannot be read does not stop the others; it is named at the end,
-and the exit status is 1.
+NAME.panoptic.json (COCO's panoptic format). Their image_id is the number that is the picture's name where all names
+are numbers, as COCO's are, else the picture's place on the command line. Says which FreqFusion operators ran as native
+kernels and which as function bodies, and how long each stage took. A picture that cannot be read does not stop the
+others; it is named at the end, and the exit status is 1.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import warnings
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "model", type=Path, metavar="MODEL", help="an ONNX file of `freqfusion export`, or a plan of `freqfusion build`"
     )
     parser.add_argument("pictures", type=Path, nargs="+", metavar="PHOTO", help="picture files, or folders of them")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="for the results; not the pictures' own"
+    )
     parser.add_argument(
         "--score",
         type=share,
@@ -67,29 +69,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json_argument(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def execute(args: argparse.Namespace) -> int:
     """Runs the command."""
     from tqdm import tqdm
 
-    from freqfusion_runtime.files import make_folder, sha256_of
+    from freqfusion_runtime.files import make_folder
+    from freqfusion_runtime.model_files.external_data import model_sha256
     from freqfusion_runtime.pictures.reading import find_pictures
     from freqfusion_runtime.predictors.loading import load
+    from freqfusion_runtime.results.result_names import check_pictures_stay, result_names
+    from freqfusion_runtime.results.segmentation import Segmentation
 
     say = printer(args.json)
     pictures = find_pictures(args.pictures)
-    stems = _stems(pictures)
+    stems, image_ids = result_names(pictures), _image_ids(pictures)
+    check_pictures_stay(args.pictures, stems, args.output)
     make_folder(args.output)
-    with warnings.catch_warnings(record=True) as warned:
-        predictor = load(
-            args.model,
-            provider=args.provider,
-            threads=args.threads,
-            kernels=args.kernels,
-            max_pixels=args.max_pixels,
-            trust=args.trust,
-        )
-    for warning in warned:
-        print(f"freqfusion run: {warning.message}", file=sys.stderr)
+    predictor = load(
+        args.model,
+        provider=args.provider,
+        threads=args.threads,
+        kernels=args.kernels,
+        max_pixels=args.max_pixels,
+        trust=args.trust,
+    )
     options = _options(predictor, args)
     for line in _describe(predictor):
         say(line)
@@ -102,8 +105,12 @@ def run(args: argparse.Namespace) -> int:
             except FreqFusionError as e:
                 failures.append({"picture": str(picture), "error": str(e)})
                 continue
-            files = result.save(args.output, stems[picture], args.overlay_format)
-            entries.append(_entry(picture, result, files))
+            places = args.output, stems[picture], args.overlay_format
+            if isinstance(result, Segmentation):
+                files, named = result.save(*places), {}
+            else:
+                files, named = result.save(*places, image_ids[picture]), {"image_id": image_ids[picture]}
+            entries.append({"picture": str(picture), **named, **_entry(result, files)})
             with progress.external_write_mode(file=sys.stderr):
                 say(f"{picture} -> {files['overlay']}  {result.summary()}")
     if entries:
@@ -112,20 +119,16 @@ def run(args: argparse.Namespace) -> int:
         print(f"freqfusion run: {failure['error']}", file=sys.stderr)
     if failures:
         print(f"freqfusion run: {len(failures)} of {len(pictures)} pictures could not be done", file=sys.stderr)
-    facts = {"model": str(args.model), "model_sha256": sha256_of(args.model), **_engine(predictor), **options}
+    facts = {"model": str(args.model), "model_sha256": model_sha256(args.model), **_engine(predictor), **options}
     write_json(args.json, {**facts, "pictures": entries, "failures": failures})
     return 1 if failures else 0
 
 
-def _stems(pictures: list[Path]) -> dict[Path, str]:
-    """Names each picture's results: its stem, with the suffix kept where two pictures share a stem."""
-    shared = Counter(picture.stem for picture in pictures)
-    names = {p: p.stem if shared[p.stem] == 1 else p.name.replace(".", "_") for p in pictures}
-    clashes = [name for name, count in Counter(names.values()).items() if count > 1]
-    if clashes:
-        same = ", ".join(str(p) for p in pictures if names[p] == clashes[0])
-        raise InputError(f"{same} would be written under one name, {clashes[0]}. Run them into different folders.")
-    return names
+def _image_ids(pictures: list[Path]) -> dict[Path, int]:
+    """What COCO results call each picture: the number that is its name, as COCO's pictures have, else its place."""
+    numbers = [int(picture.stem) for picture in pictures if picture.stem.isascii() and picture.stem.isdigit()]
+    is_named_so = len(set(numbers)) == len(pictures)
+    return dict(zip(pictures, numbers if is_named_so else range(1, len(pictures) + 1), strict=True))
 
 
 def _describe(predictor: Predictor) -> list[str]:
@@ -173,9 +176,8 @@ def _options(predictor: Predictor, args: argparse.Namespace) -> dict[str, Any]:
     return {}
 
 
-def _entry(picture: Path, result: Result, files: dict[str, Path]) -> dict[str, Any]:
+def _entry(result: Result, files: dict[str, Path]) -> dict[str, Any]:
     return {
-        "picture": str(picture),
         "height": result.photo.shape[0],
         "width": result.photo.shape[1],
         **{f"{kind}_file": str(file) for kind, file in files.items()},

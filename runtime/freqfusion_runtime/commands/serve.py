@@ -101,7 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ray-address", metavar="HOST:PORT", help="of a cluster, or auto; else Ray on this machine")
 
 
-def run(args: argparse.Namespace) -> int:
+def execute(args: argparse.Namespace) -> int:
     """Runs the command."""
     settings = settings_of(args)
     if args.restarts and SOCKET_VARIABLE not in os.environ:
@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
 
         return supervise(sys.argv[2:], settings.host, settings.port, args.restarts)
 
-    from freqfusion_runtime.serving.process.server import Addresses, run
+    from freqfusion_runtime.serving.process.server import Addresses, serve_until_stopped
     from freqfusion_runtime.serving.scheduling.registry import parse_source
     from freqfusion_runtime.serving.scheduling.service import Service
 
@@ -134,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
             label = f"{slot.source.name}:{slot.source.version}"
             print(f"freqfusion serve: {label} {slot.problem or 'is ready'}", flush=True)
 
-    run(sources, settings, on_listening=on_listening, on_ready=on_ready)
+    serve_until_stopped(sources, settings, on_listening=on_listening, on_ready=on_ready)
     return 0
 
 

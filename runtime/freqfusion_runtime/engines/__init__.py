@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TensorRT and TensorRT-RTX: building engines from exported files, keeping them, proving them and running them."""
+"""Runs TensorRT and TensorRT-RTX engines: CUDA, streams, profiles, records."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -148,4 +149,4 @@ class GateError(EngineError):
 
 def rebuild(path: Path) -> str:
     """Words the command that makes an engine anew."""
-    return f"`freqfusion build MODEL.onnx --output {path}`"
+    return f"`freqfusion build MODEL.onnx --output {shlex.quote(str(path))}`"

@@ -135,7 +135,7 @@ class Lane:
         self._allocators: dict[str, Any] = {}
         self.replays = 0  # calls that were one graph launch
 
-    def run(self, profile: int, inputs: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    def infer(self, profile: int, inputs: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         """Computes all outputs and copies them to the host."""
         shapes = self._queue(profile, inputs, to_host=True)
         self.stream.wait()
@@ -144,7 +144,7 @@ class Lane:
         # Copied once more: the pinned memory is the next call's.
         return {name: pinned[name].array(shape, dtypes[name]).copy() for name, shape in shapes.items()}
 
-    def run_on_device(self, profile: int, inputs: Mapping[str, Any]) -> dict[str, DeviceArray]:
+    def infer_on_device(self, profile: int, inputs: Mapping[str, Any]) -> dict[str, DeviceArray]:
         """Queues the computation of all outputs, and says where they will be."""
         shapes = self._queue(profile, inputs, to_host=False)
         memory = self._buffers[profile].device

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shlex
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,8 @@ def identify(path: Path) -> PluginIdentity:
         library = ctypes.CDLL(os.fspath(path.resolve()))
     except OSError as e:
         raise PluginLibraryError(
-            f"{path} cannot be loaded: {e}. `ldd {path}` shows what is missing. {BUILD_PLUGIN} on this machine."
+            f"{path} cannot be loaded: {e}. `ldd {shlex.quote(str(path))}` shows what is missing. "
+            f"{BUILD_PLUGIN} on this machine."
         ) from e
     if not hasattr(library, "getCreators") or not hasattr(library, "initFreqFusionPlugins"):
         raise PluginLibraryError(f"{path} is no FreqFusion plugin library: it has no getCreators. {BUILD_PLUGIN}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +101,7 @@ def choose_profile(path: Path, profiles: Sequence[Profile], shapes: Mapping[str,
     raise ProfileError(
         f"{path}: {given} lies outside every profile of the engine ({ranges}). "
         f"Resize the input, or build a wider engine: `freqfusion build MODEL.onnx {widened(profiles, shapes)} "
-        f"--output {path}`."
+        f"--output {shlex.quote(str(path))}`."
     )
 
 

@@ -147,8 +147,8 @@ def read_plan_manifest(path: Path, trust: bool = False, with_engine: bool = True
     if not trust and (found := sha256_of(path)) != record["sha256"]:
         raise UntrustedPlanError(
             f"{sidecar} belongs to a file with sha256 {record['sha256'][:12]}..., {path} has {found[:12]}.... "
-            f"A plan is code, so this one is not loaded. Build the plan again ({rebuild(path)}), or add --trust "
-            "(trust=True in Python) if you know where it comes from."
+            f"A plan is code, so this one is not loaded. Build the plan again: {rebuild(path)}. If you know where it "
+            "comes from, `freqfusion run --trust`, or trust=True in Python, loads it all the same."
         )
     known = {field.name for field in fields(Manifest)}
     manifest = Manifest.from_json(json.dumps({k: v for k, v in record.items() if k in known}), source=str(sidecar))

@@ -26,6 +26,7 @@ from freqfusion_runtime.engines.profiles import Profile, ShapeRange, choose_prof
 from freqfusion_runtime.engines.record import EngineRecord, read_plan_manifest
 from freqfusion_runtime.engines.runtime_cache import RuntimeCache
 from freqfusion_runtime.files import sha256_of
+from freqfusion_runtime.model_files.external_data import model_sha256
 from freqfusion_runtime.model_files.manifest import Manifest, TensorSpec
 from freqfusion_runtime.sessions.input_checks import check_inputs, check_sides
 from freqfusion_runtime.sessions.protocol import OperatorPath
@@ -128,7 +129,7 @@ class TensorRTSession:
         """
         with self._pool.lend() as lane:
             arrays = self._checked(inputs, lane.stream.handle)
-            return lane.run(self._profile(arrays), arrays)
+            return lane.infer(self._profile(arrays), arrays)
 
     @contextmanager
     def run_on_device(self, inputs: Mapping[str, Any]) -> Iterator[dict[str, DeviceArray]]:
@@ -139,7 +140,7 @@ class TensorRTSession:
         with self._pool.lend() as lane:
             arrays = self._checked(inputs, lane.stream.handle)
             try:
-                yield lane.run_on_device(self._profile(arrays), arrays)
+                yield lane.infer_on_device(self._profile(arrays), arrays)
             finally:
                 lane.wait()  # for readers, too: they were ordered against this stream
 
@@ -187,7 +188,7 @@ def _read_engine(path: Path, flavour: Flavour, record: EngineRecord | None, libr
 
 def _put_weights_back(path: Path, flavour: Flavour, record: EngineRecord, engine: Any) -> None:
     onnx = path.parent / record.onnx_file
-    if not onnx.is_file() or sha256_of(onnx) != record.onnx_sha256:
+    if not onnx.is_file() or model_sha256(onnx) != record.onnx_sha256:
         raise CorruptPlanError(
             f"{path} was built without its weights, and {onnx} with sha256 {record.onnx_sha256[:12]}... is not there. "
             "Put the ONNX file it was built from beside it, or build it without --strip-weights."

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How good label maps are: data sets with known answers, and scores with their uncertainty."""
+"""How good answers are: data sets with known answers, scores with their uncertainty."""

@@ -15,6 +15,17 @@ IGNORED = 255  # in the truth: this pixel counts for nothing
 BOUNDARY_TOLERANCE = 0.0075  # of the picture's diagonal
 
 
+def check_truth(truth: NDArray[Any], num_classes: int, name: str) -> None:
+    """Raises ``DatasetError`` unless ``(H, W)`` labels are in ``[0, num_classes)`` or ``IGNORED``."""
+    found = set(np.unique(truth).tolist()) - {IGNORED}
+    if strange := sorted(found - set(range(num_classes))):
+        raise DatasetError(
+            f"{name}: the truth holds labels {strange[:5]}, outside the {num_classes} classes 0 to {num_classes - 1} "
+            f"and {IGNORED} for ignored pixels. Check --dataset and --labels, and that the label files are of this "
+            "data set."
+        )
+
+
 def confusion_matrix(labels: NDArray[Any], truth: NDArray[Any], num_classes: int, name: str) -> NDArray[np.int64]:
     """Counts pixels by true class and found class.
 
@@ -35,14 +46,9 @@ def confusion_matrix(labels: NDArray[Any], truth: NDArray[Any], num_classes: int
         raise EvaluationError(
             f"{name}: the label map is {_size(labels)}, the truth {_size(truth)}. They must be of one size."
         )
+    check_truth(truth, num_classes, name)
     counted = truth != IGNORED
     rows, columns = truth[counted].astype(np.int64), labels[counted].astype(np.int64)
-    if rows.size and (rows.min() < 0 or rows.max() >= num_classes):
-        strange = sorted(set(np.unique(rows).tolist()) - set(range(num_classes)))
-        raise DatasetError(
-            f"{name}: the truth holds labels {strange[:5]}, outside the {num_classes} classes 0 to {num_classes - 1} "
-            f"and {IGNORED} for ignored pixels. Check --dataset, and that the label files are of this data set."
-        )
     if columns.size and (columns.min() < 0 or columns.max() >= num_classes):
         raise EvaluationError(
             f"{name}: the model found label {columns.max()}, outside the {num_classes} classes. Use a model of this "

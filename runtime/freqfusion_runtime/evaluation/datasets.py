@@ -6,16 +6,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from freqfusion_runtime.evaluation import emoji_scenes
-from freqfusion_runtime.evaluation.counts import IGNORED
 from freqfusion_runtime.evaluation.errors import DatasetError
-from freqfusion_runtime.model_files.classes import ade20k
+from freqfusion_runtime.evaluation.label_values import READINGS
 from freqfusion_runtime.pictures.reading import SUFFIXES, read_picture
 
 CITYSCAPES_CLASSES = (
@@ -39,17 +38,21 @@ CITYSCAPES_CLASSES = (
     "motorcycle",
     "bicycle",
 )
-# labelIds of the 19 evaluated classes, in the order of their trainIds; all others are ignored.
-CITYSCAPES_LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+# What --labels may be for each data set, the usual one first.
+LABEL_READINGS = {"ade20k": ("from-1", "from-0"), "cityscapes": ("label-ids", "train-ids")}
+_CITYSCAPES_ENDINGS = {"label-ids": "_gtFine_labelIds.png", "train-ids": "_gtFine_labelTrainIds.png"}
+# The part that is scored where none is named, and those that a model is trained on.
+_VALIDATION, _TRAINING = ("validation", "val"), ("training", "train")
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A picture ``(H, W, 3)`` uint8 and its truth ``(H, W)``, where 255 is ignored."""
+    """A picture ``(H, W, 3)`` uint8, its truth ``(H, W)``, where 255 is ignored, and the truth as in its file."""
 
     name: str
     picture: NDArray[np.uint8]
     truth: NDArray[np.uint8]
+    values: NDArray[np.uint8]
 
 
 class Dataset(Protocol):
@@ -58,6 +61,17 @@ class Dataset(Protocol):
     @property
     def classes(self) -> tuple[str, ...] | None:
         """Names of the classes; None where only the model knows how many there are."""
+
+    @property
+    def reading(self) -> str:
+        """How the values of label files are read, see ``label_values.READINGS``."""
+
+    @property
+    def other_readings(self) -> tuple[str, ...]:
+        """How else they might be."""
+
+    def name(self, index: int) -> str:
+        """What a sample is called, without reading it."""
 
     def __len__(self) -> int:
         """How many samples there are."""
@@ -70,16 +84,22 @@ class EmojiValidation:
     """The 500 validation scenes of ``freqfusion_runtime.evaluation.emoji_scenes``."""
 
     classes: tuple[str, ...] | None = emoji_scenes.CLASSES
+    reading = "from-0"
+    other_readings: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         self._scenes = emoji_scenes.EmojiScenes("validation")
+
+    def name(self, index: int) -> str:
+        """Its number."""
+        return f"scene {index}"
 
     def __len__(self) -> int:
         return emoji_scenes.VALIDATION_SCENES
 
     def __getitem__(self, index: int) -> Sample:
         scene = self._scenes[index]
-        return Sample(f"scene {index}", scene.picture, scene.labels)
+        return Sample(self.name(index), scene.picture, scene.labels, scene.labels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,16 +108,20 @@ class FolderDataset:
 
     Attributes:
         pairs: Picture and label file of each sample.
-        classes: See ``Dataset``.
-        table: ``(256,)``: what becomes of each value in a label file.
+        classes, reading, other_readings: See ``Dataset``.
     """
 
     pairs: tuple[tuple[Path, Path], ...]
     classes: tuple[str, ...] | None
-    table: NDArray[np.uint8]
+    reading: str
+    other_readings: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def name(self, index: int) -> str:
+        """The picture's path."""
+        return str(self.pairs[index][0])
 
     def __getitem__(self, index: int) -> Sample:
         """Reads one pair.
@@ -113,66 +137,113 @@ class FolderDataset:
                 f"{label_path} is {labels.shape[1]} x {labels.shape[0]}, its picture {picture_path} "
                 f"{picture.shape[1]} x {picture.shape[0]}. Pictures and labels must be of one size."
             )
-        return Sample(str(picture_path), picture, self.table[labels])
+        return Sample(self.name(index), picture, READINGS[self.reading][labels], labels)
 
 
-def ade20k_folder(root: Path) -> FolderDataset:
-    """``images/`` and ``annotations/`` with equal names and subfolders; label 0 is ignored, 1 is the first class."""
-    table = (np.arange(256) - 1).astype(np.uint8)  # 0 becomes 255
-    pairs = _pairs(root, root / "images", root / "annotations", lambda path: path.with_suffix(".png"))
-    return FolderDataset(pairs, None, table)
+def ade20k_folder(root: Path, split: str | None = None, labels: str | None = None) -> FolderDataset:
+    """``images/`` and ``annotations/`` with equal names and subfolders, in ADE20K's own tree or flat.
 
+    Args:
+        root: Holds both.
+        split: A subfolder of both; ``validation`` by default where there is one, else everything.
+        labels: ``from-1`` (default): 0 and 255 are ignored, 1 is the first class; ``from-0``: 0 is the first class.
 
-def cityscapes_folder(root: Path) -> FolderDataset:
-    """``leftImg8bit/SPLIT/CITY/*_leftImg8bit.png`` and ``gtFine/SPLIT/CITY/*_gtFine_labelIds.png``.
-
-    The split ``val`` where there is one (labels of the test split are not public), else everything.
+    Raises:
+        DatasetError: If the folder is not laid out so, or holds pictures to train on and nobody said which to score.
     """
-    table = np.full(256, IGNORED, np.uint8)
-    table[list(CITYSCAPES_LABEL_IDS)] = np.arange(len(CITYSCAPES_LABEL_IDS))
-    images, labels = root / "leftImg8bit", root / "gtFine"
-    if (images / "val").is_dir():
-        images, labels = images / "val", labels / "val"
-
-    def label_name(path: Path) -> Path:
-        return path.with_name(path.stem.removesuffix("_leftImg8bit") + "_gtFine_labelIds.png")
-
-    return FolderDataset(_pairs(root, images, labels, label_name), CITYSCAPES_CLASSES, table)
+    images, annotations = root / "images", root / "annotations"
+    _check_folders(root, images, annotations)
+    part = _part(images, split)
+    pairs = _pairs(root, images / part, annotations / part, lambda path: path.with_suffix(".png"))
+    return FolderDataset(pairs, None, *_readings("ade20k", labels))
 
 
-def class_names(dataset: Dataset, num_classes: int) -> tuple[str, ...]:
-    """Names the classes of a data set for a model of ``num_classes``."""
-    if dataset.classes is not None:
-        return dataset.classes
-    is_ade20k = num_classes == len(ade20k.CLASSES)
-    return ade20k.CLASSES if is_ade20k else tuple(f"class {label}" for label in range(num_classes))
+def cityscapes_folder(root: Path, split: str | None = None, labels: str | None = None) -> FolderDataset:
+    """``leftImg8bit/SPLIT/CITY/*_leftImg8bit.png`` and ``gtFine/SPLIT/CITY/*_gtFine_label[Train]Ids.png``.
+
+    Args:
+        root: Holds both.
+        split: ``val`` by default where there is one, else everything.
+        labels: ``label-ids``: of whose values 19 count; ``train-ids``: 0 to 18 and 255. By default what the files are
+            called, label ids where both are there.
+
+    Raises:
+        DatasetError: As :func:`ade20k_folder`.
+    """
+    images, truth = root / "leftImg8bit", root / "gtFine"
+    _check_folders(root, images, truth)
+    part = _part(images, split)
+    reading, others = _readings("cityscapes", labels)
+    endings = [_CITYSCAPES_ENDINGS[reading], *(_CITYSCAPES_ENDINGS[other] for other in others)]
+
+    def label_name(path: Path, ending: str) -> Path:
+        return path.with_name(path.stem.removesuffix("_leftImg8bit") + ending)
+
+    # The files may be called one way and hold the other, so a name decides only where nobody said what they hold.
+    first = next((path for path in _pictures(images / part)), images)
+    place = truth / first.relative_to(images)
+    ending = next((e for e in endings if label_name(place, e).is_file()), endings[0])
+    pairs = _pairs(root, images / part, truth / part, lambda path: label_name(path, ending))
+    if labels is None and ending != endings[0]:
+        reading, others = _readings("cityscapes", others[0])
+    return FolderDataset(pairs, CITYSCAPES_CLASSES, reading, others)
 
 
 def read_labels(path: Path) -> NDArray[np.uint8]:
-    """Reads a label file: one byte a pixel, palette or grey.
+    """Reads a label file: one byte a pixel, palette or grey, or one bit.
 
     Raises:
         DatasetError: If it is anything else.
     """
     try:
         with Image.open(path, formats=("PNG",)) as image:
-            if image.mode not in ("L", "P"):
+            if image.mode not in ("L", "P", "1"):
                 raise DatasetError(
                     f"{path} has mode {image.mode}; a label file holds one byte a pixel (mode L or P). Convert it."
                 )
-            return np.array(image)
+            return np.array(image).astype(np.uint8)
     except (UnidentifiedImageError, OSError, SyntaxError) as e:
         raise DatasetError(f"{path} cannot be read as a PNG of labels: {e}. Get a whole copy of it.") from e
 
 
-def _pairs(root: Path, images: Path, labels: Path, rename: Callable[[Path], Path]) -> tuple[tuple[Path, Path], ...]:
+def _part(images: Path, split: str | None) -> str:
+    """Which subfolder to score; the empty name for all."""
+    if split is not None:
+        return split
+    found = [name for name in (*_VALIDATION, *_TRAINING) if (images / name).is_dir()]
+    if found and found[0] in _TRAINING:
+        raise DatasetError(
+            f"{images} holds {found[0]} and none of {' and '.join(_VALIDATION)}; a model is not scored on what it was "
+            f"trained on unasked. Name the part with --split, such as --split {found[0]}."
+        )
+    return found[0] if found else ""
+
+
+def _readings(name: str, labels: str | None) -> tuple[str, tuple[str, ...]]:
+    """How label files are read, and how else they might be."""
+    known = LABEL_READINGS[name]
+    chosen = labels or known[0]
+    if chosen not in known:
+        raise DatasetError(f"--labels {chosen} is no reading of {name}. Choose one of {', '.join(known)}.")
+    return chosen, tuple(other for other in known if other != chosen)
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+
+
+def _check_folders(root: Path, images: Path, labels: Path) -> None:
     for folder in (images, labels):
         if not folder.is_dir():
             raise DatasetError(
                 f"{folder} does not exist; the data set's root, {root}, must hold {images.relative_to(root)} and "
                 f"{labels.relative_to(root)}. Name the root with --data."
             )
-    found = sorted(path for path in images.rglob("*") if path.suffix.lower() in SUFFIXES)
+
+
+def _pairs(root: Path, images: Path, labels: Path, rename: Callable[[Path], Path]) -> tuple[tuple[Path, Path], ...]:
+    _check_folders(root, images, labels)
+    found = _pictures(images)
     if not found:
         raise DatasetError(f"{images} holds no pictures. Name the data set's root with --data.")
     pairs = [(path, rename(labels / path.relative_to(images))) for path in found]
@@ -185,20 +256,32 @@ def _pairs(root: Path, images: Path, labels: Path, rename: Callable[[Path], Path
     return tuple(pairs)
 
 
-DATASETS: dict[str, Callable[[Any], Dataset]] = {
-    "emoji-scenes": lambda root: EmojiValidation(),
+DATASETS: dict[str, Callable[[Path, str | None, str | None], Dataset]] = {
     "ade20k": ade20k_folder,
     "cityscapes": cityscapes_folder,
 }
 
 
-def open_dataset(name: str, root: Path | None) -> Dataset:
+def open_dataset(name: str, root: Path | None, split: str | None = None, labels: str | None = None) -> Dataset:
     """Opens a data set by name.
+
+    Args:
+        name: ``emoji-scenes``, or one of ``DATASETS``.
+        root: Its folder.
+        split: Which part of it.
+        labels: What the values in its label files mean.
 
     Raises:
         DatasetError: If it needs a folder and has none, or the folder is not laid out as it should be.
         EmojiFontError: See ``EmojiScenes``.
     """
-    if name != "emoji-scenes" and root is None:
+    if name == "emoji-scenes":
+        if split not in (None, "validation") or labels is not None:
+            raise DatasetError(
+                "emoji-scenes is drawn, its validation scenes only, and has no label files. "
+                "Leave --split and --labels out."
+            )
+        return EmojiValidation()
+    if root is None:
         raise DatasetError(f"the data set {name!r} lies in a folder of yours; name it with --data.")
-    return DATASETS[name](root)
+    return DATASETS[name](root, split, labels)

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from freqfusion_runtime.results.coco_format import Identity
+
 VOID = 0
 
 
@@ -17,7 +19,7 @@ VOID = 0
 class SegmentOf:
     """What a panoptic map's id stands for."""
 
-    category: int
+    category: Identity
     is_crowd: bool = False
 
 
@@ -58,7 +60,7 @@ class PanopticScore:
     the truth's areas from its JSON; here they are counted in the map.
     """
 
-    tallies: dict[int, Tally] = field(default_factory=dict)
+    tallies: dict[Identity, Tally] = field(default_factory=dict)
 
     def add(
         self,
@@ -103,10 +105,12 @@ class PanopticScore:
             if f != VOID and f not in matched_found and (in_void.get(f, 0) + in_crowd.get(f, 0)) / area <= 0.5:
                 self._of(found_segments[f].category).false_positives += 1
 
-    def quality(self, categories: Iterable[int] | None = None) -> Quality:
+    def quality(self, categories: Iterable[Identity] | None = None) -> Quality:
         """Gives the mean quality of some categories, all by default."""
         chosen = self.tallies.keys() if categories is None else set(categories) & self.tallies.keys()
-        tallies = [tally for tally in (self.tallies[category] for category in sorted(chosen)) if tally.total]
+        tallies = [
+            tally for tally in (self.tallies[category] for category in sorted(chosen, key=_order)) if tally.total
+        ]
         if not tallies:
             return Quality(None, None, None, 0)
         pq = [tally.iou_sum / tally.total for tally in tallies]
@@ -115,7 +119,7 @@ class PanopticScore:
         count = len(tallies)
         return Quality(sum(pq) / count, sum(sq) / count, sum(rq) / count, count)
 
-    def _of(self, category: int) -> Tally:
+    def _of(self, category: Identity) -> Tally:
         return self.tallies.setdefault(category, Tally())
 
 
@@ -130,6 +134,10 @@ def _intersections(a: NDArray[Any], b: NDArray[Any]) -> tuple[list[int], list[in
     counts = np.bincount(places, weights=lengths).astype(np.int64)
     first, second = values >> np.uint64(32), values & np.uint64(0xFFFFFFFF)
     return first.tolist(), second.tolist(), counts.tolist()
+
+
+def _order(category: Identity) -> tuple[bool, Identity]:
+    return isinstance(category, str), category
 
 
 def _sums(ids: list[int], counts: list[int]) -> dict[int, int]:

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from freqfusion_runtime.files import atomic_path, make_folder
+from freqfusion_runtime.files import atomic_path, json_text, make_folder
+from freqfusion_runtime.results.coco_format import Identity
 from freqfusion_runtime.results.detections import PanopticSegmentation
 
 
@@ -32,7 +33,9 @@ class PanopticResultsFolder:
         self._entries: list[dict[str, Any]] = []
         self._names: set[str] = set()
 
-    def add(self, picture: str, found: PanopticSegmentation, image_id: int, categories: Sequence[int | None]) -> None:
+    def add(
+        self, picture: str, found: PanopticSegmentation, image_id: Identity, categories: Sequence[Identity | None]
+    ) -> None:
         """Writes the map of a picture.
 
         Args:
@@ -42,17 +45,21 @@ class PanopticResultsFolder:
             categories: Their id of each class. Pixels of a class without one become void, as it has no name there.
         """
         found = found.only([label for label, identity in enumerate(categories) if identity is not None])
-        name = Path(picture).with_suffix(".png").name
-        if name in self._names:  # pictures of two folders, or two formats
-            name = f"{Path(picture).stem}.{image_id}.png"
-        self._names.add(name)
+        name = self._free_name(Path(picture).stem, image_id)
         for path, image in ((self.maps / name, found.coco_image()), (self.overlays / name, found.overlay())):
             with atomic_path(path) as temporary:
                 image.save(temporary)
         ids = [-1 if identity is None else identity for identity in categories]
         self._entries.append(found.coco_entry(name, image_id, ids))
 
+    def _free_name(self, stem: str, image_id: Identity) -> str:
+        numbers = itertools.chain([str(image_id)], (f"{image_id}.{count}" for count in itertools.count(2)))
+        names = itertools.chain([f"{stem}.png"], (f"{stem}.{number}.png" for number in numbers))
+        name = next(name for name in names if name.casefold() not in self._names)
+        self._names.add(name.casefold())
+        return name
+
     def finish(self) -> None:
         """Writes the JSON file."""
         with atomic_path(self.json) as temporary:
-            temporary.write_text(json.dumps({"annotations": self._entries}) + "\n", encoding="utf-8")
+            temporary.write_text(json_text({"annotations": self._entries}) + "\n", encoding="utf-8")

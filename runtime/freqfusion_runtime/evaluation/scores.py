@@ -18,7 +18,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """A score with its 95 % bootstrap interval."""
+    """A score with its 95 % bootstrap interval; not a number where nothing counts towards it."""
 
     value: float
     low: float
@@ -55,6 +55,11 @@ class Tally:
         self.confusion += confusion
         regions = np.stack([confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)])
         self._pictures.append(np.concatenate([regions, boundary_counts(labels, truth, self.num_classes)]))
+
+    @property
+    def pictures(self) -> int:
+        """How many there are so far."""
+        return len(self._pictures)
 
     def counts(self) -> NDArray[np.int64]:
         """``(pictures, 7, K)``: right, true, found pixels; matched found, found, matched true, true boundary ones."""
@@ -106,7 +111,9 @@ def _interval(counts: NDArray[np.int64], score: Callable[[NDArray[Any]], NDArray
     rng = np.random.default_rng(0)
     weights = rng.multinomial(pictures, np.full(pictures, 1 / pictures), size=RESAMPLES).astype(np.float64)
     totals = (weights @ counts.reshape(pictures, -1)).reshape(-1, *counts.shape[1:])  # exact: counts below 2**53
-    low, high = np.nanquantile(score(totals), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    drawn = score(totals)
+    drawn = drawn[~np.isnan(drawn)]
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if drawn.size else (np.nan, np.nan)
     return Interval(float(score(counts.sum(axis=0))), float(low), float(high))
 
 

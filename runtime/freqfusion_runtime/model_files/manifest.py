@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import types
 import typing
@@ -12,7 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from freqfusion_runtime.errors import ManifestError
-from freqfusion_runtime.files import atomic_path, sha256_of
+from freqfusion_runtime.files import atomic_path
+from freqfusion_runtime.model_files.external_data import model_sha256
 
 FORMAT_VERSION = 2
 METADATA_KEY = "freqfusion_manifest"  # in the ONNX model's metadata_props
@@ -190,7 +192,9 @@ class Manifest:
                 )
         if any(not 0 <= level <= 255 for color in self.palette for level in color):
             raise ManifestError(f"manifest: palette must hold levels from 0 to 255. {_REEXPORT}")
-        if any(deviation <= 0 for deviation in self.preprocessing.std):
+        if not all(map(math.isfinite, self.preprocessing.mean)):
+            raise ManifestError(f"manifest: mean must be finite, got {self.preprocessing.mean}. {_REEXPORT}")
+        if not all(0 < deviation < math.inf for deviation in self.preprocessing.std):
             raise ManifestError(f"manifest: std must be positive, got {self.preprocessing.std}. {_REEXPORT}")
         sizes = (self.preprocessing.long_side, self.preprocessing.short_side, self.preprocessing.size_divisor)
         if min(*sizes, *(self.preprocessing.exact_size or ())) < 1:
@@ -238,7 +242,7 @@ def sidecar_path(model: str | os.PathLike[str]) -> Path:
 
 def write_sidecar(model: str | os.PathLike[str], manifest: Manifest) -> Path:
     """Writes the manifest beside a finished model file, with the file's own hash under ``sha256``."""
-    record = {**json.loads(manifest.to_json()), "sha256": sha256_of(model)}
+    record = {**json.loads(manifest.to_json()), "sha256": model_sha256(model)}
     path = sidecar_path(model)
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

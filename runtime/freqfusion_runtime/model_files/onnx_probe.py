@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import mmap
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from freqfusion_runtime.errors import ModelFileError
+from freqfusion_runtime.model_files.external_data import external_files
 from freqfusion_runtime.model_files.onnx_nodes import DOMAIN, message_fields
 
 STAGE_KEY = "freqfusion.stage"  # in a node's metadata: the module whose result it computes
@@ -76,10 +78,14 @@ def write_with_outputs(path: Path, tensors: Sequence[str], probed: Path) -> None
     """Writes a copy of a model that has these values as outputs, too.
 
     Of a message that comes twice in protobuf, the second is merged into the first: so a graph with nothing but outputs
-    is appended, and the weights are not touched.
+    is appended, and the weights are not touched. Weights in other files are copied beside it.
     """
     entries = b"".join(_field(_GRAPH_OUTPUT, _field(1, name.encode())) for name in tensors)
     probed.write_bytes(path.read_bytes() + (_field(_MODEL_GRAPH, entries) if entries else b""))
+    for file in external_files(path):
+        copy = probed.parent / file.relative_to(path.parent)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
 
 
 def _values_of(node: memoryview) -> list[InnerValue]:

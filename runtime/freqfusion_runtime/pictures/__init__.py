@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a file to the network's input."""
+"""From a picture file to a network's input."""

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pictures from files and arrays, as the 8-bit RGB that networks are fed with.
 
-The official pipelines read with ``cv2.imread(..., IMREAD_COLOR)``; what that does with unusual pictures is done here:
-EXIF rotation is applied, transparency is dropped without blending, 16-bit values keep their high byte, CMYK is taken as
-Adobe writes it, animations give their first frame, colour profiles are ignored.
+The official pipelines read with ``cv2.imread(..., IMREAD_COLOR)``. These functions give the same pixels, and
+docs/pictures.md says what that means for unusual pictures.
 """
 
 from __future__ import annotations
@@ -13,24 +12,39 @@ import os
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from freqfusion_runtime.errors import InputError, NoPicturesError, PictureError, PictureTooLargeError
+from freqfusion_runtime.pictures.decoding import by_mode, decode
+from freqfusion_runtime.pictures.tiff import MAGIC as TIFF_MAGIC
+from freqfusion_runtime.pictures.tiff import unreadable_tiff
 
 Picture: TypeAlias = "NDArray[np.uint8]"  # (H, W, 3), RGB
 PictureLike: TypeAlias = "NDArray[np.uint8] | Image.Image | str | os.PathLike[str]"
 
 MAX_PIXELS = 64_000_000  # 192 MB decoded; a picture of 30000 x 30000 would take 2.7 GB
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib"),
+    *(".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm"),
+)
+# Pictures, too, but in formats that are not read; of raw and vector pictures the usual ones.
+_OTHER_SUFFIXES = (
+    *(".heic", ".heif", ".hif", ".avif", ".jp2", ".j2k", ".jpf", ".jpx", ".jxl", ".jxr", ".ico", ".tga", ".pcx"),
+    *(".psd", ".exr", ".hdr", ".pfm", ".svg", ".eps", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
+)
+_NAMED = 5  # of the pictures that are left out
 
 # Pillow reads many more, one of them (EPS) by starting another program; a picture from a stranger must not choose that.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+
+_JPEG_START, _JPEG_END, _JPEG_RESTARTS = b"\xff\xd8", b"\xff\xd9", b"\xff\xdd"
+_FILLERS = (b"", b"\x55" * 64, b"\xaa" * 64)
 
 # What Pillow's decoders raise on damaged data, beside OSError.
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError, OverflowError)
@@ -40,8 +54,8 @@ def read_picture(picture: PictureLike, max_pixels: int = MAX_PIXELS) -> Picture:
     """Gives a picture as RGB.
 
     Args:
-        picture: A path, a Pillow image, or ``(H, W, 3)`` uint8 in RGB order.
-        max_pixels: Refuse anything larger before decoding it.
+        picture: A path; a Pillow image, which is taken as Pillow decodes it; or ``(H, W, 3)`` uint8 in RGB order.
+        max_pixels: Refuse anything larger before decoding it. Beyond 89 million, Pillow's own limit is raised to it.
 
     Returns:
         ``(H, W, 3)``, uint8, RGB, contiguous.
@@ -54,11 +68,16 @@ def read_picture(picture: PictureLike, max_pixels: int = MAX_PIXELS) -> Picture:
     if isinstance(picture, np.ndarray):
         return _checked_array(picture, max_pixels)
     if isinstance(picture, Image.Image):
-        return _decode(picture, "the image", max_pixels)
+        _check_size(picture, "the image", max_pixels)
+        return by_mode(ImageOps.exif_transpose(picture), "the image")
     path = Path(picture)
     if not path.is_file():
         raise PictureError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}. Name a picture file.")
-    return _open(path, str(path), max_pixels)
+    try:
+        with path.open("rb") as file:  # Pillow, given a path, maps some files into memory and forgets to turn them
+            return _open(file, str(path), max_pixels)
+    except PermissionError as e:
+        raise PictureError(f"{path} cannot be read: {(e.strerror or str(e)).lower()}. Check its rights.") from e
 
 
 def read_picture_bytes(
@@ -79,7 +98,9 @@ def read_picture_bytes(
 
 
 def find_pictures(places: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """Lists picture files: each file as named, and those directly inside each folder, sorted, by suffix.
+    """Lists picture files: each file as named, and those directly inside each folder, sorted; see :func:`is_picture`.
+
+    Pictures in a folder that are in no format read here are left out, with a warning that names them.
 
     Raises:
         PictureError: If a place does not exist.
@@ -88,7 +109,9 @@ def find_pictures(places: Sequence[str | os.PathLike[str]]) -> list[Path]:
     found: list[Path] = []
     for place in map(Path, places):
         if place.is_dir():
-            found += sorted(entry for entry in place.iterdir() if entry.suffix.lower() in SUFFIXES and entry.is_file())
+            files = sorted(entry for entry in place.iterdir() if entry.is_file())
+            found += filter(is_picture, files)
+            warn_of_left_out(place, files)
         elif place.exists():
             found.append(place)
         else:
@@ -98,27 +121,95 @@ def find_pictures(places: Sequence[str | os.PathLike[str]]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
+def is_picture(path: Path) -> bool:
+    """Whether a file of a folder is taken for a picture: by its suffix, or if it has none, by its content."""
+    if path.suffix:
+        return path.suffix.lower() in SUFFIXES
+    try:
+        with path.open("rb") as file, _opened(file, MAX_PIXELS):
+            return True
+    except Image.DecompressionBombError:
+        return True  # and too large, which is said when it is read
+    except _DAMAGE:
+        return False
+
+
+def warn_of_left_out(folder: Path, files: Iterable[Path]) -> None:
+    """Warns of files whose suffix says that they are pictures in a format that is not read."""
+    names = [str(file.relative_to(folder)) for file in files if file.suffix.lower() in _OTHER_SUFFIXES]
+    if names:
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        warnings.warn(
+            f"{folder}: left out for want of a reader: {len(names)} picture{'s' if len(names) > 1 else ''}, "
+            f"{', '.join(names[:_NAMED])}{more}. Convert to JPEG or PNG what is to be read.",
+            stacklevel=3,
+        )
+
+
 def _open(
-    source: Path | io.BytesIO, name: str, max_pixels: int, before_decoding: Callable[[int], None] = lambda _: None
+    file: BinaryIO, name: str, max_pixels: int, before_decoding: Callable[[int], None] = lambda _: None
 ) -> Picture:
+    def whole(file: BinaryIO) -> Picture:
+        with _opened(file, max_pixels) as image:
+            _check_size(image, name, max_pixels)
+            before_decoding(image.width * image.height)
+            return np.ascontiguousarray(decode(image, file, name))
+
+    try:
+        return whole(file)
+    except Image.DecompressionBombError as e:
+        raise PictureError(
+            f"{name} is larger than the limit of {max_pixels / 1e6:.1f} megapixels: {e}. Make it smaller."
+        ) from e
+    except UnidentifiedImageError as e:
+        if _start_of(file) in TIFF_MAGIC:
+            raise unreadable_tiff(file, name) from e
+        raise PictureError(
+            f"{name} is not a picture in one of the formats {', '.join(_FORMATS)}. Convert it to JPEG or PNG."
+        ) from e
+    except _DAMAGE as e:
+        if _start_of(file)[:2] == _JPEG_START and (picture := _without_end(file, whole)) is not None:
+            return picture
+        raise PictureError(f"{name} is damaged or truncated: {e}. Get a whole copy of it.") from e
+
+
+def _opened(file: BinaryIO, max_pixels: int) -> ImageFile.ImageFile:
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = max_pixels  # a limit of the whole process, which Pillow asks once more as it decodes
     with warnings.catch_warnings():
-        # Pillow only warns between 89 and 179 million pixels; the limit here is ours and exact.
+        # Pillow only warns up to twice its limit; the limit here is exact.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        try:
-            with Image.open(source, formats=_FORMATS) as image:
-                if image.width * image.height <= max_pixels:
-                    before_decoding(image.width * image.height)
-                return _decode(image, name, max_pixels)
-        except Image.DecompressionBombError as e:
-            raise PictureError(
-                f"{name} is larger than the limit of {max_pixels / 1e6:.1f} megapixels: {e}. Make it smaller."
-            ) from e
-        except UnidentifiedImageError as e:
-            raise PictureError(
-                f"{name} is not a picture in one of the formats {', '.join(_FORMATS)}. Convert it to JPEG or PNG."
-            ) from e
-        except _DAMAGE as e:
-            raise PictureError(f"{name} is damaged or truncated: {e}. Get a whole copy of it.") from e
+        image = Image.open(file, formats=_FORMATS)
+    assert isinstance(image, ImageFile.ImageFile)  # as all of these formats are
+    return image
+
+
+def _start_of(file: BinaryIO) -> bytes:
+    file.seek(0)
+    return file.read(4)
+
+
+def _without_end(file: BinaryIO, whole: Callable[[BinaryIO], Picture]) -> Picture | None:
+    """Reads a JPEG file that lacks its end marker and nothing else; gives None where pixels are missing, too.
+
+    OpenCV reads on, whatever is missing. Here the picture must not depend on what comes instead of the missing bytes.
+    """
+    file.seek(0)
+    data = file.read().rstrip(b"\xff")  # half an end marker
+    if _JPEG_RESTARTS in data:  # an interval that is missing as a whole is grey, whatever comes instead
+        return None
+    try:
+        one, *others = (whole(io.BytesIO(data + filler + _JPEG_END)) for filler in _FILLERS)
+    except _DAMAGE:
+        return None
+    return one if all(np.array_equal(one, other) for other in others) else None
+
+
+def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
+    if image.width * image.height > max_pixels:
+        raise PictureTooLargeError(name, image.size, max_pixels)
+    if image.width * image.height == 0:
+        raise PictureError(f"{name} has no pixels ({image.width} x {image.height}). Get a whole copy of it.")
 
 
 def _checked_array(array: NDArray[Any], max_pixels: int) -> Picture:
@@ -134,38 +225,3 @@ def _checked_array(array: NDArray[Any], max_pixels: int) -> Picture:
     if array.shape[0] * array.shape[1] > max_pixels:
         raise PictureTooLargeError("the array", (array.shape[1], array.shape[0]), max_pixels)
     return np.ascontiguousarray(array)
-
-
-def _decode(image: Image.Image, name: str, max_pixels: int) -> Picture:
-    if image.width * image.height > max_pixels:
-        raise PictureTooLargeError(name, image.size, max_pixels)
-    if image.width * image.height == 0:
-        raise PictureError(f"{name} has no pixels ({image.width} x {image.height}). Get a whole copy of it.")
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode == "F":
-        raise PictureError(f"{name} holds floating-point values, which have no fixed range. Convert it to 8 bits.")
-    if upright.mode.startswith("I"):
-        return _from_16_bits(upright, name)
-    if upright.mode == "CMYK":
-        return _from_cmyk(upright)
-    return np.array(upright if upright.mode == "RGB" else upright.convert("RGB"))
-
-
-def _from_16_bits(image: Image.Image, name: str) -> Picture:
-    values = np.asarray(image)
-    if values.min() < 0 or values.max() > 0xFFFF:
-        raise PictureError(
-            f"{name} holds values from {values.min()} to {values.max()}, beyond 16 bits. Convert it to 8 bits."
-        )
-    return np.repeat((values.astype(np.uint16) >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
-
-
-def _from_cmyk(image: Image.Image) -> Picture:
-    """Multiplies light by light: R = (255 - C) * (255 - K) / 255, with OpenCV's rounding.
-
-    Source: ``icvCvt_CMYK2BGR_8u_C4C3R`` of OpenCV. Pillow has already undone Adobe's inversion.
-    """
-    inks = np.asarray(image).astype(np.int32)
-    light = 255 - inks[:, :, 3:]
-    result: Picture = (light - ((inks[:, :, :3] * light) >> 8)).astype(np.uint8)
-    return result

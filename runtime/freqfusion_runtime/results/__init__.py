@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a network found in a picture: as arrays, as files, as drawings."""
+"""What was found in a picture: as arrays, as files, as drawings."""

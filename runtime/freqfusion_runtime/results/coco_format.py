@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from PIL import Image
 
 from freqfusion_runtime.model_files.classes import coco
 from freqfusion_runtime.results.panoptic_fusion import Segment
+
+# Numbers by COCO's own rules; files of other makers have texts, and timestamps and hashes beyond 2 ** 53.
+Identity: TypeAlias = int | float | str
 
 
 def category_ids(classes: Sequence[str]) -> tuple[int, ...]:
@@ -26,8 +29,8 @@ def instance_entries(
     boxes: NDArray[np.float32],
     scores: NDArray[np.float32],
     labels: NDArray[np.int64],
-    image_id: int,
-    categories: Sequence[int],
+    image_id: Identity,
+    categories: Sequence[Identity],
 ) -> list[dict[str, Any]]:
     """Gives objects as entries of a COCO results file, without their masks: bbox is x, y, width, height.
 
@@ -66,7 +69,11 @@ def panoptic_ids(levels: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 def panoptic_entry(
-    ids: NDArray[np.int32], segments: Sequence[Segment], file_name: str, image_id: int, categories: Sequence[int]
+    ids: NDArray[np.int32],
+    segments: Sequence[Segment],
+    file_name: str,
+    image_id: Identity,
+    categories: Sequence[Identity],
 ) -> dict[str, Any]:
     """Gives the entry of COCO's panoptic JSON for one picture, of its ``(H, W)`` ids and what they are."""
     entries = []

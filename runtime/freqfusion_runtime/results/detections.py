@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -15,9 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from freqfusion_runtime.files import atomic_path, make_folder
+from freqfusion_runtime.files import atomic_path, json_text, make_folder
 from freqfusion_runtime.model_files.classes.class_table import Color
-from freqfusion_runtime.results.coco_format import category_ids, instance_entries, panoptic_entry, panoptic_image
+from freqfusion_runtime.results.coco_format import (
+    Identity,
+    category_ids,
+    instance_entries,
+    panoptic_entry,
+    panoptic_image,
+)
 from freqfusion_runtime.results.panoptic_fusion import Segment
 from freqfusion_runtime.results.region_mask import RegionMask
 from freqfusion_runtime.results.segmentation import ClassShare
@@ -61,7 +66,9 @@ class Detections:
         """
         return replace(self, boxes=self.boxes[keep], scores=self.scores[keep], labels=self.labels[keep])
 
-    def coco_results(self, image_id: int = 0, categories: Sequence[int] | None = None) -> list[dict[str, Any]]:
+    def coco_results(
+        self, image_id: Identity = 0, categories: Sequence[Identity] | None = None
+    ) -> list[dict[str, Any]]:
         """Gives the objects as entries of a COCO results file.
 
         Args:
@@ -77,13 +84,16 @@ class Detections:
 
         return draw_detections(self)
 
-    def save(self, folder: str | os.PathLike[str], stem: str, overlay_format: str = "png") -> dict[str, Path]:
+    def save(
+        self, folder: str | os.PathLike[str], stem: str, overlay_format: str = "png", image_id: Identity = 0
+    ) -> dict[str, Path]:
         """Writes ``<stem>.detections.json``, a COCO results file, and ``<stem>.overlay.<overlay_format>``.
 
         Args:
             folder: Made where it is missing.
             stem: File name without suffix, usually the photo's.
             overlay_format: ``png`` or ``jpg``.
+            image_id: What results of several pictures are told apart by.
 
         Returns:
             The path of each kind of file.
@@ -93,7 +103,7 @@ class Detections:
         """
         place = make_folder(folder)
         written = {"detections": place / f"{stem}.detections.json"}
-        _write_json(written["detections"], self.coco_results())
+        _write_json(written["detections"], self.coco_results(image_id))
         return {**written, "overlay": _save_overlay(self.overlay(), place, stem, overlay_format)}
 
     def facts(self) -> dict[str, Any]:
@@ -129,7 +139,9 @@ class InstanceSegmentation(Detections):
         kept = super().only(keep)
         return replace(kept, masks=tuple(self.masks[index] for index in np.flatnonzero(keep).tolist()))
 
-    def coco_results(self, image_id: int = 0, categories: Sequence[int] | None = None) -> list[dict[str, Any]]:
+    def coco_results(
+        self, image_id: Identity = 0, categories: Sequence[Identity] | None = None
+    ) -> list[dict[str, Any]]:
         """Gives the objects with their masks as entries of a COCO results file; see :meth:`Detections.coco_results`."""
         entries = super().coco_results(image_id, categories)
         return [{**entry, "segmentation": m.code()} for entry, m in zip(entries, self.masks, strict=True)]
@@ -194,7 +206,9 @@ class PanopticSegmentation:
         """Draws the ids as COCO's panoptic PNG: id = R + 256 G + 65536 B, void being 0."""
         return panoptic_image(self.ids, self.void)
 
-    def coco_entry(self, file_name: str, image_id: int = 0, categories: Sequence[int] | None = None) -> dict[str, Any]:
+    def coco_entry(
+        self, file_name: str, image_id: Identity = 0, categories: Sequence[Identity] | None = None
+    ) -> dict[str, Any]:
         """Gives the entry of COCO's panoptic JSON that belongs to :meth:`coco_image`.
 
         Args:
@@ -211,13 +225,15 @@ class PanopticSegmentation:
 
         return draw_panoptic(self)
 
-    def save(self, folder: str | os.PathLike[str], stem: str, overlay_format: str = "png") -> dict[str, Path]:
+    def save(
+        self, folder: str | os.PathLike[str], stem: str, overlay_format: str = "png", image_id: Identity = 0
+    ) -> dict[str, Path]:
         """Writes ``<stem>.panoptic.png``, ``<stem>.panoptic.json`` and the overlay; see :meth:`Detections.save`."""
         place = make_folder(folder)
         written = {"panoptic": place / f"{stem}.panoptic.png", "segments": place / f"{stem}.panoptic.json"}
         with atomic_path(written["panoptic"]) as temporary:
             self.coco_image().save(temporary)
-        _write_json(written["segments"], {"annotations": [self.coco_entry(written["panoptic"].name)]})
+        _write_json(written["segments"], {"annotations": [self.coco_entry(written["panoptic"].name, image_id)]})
         return {**written, "overlay": _save_overlay(self.overlay(), place, stem, overlay_format)}
 
     def facts(self) -> dict[str, Any]:
@@ -261,7 +277,7 @@ def _rounded(box: list[float]) -> list[float]:
 
 def _write_json(path: Path, content: Any) -> None:
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(json_text(content) + "\n", encoding="utf-8")
 
 
 def _save_overlay(picture: Image.Image, place: Path, stem: str, overlay_format: str) -> Path:

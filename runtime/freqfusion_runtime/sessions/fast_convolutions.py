@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from freqfusion_runtime.model_files.external_data import external_files
 from freqfusion_runtime.model_files.onnx_nodes import DOMAIN, message_fields
 
 OPERATOR = "Convolve3x3"
@@ -46,12 +47,17 @@ class _Node:
 def with_fast_convolutions(path: str | os.PathLike[str]) -> bytes | None:
     """Returns the model with ``freqfusion::Convolve3x3`` for each convolution it can do, or None if there is none.
 
+    None, too, for a model with weights in other files: bytes lie in no folder, and ONNX Runtime before 1.21 cannot be
+    told one.
+
     That is: 3 x 3, stride 1, a border of one zero, fp32 weights and bias that are constants, and at least
     ``MIN_CHANNELS`` channels on both sides. A Relu that alone reads the result goes into it.
 
     Raises:
         ValueError: If the file is not a protobuf message.
     """
+    if external_files(path):
+        return None
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         whole = memoryview(data)
         try:

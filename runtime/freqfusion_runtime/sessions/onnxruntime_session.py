@@ -15,6 +15,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from freqfusion_runtime.errors import KernelLibraryError, ModelFileError, NetworkOutputError, ProviderError
+from freqfusion_runtime.model_files.external_data import check_external_files
 from freqfusion_runtime.model_files.manifest import METADATA_KEY, Manifest, TensorSpec
 from freqfusion_runtime.model_files.onnx_nodes import DOMAIN, NodeEntry, list_nodes
 from freqfusion_runtime.sessions.fast_convolutions import with_fast_convolutions
@@ -32,6 +33,7 @@ _DTYPES = {
     "tensor(int64)": "int64",
 }
 _ERRORS_ONLY = 3
+_ORT_FORMAT = b"ORTM"  # from the fifth byte on
 
 
 class OnnxRuntimeSession:
@@ -42,6 +44,8 @@ class OnnxRuntimeSession:
     ) -> None:
         self._path = Path(path)
         _check_file(self._path)
+        if external := check_external_files(self._path):
+            _warn_of(self._path, external)
         wanted = _provider_name(provider)
         options = ort.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
@@ -186,6 +190,21 @@ def _check_file(path: Path) -> None:
         raise ModelFileError(f"{path} {reason}. Name an ONNX file written by `freqfusion export`.")
     if path.stat().st_size == 0:
         raise ModelFileError(f"{path} is empty (0 bytes). Write it again with `freqfusion export`.")
+    with path.open("rb") as file:
+        if file.read(8)[4:] == _ORT_FORMAT:
+            raise ModelFileError(
+                f"{path} is in ONNX Runtime's own format, which does not say what its nodes were. "
+                "Name the .onnx file that it was converted from."
+            )
+
+
+def _warn_of(path: Path, external: tuple[Path, ...]) -> None:
+    warnings.warn(
+        f"{path} keeps weights in {', '.join(file.name for file in external)}, for which the manifest inside it does "
+        "not vouch, and its 3 x 3 convolutions run as ONNX Runtime's, which is slower. "
+        f"Save it as one file: onnx.save(onnx.load({path.name!r}), {path.name!r}).",
+        stacklevel=4,
+    )
 
 
 def _provider_name(provider: Provider) -> str:

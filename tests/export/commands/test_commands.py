@@ -9,12 +9,16 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from freqfusion import create_model
 from freqfusion_export.bench import timing as bench
 from freqfusion_export.passes.label_stages import STAGE_KEY
 from freqfusion_runtime.commands.cli import main
 from freqfusion_runtime.files import sha256_of
 from freqfusion_runtime.model_files.manifest import METADATA_KEY
 from PIL import Image
+from safetensors.torch import save_file
+
+pytestmark = pytest.mark.numerics
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +136,7 @@ def test_models_are_listed(capsys):
     assert "SegNeXt-T + FreqFusion" in captured.err
 
 
+@pytest.mark.long
 def test_bench_compares_what_is_there(tmp_path, capsys):
     results = tmp_path / "results.jsonl"
     arguments = ["bench", "--size", "64x64", "--rounds", "2", "--threads", "1", "--results", str(results)]
@@ -173,3 +178,23 @@ def test_a_file_without_manifest_is_named(photo, checkpoint, tmp_path, capsys):
         main(["parity", str(tmp_path / "bare.onnx"), str(photo), "--checkpoint", str(checkpoint / "segnext.pth")]) == 2
     )
     assert "manifest" in capsys.readouterr().err
+
+
+def test_inspect_and_export_tell_what_they_took(tmp_path, capsys):
+    state = create_model("segnext_t", num_classes=3).state_dict()
+    (tmp_path / "shards").mkdir()
+    weight_map = {}
+    for shard, names in (("a.safetensors", list(state)[:300]), ("b.safetensors", list(state)[300:])):
+        save_file({f"module.{name}": state[name].clone() for name in names}, tmp_path / "shards" / shard)
+        weight_map |= {f"module.{name}": shard for name in names}
+    (tmp_path / "shards" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    assert main(["inspect", str(tmp_path / "shards"), "--json", str(tmp_path / "facts.json")]) == 0
+    assert "stripped 'module.' from 596 names" in capsys.readouterr().out
+    facts = json.loads((tmp_path / "facts.json").read_text())
+    assert facts["model"] == "segnext_t"
+    assert facts["notes"] == ["stripped 'module.' from 596 names"]
+    assert facts["size_bytes"] == sum(path.stat().st_size for path in (tmp_path / "shards").iterdir())
+
+    torch.save({"model_ema": state}, tmp_path / "ema.pth")
+    assert main(["export", str(tmp_path / "ema.pth"), "--weights", "model"]) == 2
+    assert "no weights as trained (model), only averaged weights (ema) in 'model_ema'" in capsys.readouterr().err

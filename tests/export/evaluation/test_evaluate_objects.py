@@ -38,17 +38,22 @@ def run(capsys, *arguments):
 
 
 @pytest.mark.parametrize("task", MODEL_OF)
-def test_scores_are_printed_beside_the_paper_s_and_written(coco_set, tmp_path, capsys, task):
+def test_scores_are_printed_and_written_without_the_paper_s_on_other_data(coco_set, tmp_path, capsys, task):
     model = write_detector(tmp_path / "net.onnx", MODEL_OF[task], weights="checkpoint")
     data = ["--dataset", "coco", "--data", coco_set.folder, "--json", tmp_path / "scores.json"]
     status, printed = run(capsys, model, "--task", task, *data, "--output", tmp_path / "out")
     assert status == 0
-    assert "published" in printed.out
+    assert "published" not in printed.out
     facts = json.loads((tmp_path / "scores.json").read_text())
     (entry,) = facts["models"]
-    main_score = "PQ" if task == "panoptic" else "box AP"
-    paper = {"detection": 39.4, "instance": 40.0, "panoptic": 42.7}[task]
-    assert entry["published_percent"][main_score]["paper"] == paper
+    assert entry["published_percent"] == {}
+    counted = {"detection": {"boxes": 1}, "instance": {"boxes": 1, "masks": 1}}.get(task)
+    assert facts["counts"]["scored"]["pictures"] == 4
+    assert facts["counts"]["dropped"] == {"pictures": 0}
+    if counted is not None:
+        assert facts["counts"]["scored"] == {"pictures": 4, **counted}
+        assert facts["counts"]["ignored"] == {"crowds": 0}
+        assert facts["warnings"] == ["2 of 3 classes have no object in the truth: cat, dragon"]
     if task != "panoptic":
         # One dog, found exactly, in the first of four pictures; the small model sees it in all, so three are wrong
         # and, having its score, come first or last in any order: precision at full recall is at least 1/4.
@@ -81,6 +86,28 @@ def test_one_picture_one_object_scores_one(coco_set, tmp_path, capsys):
     assert json.loads(printed.out)["models"][0]["published_percent"] == {}  # its weights are random
 
 
+def test_a_picture_that_cannot_be_read_stops_no_other(coco_set, tmp_path, capsys):
+    made = write_coco_set(tmp_path / "coco")
+    (made.pictures / "000002.png").write_bytes(b"no picture")
+    for task in ("detection", "panoptic"):
+        model = write_detector(tmp_path / "net.onnx", MODEL_OF[task])
+        data = ["--dataset", "coco", "--data", made.folder, "--json", tmp_path / "scores.json"]
+        status, printed = run(capsys, model, "--task", task, *data)
+        assert status == 1
+        assert "dropped picture 000002.png: " in printed.out
+        facts = json.loads((tmp_path / "scores.json").read_text())
+        assert facts["counts"]["scored"]["pictures"] == facts["pictures"] == 3
+        assert facts["counts"]["dropped"] == {"pictures": 1}
+        (tmp_path / "scores.json").unlink()
+    for path in made.pictures.iterdir():
+        path.write_bytes(b"no picture")
+    status, printed = run(capsys, model, "--task", "panoptic", *data)
+    assert status == 2
+    assert (
+        "nothing to score: no object or segment counts towards PQ. 4 were dropped, the first: 000000.png" in printed.err
+    )
+
+
 def test_a_model_that_falls_behind_the_first_fails(coco_set, tmp_path, capsys):
     good = write_detector(tmp_path / "good.onnx", objects=ONE_DOG)
     bad = write_detector(tmp_path / "bad.onnx", objects=replace(ONE_DOG, labels=(0,)))
@@ -91,6 +118,20 @@ def test_a_model_that_falls_behind_the_first_fails(coco_set, tmp_path, capsys):
     status, printed = run(capsys, good, good, *data)
     assert status == 0
     assert "NONE TOO FAR BELOW" in printed.out
+
+
+@pytest.mark.parametrize("gate", [[], ["--max-drop", 0.1]])
+@pytest.mark.parametrize("annotated", ["nothing", "crowds"])
+def test_annotations_without_an_object_are_nothing_to_score(coco_set, tmp_path, capsys, annotated, gate):
+    content = json.loads(coco_set.instances.read_text())
+    content["annotations"] = [{**content["annotations"][0], "iscrowd": 1}] if annotated == "crowds" else []
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    model = write_detector(tmp_path / "net.onnx")
+    data = ["--dataset", "coco", "--pictures", coco_set.pictures, "--annotations", tmp_path / "truth.json"]
+    status, printed = run(capsys, model, model, "--task", "detection", *data, *gate)
+    assert status == 2
+    assert "nothing to score" in printed.err
+    assert "NONE TOO FAR BELOW" not in printed.out
 
 
 def test_what_cannot_be_scored_is_one_line_and_status_2(coco_set, tmp_path, capsys):
@@ -121,7 +162,7 @@ def test_what_cannot_be_scored_is_one_line_and_status_2(coco_set, tmp_path, caps
         ([detector, "--task", "detection", "--dataset", "coco"], "--dataset coco needs --data DIR"),
         ([detector, "--task", "detection", *data, "--split", "test"], "instances_test.json cannot be read"),
         ([detector, "--task", "detection", *elsewhere], "lacks 4 of the 4 pictures"),
-        ([instance, *unknown_id], "annotation 1 has the category 99, which the file does not"),
+        ([instance, *unknown_id], "annotation 1: it has the category 99, which the file does not"),
         ([instance, *unknown_name], "1 of 3 categories are unknown to the model: gryphon"),
         ([instance, *broken_code], "the run-length code is broken: its runs cover 6 pixels of 160 x 200"),
     ]:

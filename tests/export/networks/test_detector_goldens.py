@@ -9,11 +9,14 @@ from pathlib import Path
 import freqfusion
 import numpy as np
 import pytest
-from freqfusion_export.networks.detector_manifest import manifest_of
+from freqfusion_export.networks.forms import form_of
+from freqfusion_export.networks.manifests import Origin, network_manifest
 from freqfusion_export.parity.pytorch_session import PytorchSession
 from freqfusion_runtime.model_files.manifest import Preprocessing
 from freqfusion_runtime.predictors.detector import InstanceSegmenter, PanopticSegmenter
 from mmdet_reference import Golden, weights_spec
+
+pytestmark = pytest.mark.numerics
 
 
 class GoldenSession(PytorchSession):
@@ -32,7 +35,7 @@ def sessions():
     made = {}
     for name in ("mask_rcnn_r50", "panoptic_fpn_r50"):
         network = weights_spec.load_into(freqfusion.create_model(name), 0).eval()
-        made[name] = GoldenSession(network, Path(name), manifest_of(network, name, None))
+        made[name] = GoldenSession(network, Path(name), network_manifest(form_of(network), Origin(name)))
     return made
 
 

@@ -14,6 +14,8 @@ from freqfusion_runtime.model_files.manifest import Preprocessing
 from freqfusion_runtime.pictures.preparation import prepare
 from freqfusion_runtime.pictures.sizes import keep_ratio_size
 
+pytestmark = pytest.mark.numerics
+
 PLAN = Preprocessing(long_side=256, short_side=64)
 
 

@@ -2,10 +2,15 @@
 """Parity of detectors: on a real exported file, and what counts as broken."""
 
 import json
+from argparse import Namespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from freqfusion_export.commands.detector_parity import compare_detectors
+from freqfusion_export.errors import ExportError
+from freqfusion_export.parity import detector_parity
 from freqfusion_export.parity.detector_parity import task_parity
 from freqfusion_export.parity.object_differences import ONLY_ACTUAL, ONLY_EXPECTED, draw_object_differences
 from freqfusion_export.parity.segmenter_parity import read_manifest
@@ -17,6 +22,8 @@ from freqfusion_runtime.predictors.loading import load
 from freqfusion_runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from PIL import Image
 from small_detectors import Objects, write_detector
+
+pytestmark = pytest.mark.numerics
 
 PHOTO = np.full((200, 200, 3), 90, np.uint8)
 
@@ -35,6 +42,20 @@ def test_equal_answers_agree(tmp_path, task):
     assert result.panoptic == (1 if task == "panoptic_segmentation" else None)
     picture = np.asarray(draw_object_differences(same, same, result.objects))
     assert not (picture == ONLY_ACTUAL).all(axis=2).any()
+
+
+def test_finding_nothing_on_both_sides_is_no_parity(tmp_path, monkeypatch):
+    silent = found(tmp_path, "detection", boxes=(), scores=(), labels=())
+    nothing = task_parity("photo", [], silent, silent)
+    assert nothing.is_empty
+    monkeypatch.setattr("freqfusion.load_model", lambda *_: (None, None, None))
+    monkeypatch.setattr(
+        detector_parity, "DetectorParity", lambda *_: SimpleNamespace(objects_on=lambda picture: nothing)
+    )
+    arguments = {"model": tmp_path / "net.onnx", "checkpoint": tmp_path / "net.pth", "output": None, "json": None}
+    args = Namespace(**arguments, kernels="auto", layers=False, threads=0)
+    with pytest.raises(ExportError, match="nor its checkpoint finds an object in any of 2 pictures, so no box"):
+        compare_detectors(args, read_manifest(tmp_path / "net.onnx"), [tmp_path / "a.png", tmp_path / "b.png"], ())
 
 
 @pytest.mark.parametrize(
@@ -59,6 +80,7 @@ def test_another_label_score_box_mask_or_stuff_is_broken(tmp_path, task, change)
         assert (picture == ONLY_ACTUAL).all(axis=2).any()
 
 
+@pytest.mark.long
 def test_parity_of_an_exported_file_with_its_checkpoint(detector_files, tmp_path, capsys):
     network = detector_files.network("panoptic_fpn_r50")
     torch.save({"meta": {"weights": "random"}, "state_dict": network.state_dict()}, tmp_path / "net.pth")

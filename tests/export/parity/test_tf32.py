@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from freqfusion.ops import adaptive_filter
 from freqfusion_export.parity.tf32 import Tf32Products, round_to_tf32
 
+pytestmark = pytest.mark.numerics
+
 
 def nearest(value: float) -> float:
     """The definition, in exact arithmetic: 11 significant bits, of numbers below 2 ** -126 fewer; ties to even."""

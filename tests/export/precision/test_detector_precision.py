@@ -15,8 +15,8 @@ from freqfusion_export.parity.detector_parity import DetectorParity
 from freqfusion_export.passes.assign_precision import CAST_KEY, ISLAND_KEY
 from freqfusion_export.precision.calibration import CalibrationError, read_calibration
 from freqfusion_export.precision.emulation import emulated
-from freqfusion_runtime.agreement.object_agreement import box_ious, compare_answers
-from freqfusion_runtime.agreement.tolerances import BOX_IOU, OBJECT_BOUNDS
+from freqfusion_runtime.agreement.object_agreement import box_ious
+from freqfusion_runtime.agreement.tolerances import BOX_IOU, OBJECT_BOUNDS, RMS_BOUNDS
 from freqfusion_runtime.model_files.manifest import Preprocessing
 from freqfusion_runtime.predictors.loading import load
 from freqfusion_runtime.sessions.kernel_library import library_path
@@ -24,6 +24,8 @@ from mmdet_reference import Golden
 from onnx_sessions import session_of
 from PIL import Image
 from places import EXAMPLES
+
+pytestmark = pytest.mark.numerics
 
 NAME = "mask_rcnn_r50"
 COFFEE = EXAMPLES / "coffee.jpg"
@@ -57,12 +59,16 @@ def fp16_file(detector_files, photo, tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("how", ["every rounding", "as ONNX Runtime takes it"])
+@pytest.mark.long
+@pytest.mark.parametrize("how", ["every rounding", "as ONNX Runtime takes it", "on our kernels"])
 def test_finds_the_official_detections_within_the_types_bounds(fp16_file, how):
+    """Rounding decides which of two boxes stays, and so a part of the objects: of 100, 96 to 99 in eight roundings."""
+    if how == "on our kernels" and not library_path().is_file():
+        pytest.skip("libfreqfusion_onnxruntime.so is not built; `make plugins` builds it")
     g = Golden("goldens/mask_r50_seed0_128x192")
     images, sizes = g.network_input()
     content = ir.to_proto(emulated(fp16_file)).SerializeToString() if how == "every rounding" else fp16_file
-    session = session_of(content)
+    session = session_of(content, library_path() if how == "on our kernels" else None)
     names = [output.name for output in session.get_outputs()]
     outputs = dict(zip(names, session.run(None, {"images": images, "image_sizes": sizes}), strict=True))
     assert all(outputs[name].dtype == np.float32 for name in ("boxes", "scores", "masks"))
@@ -102,25 +108,26 @@ def test_everything_between_layers_and_boxes_is_fp32(fp16_file):
         )
 
 
-def test_parity_judges_it_by_its_own_bounds(detector_files, fp16_file, photo):
-    parity = DetectorParity(fp16_file, detector_files.network(NAME), kernels="never")
+@pytest.mark.long
+def test_parity_holds_every_stage_before_the_choice_of_objects_to_the_types_bounds(detector_files, fp16_file, photo):
+    """Of the objects on a photograph rounding loses 6 to 8 % to ties (random weights), so they are not counted here."""
+    parity = DetectorParity(fp16_file, detector_files.network(NAME), kernels="never", layers=True)
     result = parity.objects_on(photo)
     assert [c.name for c in result.comparisons if not c.agrees] == []
-    measures = {name: result.measures[name] for name in ("object_agreement", "mean_score_difference")}
-    assert measures["object_agreement"] >= OBJECT_BOUNDS["fp16"]["object_agreement"]
-    assert measures["mean_score_difference"] <= OBJECT_BOUNDS["fp16"]["mean_score_difference"]
-    assert result.objects.max_score_difference > 0
+    stages = [c for c in result.comparisons if c.level in ("layer", "module")]
+    assert len(stages) > 100
+    assert [c.name for c in stages if c.rel_l2 > RMS_BOUNDS["fp16"]] == []
+    assert result.measures.keys() == OBJECT_BOUNDS["fp16"].keys() - {"panoptic_quality"}
+    assert 0 < result.measures["mean_score_difference"] <= OBJECT_BOUNDS["fp16"]["mean_score_difference"]
 
 
-def test_kernels_and_bodies_find_the_same_in_the_runtime(fp16_file, photo):
+def test_it_runs_in_the_runtime_with_kernels_and_without(fp16_file, photo):
     if not library_path().is_file():
         pytest.skip("libfreqfusion_onnxruntime.so is not built; `make plugins` builds it")
-    by_kernels, by_bodies = (load(fp16_file, kernels=kernels).predict(photo) for kernels in ("require", "never"))
-    assert len(by_kernels) == len(by_kernels.masks)
-    assert by_kernels.photo.shape == (96, 150, 3)
-    measures = compare_answers(by_kernels, by_bodies, "fp16").measures
-    assert measures["object_agreement"] >= OBJECT_BOUNDS["fp16"]["object_agreement"]
-    assert measures["mean_score_difference"] <= OBJECT_BOUNDS["fp16"]["mean_score_difference"]
+    for kernels in ("require", "never"):
+        found = load(fp16_file, kernels=kernels).predict(photo)
+        assert len(found) == len(found.masks) > 0
+        assert found.photo.shape == (96, 150, 3)
 
 
 @pytest.mark.parametrize(

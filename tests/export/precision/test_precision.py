@@ -9,105 +9,129 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+import torch
+from freqfusion import native
 from freqfusion_export import export
 from freqfusion_export.errors import ExportError, VerificationError
+from freqfusion_export.parity.probe import Probe
+from freqfusion_export.parity.segmenter_parity import LOGITS, record_stage
 from freqfusion_export.passes.assign_precision import CAST_KEY, ISLAND_KEY, count_casts
 from freqfusion_export.precision import assignment
 from freqfusion_export.precision.calibration import CalibrationError, read_calibration
 from freqfusion_export.precision.emulation import emulated
 from freqfusion_export.precision.islands import RANGE
 from freqfusion_runtime import load
-from freqfusion_runtime.agreement.comparison import label_agreement, mean_iou_of_set
-from freqfusion_runtime.agreement.tolerances import LOGIT_BOUNDS, TASK_BOUNDS
+from freqfusion_runtime.agreement.comparison import error_spread, mean_iou_of_set
+from freqfusion_runtime.agreement.tolerances import (
+    DECIDED_MARGINS,
+    HIGH_BOUNDS,
+    HIGH_INSIDE_BOUNDS,
+    INSIDE_BOUNDS,
+    LOGIT_BOUNDS,
+    RMS_BOUNDS,
+    ROUNDINGS_IN_A_ROW,
+)
 from freqfusion_runtime.errors import ModelFileError
 from freqfusion_runtime.model_files.manifest import METADATA_KEY, Manifest, Preprocessing
 from freqfusion_runtime.pictures.preparation import prepare
 from freqfusion_runtime.sessions.kernel_library import library_path
 from onnx_sessions import session_of
 from PIL import Image
-from reference_data import golden
+from reference_data import assert_decided_labels_match_golden, golden
 from small_graphs import scaled
 from weights_spec import image
 
-HALVES = ("fp16", "bf16")
+pytestmark = pytest.mark.numerics
 
-# Random weights leave a class of three pixels in the first golden, one of them with a margin of 9e-4 between its two
-# best logits, 0.0014 of their deviation: the rms error of an fp16 network, of which rounding the weights alone is
-# 0.0008. Chance decides whether it stays, and with it 0.037 of the mean over nine classes: of 23 typings, each with
-# another part in fp32, 11 keep it, and so does fp16 without any island, which is worse (docs/precision.md). bf16's
-# bound has room.
-COIN_TOSS = {"fp16": 37, "bf16": None}
+HALVES = ("fp16", "bf16")
 
 
 def emulated_session(path):
     return session_of(ir.to_proto(emulated(path)).SerializeToString())
 
 
-def error(actual, expected):
-    return float(np.abs(actual - expected).max() / expected.std())
+# Random weights leave classes of a few pixels, and which way those fall is the processor's rounding. So errors are held
+# to their derived bounds, labels to be right wherever the margin exceeds them, and mean IoU to nothing here but in
+# test_trained_precision.py (docs/precision.md).
+UNDECIDED = {"fp16": 0.07, "bf16": 0.45}  # shares of a golden's pixels at most: a matter of its margins, not of ours
+
+
+def assert_within_bounds(actual, expected, precision, name):
+    rms, high = error_spread(actual, expected)
+    largest = float(np.abs(actual - expected).max() / expected.std())
+    inside = name != LOGITS
+    assert rms <= RMS_BOUNDS[precision], name
+    assert high <= (HIGH_INSIDE_BOUNDS if inside else HIGH_BOUNDS)[precision], name
+    assert largest <= (INSIDE_BOUNDS if inside else LOGIT_BOUNDS)[precision], name
+
+
+def assert_labels_within_bounds(labels_of, exported, precision):
+    """Labels are the official ones where those are decided, and everywhere such that fp32 has no score beyond reach."""
+    fp32 = session_of(exported["tensor"])
+    for name in ("e2e_seed0_75x100", "e2e_seed0_120x81"):
+        g = golden(name)
+        labels = labels_of(g["rgb"])
+        images = prepare(g["rgb"], Preprocessing())
+        scores = torch.from_numpy(fp32.run(None, {"images": images})[0])
+        margin = DECIDED_MARGINS[precision] * float(scores.std())
+        assert assert_decided_labels_match_golden(labels, g, margin) <= UNDECIDED[precision]
+        for size in (images.shape[2:], labels.shape):
+            scores = torch.nn.functional.interpolate(scores, size, mode="bilinear", align_corners=False)
+        chosen = np.take_along_axis(scores[0].numpy(), labels[None].astype(np.int64), axis=0)
+        assert (scores[0].numpy().max(axis=0) - chosen).max() <= margin
 
 
 @pytest.mark.parametrize("precision", HALVES)
-def test_official_logits_within_the_types_bound(typed_file, precision):
+def test_official_logits_within_the_types_bounds(typed_file, precision):
     expected = golden("segnext_t_seed0_128x128")["logits"]
     (actual,) = emulated_session(typed_file(precision, "tensor")).run(None, {"images": image(128, 128, 0)})
     assert actual.dtype == np.float32
-    # Not zero: the roundings are really there.
-    assert 1e-3 < error(actual, expected) <= LOGIT_BOUNDS[precision]
+    assert error_spread(actual, expected)[0] > 2.0**-11  # the roundings are really there
+    assert_within_bounds(actual, expected, precision, LOGITS)
 
 
-@pytest.fixture(scope="module", params=HALVES)
-def official_label_maps(request, typed_file):
-    """A type, the label maps of its file for the goldens, and the goldens'."""
-    session = emulated_session(typed_file(request.param, "image"))
-    pictures = [golden("e2e_seed0_75x100"), golden("e2e_seed0_120x81")]
-    actual = [session.run(None, {"image": g["rgb"][None]})[0][0] for g in pictures]
-    return request.param, actual, [g["pred"] for g in pictures]
+@pytest.mark.parametrize("precision", HALVES)
+def test_every_stage_is_within_the_types_bounds(typed_file, segnext_t, precision):
+    probe = Probe(typed_file(precision, "tensor"), kernels="never")
+    images, expected = image(128, 128, 0), {}
+    handles = [record_stage(segnext_t, stage, expected) for stage in probe.stages]
+    with torch.inference_mode(), native.disabled():
+        segnext_t(torch.from_numpy(images))
+    for handle in handles:
+        handle.remove()
+    found = probe.read({"images": images}, list(probe.stages.values()))
+    assert len(expected) == len(probe.stages) == 250
+    for stage, value in probe.stages.items():
+        assert_within_bounds(found[value], expected[stage], precision, stage)
 
 
-def test_official_label_maps_within_the_types_bounds(official_label_maps):
-    precision, actual, expected = official_label_maps
-    least_agreement, least_miou = TASK_BOUNDS[precision]
-    assert min(label_agreement(a, e) for a, e in zip(actual, expected, strict=True)) >= least_agreement
-    # Counted over the set, and the one class apart that chance decides: the goal is missed there, by one pixel at most.
-    ious = class_ious(actual, expected)
-    lost = ious.pop(COIN_TOSS[precision], (0, 0))
-    assert np.mean([common / either for common, either in ious.values()]) >= least_miou
-    assert lost[1] - lost[0] <= 1
+def test_bounds_count_the_roundings_that_are_in_a_row(typed_file):
+    depths = {}
+    for node in emulated(typed_file("fp16", "tensor")).graph:
+        before = [depths[v.producer()] for v in node.inputs if v is not None and v.producer() is not None]
+        depths[node] = max(before, default=0) + node.name.startswith("rounded_")
+    assert max(depths.values()) == ROUNDINGS_IN_A_ROW
 
 
-def test_mean_iou_of_every_class_within_the_types_bound(official_label_maps, request):
-    precision, actual, expected = official_label_maps
-    if precision == "fp16":
-        request.applymarker(pytest.mark.xfail(strict=True, reason="missed: 0.984, by one pixel (docs/precision.md)"))
-    assert mean_iou_of_set(actual, expected) >= TASK_BOUNDS[precision][1]
-
-
-def class_ious(actual, expected):
-    """Intersection and union of every class over all maps."""
-    a, e = (np.concatenate([labels.ravel() for labels in maps]) for maps in (actual, expected))
-    return {
-        int(label): (np.sum((a == label) & (e == label)), np.sum((a == label) | (e == label)))
-        for label in np.union1d(a, e)
-    }
+@pytest.mark.parametrize("precision", HALVES)
+def test_official_labels_wherever_the_types_error_leaves_them_decided(typed_file, exported, precision):
+    session = emulated_session(typed_file(precision, "image"))
+    assert_labels_within_bounds(lambda rgb: session.run(None, {"image": rgb[None]})[0][0], exported, precision)
 
 
 def test_mean_iou_of_a_set_is_counted_before_it_is_divided():
     first, second = np.array([[0, 0, 1, 1]]), np.array([[0, 1]])
-    maps = [first, second], [np.array([[0, 1, 1, 1]]), np.array([[0, 1]])]
-    assert mean_iou_of_set(*maps) == np.mean([2 / 3, 3 / 4])
-    assert class_ious(*maps) == {0: (2, 3), 1: (3, 4)}
+    assert mean_iou_of_set([first, second], [np.array([[0, 1, 1, 1]]), second]) == np.mean([2 / 3, 3 / 4])
     with pytest.raises(ValueError, match=r"label maps differ in size, \(1, 4\) and \(1, 2\)"):
         mean_iou_of_set([first], [second])
 
 
 @pytest.mark.parametrize("kernels", ["never", "require"])
-def test_fp16_runs_in_onnxruntime(typed_file, kernels):
+def test_fp16_runs_in_onnxruntime(typed_file, exported, kernels):
     if kernels == "require" and not library_path().is_file():
         pytest.skip("libfreqfusion_onnxruntime.so is not built; `make plugins` builds it")
-    g = golden("e2e_seed0_75x100")
-    labels = load(typed_file("fp16", "image"), kernels=kernels).predict(g["rgb"]).labels
-    assert label_agreement(labels, g["pred"]) >= TASK_BOUNDS["fp16"][0]
+    segmenter = load(typed_file("fp16", "image"), kernels=kernels)
+    assert_labels_within_bounds(lambda rgb: segmenter.predict(rgb).labels, exported, "fp16")
     library = library_path() if kernels == "require" else None
     session = session_of(typed_file("fp16", "tensor"), library)
     for size in ((128, 128), (64, 96)):  # dynamic as ever
@@ -115,7 +139,7 @@ def test_fp16_runs_in_onnxruntime(typed_file, kernels):
         assert logits.shape == (1, 150, size[0] // 8, size[1] // 8)
     expected = golden("segnext_t_seed0_128x128")["logits"]
     (logits,) = session.run(None, {"images": image(128, 128, 0)})
-    assert error(logits, expected) <= LOGIT_BOUNDS["fp16"]
+    assert_within_bounds(logits, expected, "fp16", LOGITS)
 
 
 def test_bf16_in_onnxruntime_is_refused_with_what_to_do(typed_file):
@@ -227,9 +251,9 @@ def test_requests_that_cannot_be_met(segnext_t, traced_segnext, tmp_path, option
 
 
 def test_a_half_typed_file_that_is_too_far_off_is_not_kept(segnext_t, traced_segnext, tmp_path, monkeypatch):
-    from freqfusion_export.verification import verify
+    from freqfusion_export.verification import segmenter_file
 
-    monkeypatch.setattr(verify, "LOGIT_BOUNDS", {"fp16": 1e-4})
+    monkeypatch.setattr(segmenter_file, "LOGIT_BOUNDS", {"fp16": 1e-4})
     with pytest.raises(VerificationError, match=r"off by .* allowed 1e-04 for fp16; calibrate .* --keep-fp32"):
         export(segnext_t, tmp_path / "m.onnx", traced=traced_segnext, interface="tensor", precision="fp16")
     assert not list(tmp_path.iterdir())

@@ -15,6 +15,8 @@ from freqfusion_export.precision.quantization import plan
 from freqfusion_export.precision.sensitivity import eight_bit_session, settle
 from small_graphs import draw, parse
 
+pytestmark = pytest.mark.numerics
+
 NETWORK = """g (float[1,4,6,6] images, float[4,4,1,1] w, float[4] b, float[4,4,3,3] v) => (float[1,4,6,6] logits) {
     a = Conv(images, w, b)
     r = Relu(a)
@@ -100,6 +102,16 @@ def test_the_worst_groups_stay_in_fp32_until_the_limit_is_met():
     assert list(chosen.nodes.values()) == ["head.conv_seg"]
     with pytest.raises(ExportError, match=r"8 bits change .* allowed. Raise --max-drop, or export fp16"):
         settle(model, spoiled, FEEDS, max_drop=-1)
+
+
+def test_a_network_whose_own_scores_are_no_numbers_is_not_judged():
+    model = network()
+    quantization = plan(model, "int8", FEEDS)
+    broken = network()
+    weights = broken.graph.initializers["w"]
+    weights.const_value = ir.tensor(np.full((4, 4, 1, 1), np.nan, np.float32), name="w")
+    with pytest.raises(ExportError, match=r"100\.0% of the network's own class scores .* infinite or not a number"):
+        settle(broken, quantization, FEEDS, max_drop=1.0)
 
 
 def test_eight_bits_want_pictures_and_something_to_quantise(segnext_t, traced_segnext, tmp_path):

@@ -15,22 +15,26 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from freqfusion_export import export, exporter
+from freqfusion_export import export
 from freqfusion_export.errors import ExportError, VerificationError
 from freqfusion_export.networks.forms import form_of
+from freqfusion_export.networks.graph import Layout, file_graph
 from freqfusion_export.passes.widen_to_fp32 import WidenToFp32Pass
+from freqfusion_export.precision import eight_bits
 from freqfusion_export.precision.assignment import assign_half
 from freqfusion_export.precision.calibration import Calibration, read_calibration
 from freqfusion_export.precision.eight_bits import Options
 from freqfusion_export.precision.islands import RANGE
 from freqfusion_export.precision.quantization import plan
 from freqfusion_export.precision.sensitivity import eight_bit_session
-from freqfusion_runtime.agreement.comparison import compare, label_agreement, mean_iou_of_set
-from freqfusion_runtime.agreement.tolerances import LOGIT_BOUNDS, TASK_BOUNDS
+from freqfusion_runtime.agreement.comparison import compare, error_spread, label_agreement, mean_iou_of_set
+from freqfusion_runtime.agreement.tolerances import HIGH_BOUNDS, LOGIT_BOUNDS, RMS_BOUNDS, TASK_BOUNDS
 from freqfusion_runtime.pictures.preparation import prepare
 from freqfusion_runtime.predictors.opening import open_session
 from freqfusion_runtime.results.labels import labels_from_scores
 from PIL import Image
+
+pytestmark = pytest.mark.numerics
 
 SCENES, CALIBRATION_SCENES = 12, 4
 
@@ -70,7 +74,7 @@ def network(demo, traced_demo, emoji_scenes, tmp_path_factory):
     for number, scene in enumerate(emoji_scenes("train", CALIBRATION_SCENES)):
         Image.fromarray(scene).save(folder / f"{number}.png")
     form = form_of(demo[0], demo[2])
-    model = exporter._graph_model(traced_demo.clone(), "tensor", form.preprocessing, form, "standard", "standard")
+    model = file_graph(traced_demo.clone(), form, Layout("tensor"))
     return Demo(model, form.preprocessing, emoji_scenes("validation", SCENES), read_calibration(folder))
 
 
@@ -86,6 +90,9 @@ def check(precision: str, actual: Answers, expected: Answers, least_error: float
         for a, e in zip(actual.logits, expected.logits, strict=True)
     ]
     assert least_error < max(errors) <= LOGIT_BOUNDS[precision]
+    spreads = [error_spread(a, e) for a, e in zip(actual.logits, expected.logits, strict=True)]
+    assert max(rms for rms, _ in spreads) <= RMS_BOUNDS[precision]
+    assert max(high for _, high in spreads) <= HIGH_BOUNDS[precision]
     least_agreement, least_miou = TASK_BOUNDS[precision]
     pairs = list(zip(actual.labels, expected.labels, strict=True))
     assert min(label_agreement(a, e) for a, e in pairs) >= least_agreement
@@ -137,6 +144,7 @@ def int8_file(demo, traced_demo, network, tmp_path_factory) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_an_int8_file_runs_in_onnxruntime_and_labels_scenes_as_fp32_does(network, expected, int8_file):
     session = open_session(int8_file)
     assert json.loads(int8_file.with_suffix(".json").read_text())["precision"] == "int8"
@@ -154,7 +162,7 @@ def test_a_file_that_loses_more_than_twice_what_is_allowed_is_not_kept(
     demo, traced_demo, network, tmp_path, monkeypatch
 ):
     # The search for layers is told that nothing is lost: what it leaves is then too much for the file's own check.
-    monkeypatch.setattr(exporter, "quantise", lambda *given: _spoiled(network, *given))
+    monkeypatch.setattr(eight_bits, "quantise", lambda *given: _spoiled(network, *given))
     with pytest.raises(VerificationError, match=r"labels .* unlike the model, more than twice the 1.0% allowed of all"):
         export(
             demo[0],

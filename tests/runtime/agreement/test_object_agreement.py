@@ -43,6 +43,20 @@ def test_a_box_off_by_more_than_a_hundredth_is_another_object():
     assert match_objects(detections(([0, 0, 10, 10], 0.9, 0)), detections(([0, 0, 10, 9.8], 0.9, 0))).share == 0
 
 
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_score_that_is_no_number_agrees_with_nothing_wherever_it_stands(place):
+    expected = detections(*[([i, 0, i + 10, 10], 0.9, 0) for i in (0, 20, 40)])
+    scores = np.where(np.arange(3) == place, np.nan, expected.scores).astype(np.float32)
+    found = compare_answers(replace(expected, scores=scores), expected)
+    assert np.isnan(found.measures["max_score_difference"])
+    assert not found.agrees
+
+
+def test_two_answers_without_objects_are_known_to_have_compared_none():
+    assert compare_answers(detections(), detections()).is_empty
+    assert not compare_answers(detections(), detections(([0, 0, 10, 10], 0.9, 0))).is_empty
+
+
 def test_half_precision_has_its_own_bounds():
     expected = detections(*[([i, 0, i + 10, 10], 0.9, 0) for i in range(0, 100, 20)])
     moved = detections(*[([i, 0, i + 10, 9.6], 0.89, 0) for i in range(0, 100, 20)])  # IoU 0.96, scores 0.01 off

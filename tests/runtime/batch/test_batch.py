@@ -23,7 +23,7 @@ from freqfusion_runtime.batch.local_engine import label_locally
 from freqfusion_runtime.commands.cli import main
 from PIL import Image
 from places import ROOT
-from small_models import CLASSES, write_image_model, write_tensor_model
+from small_models import CLASSES, keep_weights_outside, write_image_model, write_tensor_model
 
 RUNTIME = ROOT / "runtime"
 needs_ray = pytest.mark.skipif(
@@ -169,6 +169,16 @@ def test_a_table(tmp_path, model, photos, kind):
     assert main(["batch", str(model), str(table), "--output", str(out), "--column", "none"]) == 2
 
 
+def test_weights_that_changed_outside_the_model_file_are_another_model(tmp_path, model, photos):
+    data = keep_weights_outside(model).with_name("net.data")
+    out = tmp_path / "out"
+    assert batch(model, photos, out, "--workers", "1")[1]["done"] == 7
+    assert batch(model, photos, out)[1]["skipped"] == 7
+    data.write_bytes(data.read_bytes()[::-1])
+    facts = batch(model, photos, out, "--workers", "1")[1]
+    assert (facts["skipped"], facts["done"]) == (0, 7)
+
+
 def test_killed_in_the_middle_and_resumed(tmp_path, photos):
     """SIGKILL leaves whole files only, and no worker behind; the second run does the rest."""
     (photos / "broken.jpg").unlink()
@@ -287,9 +297,30 @@ def test_the_output_inside_the_input_is_no_input(tmp_path, model, photos):
     assert batch(model, photos, photos / "out", "--overlay")[1]["found"] == 7
 
 
+def test_results_never_replace_pictures(tmp_path, model, photos, capsys):
+    own = draw(photos / "same.png.labels.png", 9).read_bytes()
+    assert batch(model, photos, photos)[0] == 2
+    assert "photos is the folder of the pictures, too: results would replace" in capsys.readouterr().err
+    listing = photos / "list.txt"
+    listing.write_text("same.png\nsame.png.labels.png\n")
+    assert batch(model, listing, photos)[0] == 2
+    assert "same.png.labels.png is a picture, and the results of" in capsys.readouterr().err
+    assert (photos / "same.png.labels.png").read_bytes() == own
+
+
 def test_keys_tell_rows_apart():
     rows = [Item("/t.parquet", f"t/{row}", 1, 1, row, "image") for row in range(2)]
     assert rows[0].key != rows[1].key
+
+
+def test_folders_are_read_as_those_of_run_are(tmp_path):
+    draw(tmp_path / "deep" / "a.pgm", 1)
+    draw(tmp_path / "b.png", 2).rename(tmp_path / "b")
+    (tmp_path / "deep" / "c.heic").touch()
+    (tmp_path / "README").write_text("none")
+    with pytest.warns(UserWarning, match=r"left out for want of a reader: 1 picture, deep/c\.heic\. Convert"):
+        found = find_items(tmp_path)
+    assert [item.name for item in found.items] == ["b", "deep/a.pgm"]
 
 
 def test_an_empty_file_says_so(tmp_path):
@@ -305,6 +336,7 @@ def test_a_model_that_cannot_be_opened_by_workers(tmp_path, photos):
         list(label_locally(work, find_items(photos).items, 1))
 
 
+@pytest.mark.long
 @needs_ray
 def test_on_ray(tmp_path, model, photos):
     out = tmp_path / "out"

@@ -111,6 +111,16 @@ def test_models_that_find_objects_are_compared_object_by_object(tmp_path, pictur
     assert result.rungs[0].measures["max_score_difference"] == pytest.approx(1e-3, rel=0.01)
 
 
+@pytest.mark.parametrize("task", ["detection", "instance_segmentation"])
+def test_finding_nothing_on_both_sides_proves_nothing(tmp_path, picture, task):
+    silent = OnnxRuntimeSession(write_detector(tmp_path / "silent.onnx", task, objects=Objects((), (), ())))
+    _, together = check(silent, silent, [picture])
+    assert not together.agrees
+    assert "neither finds an object in any picture, so none was compared" in together.rungs[0].note
+    assert any("all pictures" in line and "<-- beyond" in line for line in gate_lines([together]))
+    json.dumps(gate_facts([together]), allow_nan=False)
+
+
 def test_a_bound_belongs_to_the_files_precision(tmp_path, picture):
     result, together = check(session(tmp_path, "image", precision="fp16"), session(tmp_path, "image"), [picture])
     assert result.rungs[0].bounds == {"label_agreement": 0.995}

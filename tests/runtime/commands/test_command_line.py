@@ -17,10 +17,10 @@ HEAVY = ("torch", "onnx", "onnxruntime", "numpy", "PIL", "onnx_ir", "onnxscript"
 
 @pytest.fixture
 def command(monkeypatch):
-    """Puts a module into the table as ``probe``; the test sets what its ``run`` does."""
+    """Puts a module into the table as ``probe``; the test sets what its ``execute`` does."""
     module = types.ModuleType("probe_command", "Probe the table.\n\nIn two paragraphs.")
     module.add_arguments = lambda parser: parser.add_argument("--size", type=int, default=512, help="side")
-    module.run = lambda args: 0
+    module.execute = lambda args: 0
     monkeypatch.setitem(sys.modules, "probe_command", module)
     monkeypatch.setattr(cli, "COMMANDS", {"probe": "probe_command", "run": cli.COMMANDS["run"]})
     return module
@@ -31,7 +31,7 @@ def test_every_command_is_a_module_with_a_docstring_and_two_functions():
         module = importlib.import_module(path)
         assert module.__doc__, name
         assert list(inspect.signature(module.add_arguments).parameters) == ["parser"], name
-        assert list(inspect.signature(module.run).parameters) == ["args"], name
+        assert list(inspect.signature(module.execute).parameters) == ["args"], name
 
 
 def test_help_imports_nothing_heavy():
@@ -63,7 +63,7 @@ def test_a_commands_help_is_its_docstring_with_the_defaults(command, capsys):
 
 
 def test_exit_status_is_the_commands(command):
-    command.run = lambda args: args.size
+    command.execute = lambda args: args.size
     assert cli.main(["probe", "--size", "1"]) == 1
 
 
@@ -83,7 +83,7 @@ def test_an_error_of_ours_is_one_line_and_status_2(command, capsys):
     def fail(args):
         raise FreqFusionError("net.onnx is empty.\n  Write it again.")
 
-    command.run = fail
+    command.execute = fail
     assert cli.main(["probe"]) == 2
     assert capsys.readouterr().err == "freqfusion probe: net.onnx is empty. Write it again.\n"
 
@@ -95,7 +95,7 @@ def test_the_errors_of_the_other_packages_count_as_ours(command, capsys):
     def fail(args):
         raise type("CheckpointError", (FreqFusionError,), {})("a.pth is truncated.")
 
-    command.run = fail
+    command.execute = fail
     assert cli.main(["probe"]) == 2
     assert capsys.readouterr().err == "freqfusion probe: a.pth is truncated.\n"
 
@@ -104,7 +104,7 @@ def test_a_bug_is_not_hidden(command):
     def fail(args):
         raise ZeroDivisionError
 
-    command.run = fail
+    command.execute = fail
     with pytest.raises(ZeroDivisionError):
         cli.main(["probe"])
 
@@ -114,7 +114,7 @@ def test_a_missing_package_is_answered_with_the_extra_that_brings_it(command, ca
     def fail(args):
         raise ModuleNotFoundError(f"No module named '{package}.nn'", name=f"{package}.nn")
 
-    command.run = fail
+    command.execute = fail
     assert cli.main(["probe"]) == 2
     assert capsys.readouterr().err == (
         f"freqfusion probe: {package} is not installed. Install it with: pip install 'freqfusion-deploy[{extra}]'.\n"
@@ -122,7 +122,7 @@ def test_a_missing_package_is_answered_with_the_extra_that_brings_it(command, ca
 
 
 def test_a_missing_module_of_our_own_is_a_bug(command):
-    command.run = lambda args: importlib.import_module("freqfusion_runtime.nonsense")
+    command.execute = lambda args: importlib.import_module("freqfusion_runtime.nonsense")
     with pytest.raises(ModuleNotFoundError, match="nonsense"):
         cli.main(["probe"])
 
@@ -131,7 +131,7 @@ def test_an_interrupt_is_no_traceback(command, capsys):
     def stop(args):
         raise KeyboardInterrupt
 
-    command.run = stop
+    command.execute = stop
     assert cli.main(["probe"]) == 130
     assert capsys.readouterr().err == "\nfreqfusion probe: interrupted; files already written are whole\n"
 

@@ -11,6 +11,7 @@ import pytest
 from freqfusion_runtime.commands.cli import main
 from PIL import Image
 from places import EXAMPLES
+from small_detectors import write_detector
 from small_models import write_image_model, write_tensor_model
 
 PHOTO = EXAMPLES / "coffee.jpg"
@@ -47,6 +48,35 @@ def test_a_folder_of_photos_on_the_image_interface_as_json(tmp_path, capsys):
         assert Path(entry["overlay_file"]).is_file()
     assert len(facts["model_sha256"]) == 64
     assert facts["versions"]["python"]
+
+
+@pytest.mark.parametrize(
+    ("names", "ids"),
+    [
+        (("street.png", "park.png"), [2, 1]),  # in order of name
+        (("000000000139.png", "000000000785.png"), [139, 785]),
+        (("139.png", "000139.png"), [2, 1]),  # numbers that do not tell them apart
+        (("139.png", "park.png"), [1, 2]),
+    ],
+)
+@pytest.mark.parametrize("task", ["instance_segmentation", "panoptic_segmentation"])
+def test_results_of_several_pictures_are_told_apart_by_their_image_id(tmp_path, names, ids, task):
+    (tmp_path / "photos").mkdir()
+    for name in names:
+        Image.new("RGB", (40, 30)).save(tmp_path / "photos" / name)
+    detector = write_detector(tmp_path / "net.onnx", task)
+    arguments = ["run", detector, tmp_path / "photos", "--output", tmp_path / "out", "--json", tmp_path / "run.json"]
+    assert main([str(argument) for argument in arguments]) == 0
+    told = {e["picture"]: e["image_id"] for e in json.loads((tmp_path / "run.json").read_text())["pictures"]}
+    for name, expected in zip(names, ids, strict=True):
+        assert told[str(tmp_path / "photos" / name)] == expected
+        stem = name.removesuffix(".png")
+        if task == "instance_segmentation":
+            entries = json.loads((tmp_path / "out" / f"{stem}.detections.json").read_text())
+        else:
+            entries = json.loads((tmp_path / "out" / f"{stem}.panoptic.json").read_text())["annotations"]
+        assert entries
+        assert {entry["image_id"] for entry in entries} == {expected}
 
 
 def test_a_bad_photo_does_not_stop_the_others(tmp_path, model, capsys):
@@ -105,6 +135,42 @@ def test_two_photos_never_overwrite_each_others_results(tmp_path, model, capsys)
     assert sorted(p.name for p in out.glob("*.labels.png")) == ["a_bmp.labels.png", "a_png.labels.png"]
     assert main(["run", str(model), str(tmp_path / "one"), str(tmp_path / "two"), "--output", str(out)]) == 2
     assert "would be written under one name, a_png." in capsys.readouterr().err
+
+
+def test_results_never_replace_pictures_nor_become_some(tmp_path, model, capsys):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("a.png", "a.labels.png"):
+        Image.new("RGB", (8, 8), "red").save(photos / name)
+    own = (photos / "a.labels.png").read_bytes()
+    assert main(["run", str(model), str(photos), "--output", str(photos / ".." / "photos")]) == 2
+    assert "photos is the folder of the pictures, too: results would replace" in capsys.readouterr().err
+    named = [str(photos / "a.png"), str(photos / "a.labels.png")]
+    assert main(["run", str(model), *named, "--output", str(photos)]) == 2
+    assert "a.labels.png is a picture, and the results of" in capsys.readouterr().err
+    assert (photos / "a.labels.png").read_bytes() == own
+    assert sorted(os.listdir(photos)) == ["a.labels.png", "a.png"]
+    assert main(["run", str(model), named[0], "--output", str(tmp_path / "out")]) == 0
+
+
+def test_what_is_left_out_and_what_is_black_is_told_on_lines_of_their_own(tmp_path, model, capsys):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.fromarray(np.full((8, 8), 1023, np.uint16)).save(photos / "a.png")
+    (photos / "b.heic").touch()
+    assert main(["run", str(model), str(photos), "--output", str(tmp_path / "out")]) == 0
+    left_out, black = capsys.readouterr().err.splitlines()
+    assert left_out.startswith(f"freqfusion run: {photos}: left out for want of a reader: 1 picture, b.heic. Convert")
+    assert black.startswith(
+        f"freqfusion run: {photos / 'a.png'} has 16-bit values, of which OpenCV takes the highest 8"
+    )
+
+
+def test_names_that_differ_in_case_only_are_one(tmp_path, model, capsys):
+    for name in ("A.png", "a.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    assert main(["run", str(model), str(tmp_path), "--output", str(tmp_path / "out")]) == 2
+    assert "would be written under one name, A_png." in capsys.readouterr().err
 
 
 def test_runs_where_torch_and_onnx_cannot_be_imported(tmp_path, model):

@@ -28,8 +28,8 @@ from freqfusion_runtime.engines.profiles import Profile, ShapeRange
 from freqfusion_runtime.engines.record import EngineRecord, plan_sidecar, read_plan_manifest
 from freqfusion_runtime.errors import KernelLibraryError, ManifestError
 from freqfusion_runtime.files import sha256_of
+from freqfusion_runtime.predictors import opening
 from freqfusion_runtime.predictors.opening import open_session
-from freqfusion_runtime.sessions import protocol as session
 from freqfusion_runtime.sessions.protocol import OperatorPath
 from small_models import tensor_manifest
 
@@ -140,9 +140,17 @@ def test_the_record_is_read_as_it_was_written(plan):
 
 def test_a_plan_that_is_another_file_is_not_loaded_unless_trusted(plan):
     plan.write_bytes(b"ftrt" + bytes(99) + b"!")
-    with pytest.raises(UntrustedPlanError, match=r"A plan is code, so this one is not loaded.*--trust"):
+    with pytest.raises(
+        UntrustedPlanError, match=r"A plan is code, so this one is not loaded.*`freqfusion run --trust`"
+    ):
         open_session(plan)
     assert read_plan_manifest(plan, trust=True).engine == RECORD
+
+
+def test_commands_that_are_advised_quote_their_paths(tmp_path):
+    (tmp_path / "a b.plan").write_bytes(bytes(100))
+    with pytest.raises(CorruptPlanError, match=r"`freqfusion build MODEL\.onnx --output '.*/a b\.plan'`"):
+        read_plan_header(tmp_path / "a b.plan")
 
 
 @pytest.mark.parametrize("key", ["flavour", "gpu", "plugin", "profiles", "options", "operator_paths", "build_s"])
@@ -184,7 +192,7 @@ def test_the_header_of_a_tensorrt_plan_names_no_version(plan):
 
 def test_required_kernels_are_asked_of_operators_that_have_a_plugin():
     def check(kernels, *paths):
-        session._check_engine_kernels(SimpleNamespace(path=Path("model.plan"), operator_paths=paths), kernels)
+        opening._check_engine_kernels(SimpleNamespace(path=Path("model.plan"), operator_paths=paths), kernels)
 
     preparation = OperatorPath("prepare", "PrepareImage", "function body")  # has no plugin
     plugin, body = OperatorPath("a", "Carafe", "kernel"), OperatorPath("b", "Carafe", "function body")

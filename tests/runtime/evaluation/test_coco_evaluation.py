@@ -4,16 +4,19 @@
 import contextlib
 import io
 import json
+import re
 
 import numpy as np
 import pytest
 from coco_sets import CATEGORY_IDS, GRASS, SIZE, SKY, write_coco_set
+from freqfusion_runtime.errors import PictureError
 from freqfusion_runtime.evaluation.annotation_file import read_annotation_file
-from freqfusion_runtime.evaluation.coco_ap import average_precision, checked_instances, results_of
+from freqfusion_runtime.evaluation.coco_ap import account_of, average_precision, checked_instances, results_of
 from freqfusion_runtime.evaluation.coco_panoptic import panoptic_result, read_panoptic_annotations
 from freqfusion_runtime.evaluation.errors import DatasetError
 from freqfusion_runtime.evaluation.panoptic_results import PanopticResultsFolder
 from freqfusion_runtime.evaluation.published import PUBLISHED
+from freqfusion_runtime.pictures.reading import read_picture
 from freqfusion_runtime.results.coco_format import panoptic_ids
 from freqfusion_runtime.results.detections import InstanceSegmentation, PanopticSegmentation
 from freqfusion_runtime.results.panoptic_fusion import Segment
@@ -37,6 +40,7 @@ def imperfect(coco_set, seed=0):
     random = np.random.default_rng(seed)
     content = json.loads(coco_set.instances.read_text())
     ids = {entry["file_name"]: entry["id"] for entry in content["images"]}
+    names = {entry["id"]: entry["name"] for entry in content["categories"]}
 
     def predict(path):
         boxes, labels, masks = [], [], []
@@ -47,7 +51,7 @@ def imperfect(coco_set, seed=0):
                 dy, dx = random.integers(-6, 7, 2)
                 x, y, width, height = entry["bbox"]
                 boxes.append([x + dx, y + dy, x + width + dx, y + height + dy])
-                right = THINGS.index(NAMES[entry["category_id"]])
+                right = THINGS.index(names[entry["category_id"]])
                 labels.append(int(random.integers(0, 3)) if random.random() < 0.2 else right)
                 mask = np.roll(read_code(entry["segmentation"]), (dy, dx), (0, 1))
                 masks.append(RegionMask(0, 0, mask, SIZE))
@@ -138,6 +142,18 @@ def test_maps_of_pictures_with_one_name_are_both_kept(coco_set, tmp_path):
         assert (folder.overlays / entry["file_name"]).is_file()
 
 
+def test_a_picture_called_like_anothers_numbered_map_replaces_nothing(coco_set, tmp_path):
+    annotations = read_panoptic_annotations(coco_set.panoptic, coco_set.pictures)
+    found = panoptic_predictor(coco_set)(annotations.file.images[0].path)
+    folder = PanopticResultsFolder(tmp_path, "m")
+    for number, name in enumerate(("street.4.jpg", "Street.jpg", "street.2.jpg", "street.jpg", "street.4.png"), 1):
+        folder.add(name, found, number, range(5))
+    folder.finish()
+    names = [entry["file_name"] for entry in json.loads(folder.json.read_text())["annotations"]]
+    assert names == ["street.4.png", "Street.png", "street.2.png", "street.4.2.png", "street.4.5.png"]
+    assert len(list(folder.maps.iterdir())) == 5
+
+
 def test_a_perfect_panoptic_answer_scores_one(coco_set):
     annotations = read_panoptic_annotations(coco_set.panoptic, coco_set.pictures)
     result = panoptic_result(panoptic_predictor(coco_set), annotations)
@@ -165,20 +181,9 @@ def break_rle(content):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            lambda c: c["annotations"][1].update(category_id=99),
-            r"annotation 2 has the category 99, which the file does",
-        ),
-        (break_rle, r"annotation 2: the run-length code is broken: its runs cover \d+ pixels of 160 x 200 = 32000"),
-        (lambda c: first(c)["segmentation"].update(counts="!!"), "broken: it holds the character '!'"),
-        (
-            lambda c: first(c).update(segmentation={"size": [200, 160], "counts": [32000]}),
-            "the run-length code is for 200 x 160, the picture has 160 x 200",
-        ),
-        (lambda c: first(c).update(segmentation=[[1, 2, 3, 4]]), "a polygon has fewer than 3 corners"),
-        (lambda c: first(c).update(segmentation=7), "must be polygons or a run-length code, got 7"),
-        (lambda c: first(c).update(bbox=[1, 2, -3, 4]), "bbox must be x, y, width, height, got"),
-        (lambda c: first(c).update(image_id=5), "an annotation belongs to picture 5, which the file does not"),
+        (lambda c: c["images"][0].update(id=None), "a picture must have an id, a number or a text, got None"),
+        (lambda c: c["categories"][0].update(id=[1]), r"a category must have an id, a number or a text, got \[1\]"),
+        (lambda c: c["images"][0].update(width=200.5), "picture 100 must have width of type int, got 200.5"),
         (lambda c: c["images"][0].update(id=107), "the picture id 107 is there twice"),
         (lambda c: c["images"][0].pop("height"), "picture 100 must have height of type int, got None"),
         (lambda c: c.pop("categories"), "this one lacks categories"),
@@ -191,6 +196,157 @@ def test_broken_annotations_are_named_before_anything_runs(coco_set, change, mes
     coco_set.edit(coco_set.instances, change)
     with pytest.raises(DatasetError, match=message):
         checked_instances(read_annotation_file(coco_set.instances, coco_set.pictures), masks=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "what", "reason"),
+    [
+        (
+            lambda c: first(c).update(category_id=99),
+            "object",
+            r"it has the category 99, which the file does not list \(3",
+        ),
+        (lambda c: first(c).update(category_id=[3]), "object", r"it has the category \[3\], which"),
+        (lambda c: first(c).update(bbox=[1, 2, -3, 4]), "object", "bbox must be x, y, width, height, got"),
+        (lambda c: first(c).update(bbox=None), "object", "bbox must be x, y, width, height, got None"),
+        (lambda c: first(c).update(iscrowd="maybe"), "object", "iscrowd must be 0 or 1, got 'maybe'"),
+        (lambda c: first(c).update(image_id=5), "object", "it belongs to picture 5, which the file does not list"),
+        (lambda c: first(c).pop("image_id"), "object", "it belongs to picture None, which the file does not list"),
+        (
+            lambda c: first(c)["segmentation"].update(counts=[5]),
+            "mask",
+            "the run-length code is broken: its runs cover 5 pixels of 160 x 200 = 32000",
+        ),
+        (lambda c: first(c)["segmentation"].update(counts="!!"), "mask", "broken: it holds the character '!'"),
+        (
+            lambda c: first(c).update(segmentation={"size": [200, 160], "counts": [32000]}),
+            "mask",
+            "the run-length code is for 200 x 160, the picture has 160 x 200",
+        ),
+        (lambda c: first(c).update(segmentation=[[1, 2, 3, 4]]), "mask", "a polygon has fewer than 3 corners"),
+        (lambda c: first(c).update(segmentation=[[1, 2, 3, 4, 5, "6"]]), "mask", "must be a list of x and y in turn"),
+        (lambda c: first(c).update(segmentation=[1, 2, 30, 4, 5, 60]), "mask", "must be polygons or a run-length code"),
+        (lambda c: first(c).update(segmentation=[]), "mask", r"must be polygons or a run-length code, got \[\]"),
+        (lambda c: first(c).update(segmentation=7), "mask", "must be polygons or a run-length code, got 7"),
+    ],
+)
+def test_a_broken_object_is_dropped_and_named_and_stops_no_other(coco_set, change, what, reason):
+    whole = checked_instances(read_annotation_file(coco_set.instances, coco_set.pictures), masks=True)
+    coco_set.edit(coco_set.instances, change)
+    checked = checked_instances(read_annotation_file(coco_set.instances, coco_set.pictures), masks=True)
+    (dropped,) = checked.dropped
+    assert (dropped.what, dropped.name) == (what, "annotation 1")
+    assert re.search(reason, dropped.reason)
+    total = len(whole.annotations)
+    # An object whose mask is broken has its box still.
+    assert account_of(checked, "box") == (total - (what == "object"), 0)
+    assert account_of(checked, "mask") == (total - 1, 0)
+    perfect = [{**entry, "score": 0.9} for entry in checked.annotations]
+    for kind in ("box", "mask"):
+        found = [entry for entry in perfect if kind == "box" or "segmentation" in entry]
+        assert average_precision(found, checked, kind).values["AP"] == pytest.approx(1)
+
+
+def test_a_bad_ring_is_dropped_from_its_polygon(coco_set):
+    good = [10.5, 10, 60, 10, 60, 50, 10, 50]
+    coco_set.edit(coco_set.instances, lambda c: first(c).update(segmentation=[good, [1, 2, 3, 4], good[:7]]))
+    checked = checked_instances(read_annotation_file(coco_set.instances, coco_set.pictures), masks=True)
+    assert checked.annotations[0]["segmentation"] == [good]
+    assert [(entry.what, entry.name) for entry in checked.dropped] == [("ring", "annotation 1")] * 2
+
+
+@pytest.mark.parametrize("kind", ["box", "mask"])
+@pytest.mark.parametrize(
+    "renamed",
+    [
+        lambda identity: 2**60 + identity,  # doubles hold the first 53 bits
+        lambda identity: f"{identity:012}",
+        lambda identity: identity + 0.5,
+    ],
+)
+def test_pictures_and_categories_may_have_any_ids(coco_set, kind, renamed):
+    before = checked_instances(read_annotation_file(coco_set.instances, coco_set.pictures), masks=True)
+    expected = average_precision(results_of(imperfect(coco_set), before), before, kind)
+
+    def rename(content):
+        for entry in content["images"]:
+            entry.update(id=renamed(entry["id"]), height=float(entry["height"]))
+        for entry in content["categories"]:
+            entry["id"] = renamed(entry["id"])
+        for entry in content["annotations"]:
+            entry.update(image_id=renamed(entry["image_id"]), category_id=renamed(entry["category_id"]))
+
+    coco_set.edit(coco_set.instances, rename)
+    after = checked_instances(read_annotation_file(coco_set.instances, coco_set.pictures), masks=True)
+    results = results_of(imperfect(coco_set), after)
+    assert {entry["image_id"] for entry in results} <= {renamed(100 + 7 * i) for i in range(4)}
+    assert average_precision(results, after, kind) == expected
+
+
+@pytest.mark.parametrize("area", [None, "1200", float("nan"), -1, True, "missing"])
+def test_an_area_that_is_no_number_is_counted_in_the_mask(coco_set, area):
+    before = checked_instances(read_annotation_file(coco_set.instances, coco_set.pictures), masks=True)
+
+    def spoil(content):
+        for entry in content["annotations"]:
+            entry.update(area=area)
+            if area == "missing":
+                del entry["area"]
+
+    coco_set.edit(coco_set.instances, spoil)
+    for masks in (False, True):
+        after = checked_instances(read_annotation_file(coco_set.instances, coco_set.pictures), masks=masks)
+        assert [entry["area"] for entry in after.annotations] == [entry["area"] for entry in before.annotations]
+        count = len(after.annotations)
+        assert f"{count} objects have no area of their own" in after.warnings[0]
+        assert f"that of the mask was taken for {count}" in after.warnings[0]
+    results = results_of(imperfect(coco_set), before)
+    assert average_precision(results, after, "box").values == average_precision(results, before, "box").values
+
+
+def test_an_area_of_polygons_is_their_pixels_and_without_a_mask_the_boxs(coco_set):
+    def change(content):
+        one, other = content["annotations"][:2]
+        one.update(segmentation=[[10, 10, 20, 10, 20, 20, 10, 20], [15, 10, 25, 10, 25, 20, 15, 20]], area=None)
+        other.update(segmentation=None, bbox=[1, 2, 3, 4], area=None)
+
+    coco_set.edit(coco_set.instances, change)
+    checked = checked_instances(read_annotation_file(coco_set.instances, coco_set.pictures), masks=False)
+    # Two squares of 10 x 10 that share half count once where they overlap.
+    assert [entry["area"] for entry in checked.annotations[:2]] == [150, 12]
+
+
+@pytest.mark.parametrize(("flag", "crowds"), [("0", 0), (0.0, 0), (False, 0), (None, 0), ("1", 1), (True, 1)])
+def test_iscrowd_is_read_as_it_is_meant(coco_set, flag, crowds):
+    coco_set.edit(coco_set.instances, lambda c: first(c).update(iscrowd=flag))
+    checked = checked_instances(read_annotation_file(coco_set.instances, coco_set.pictures), masks=True)
+    assert account_of(checked, "mask")[1] == crowds
+    assert checked.dropped == ()
+
+
+def test_a_picture_that_cannot_be_read_is_dropped_with_its_objects(coco_set):
+    whole = checked_instances(read_annotation_file(coco_set.instances, coco_set.pictures), masks=True)
+    expected = whole.without({107})
+    (coco_set.pictures / "000001.png").write_bytes(b"no picture")
+    told = []
+
+    def predict(path):
+        read_picture(path)
+        return known(path)
+
+    def known(path):
+        return imperfect(coco_set)(path)
+
+    results = results_of(predict, whole, drop=lambda image, reason: told.append((image.id, reason)))
+    ((identity, reason),) = told
+    assert identity == 107
+    assert "000001.png" in reason
+    kept = whole.without({identity})
+    assert [image.id for image in kept.images] == [100, 114, 121]
+    right = average_precision(results_of(known, expected), expected, "mask").values
+    assert average_precision(results, kept, "mask").values == right
+    with pytest.raises(PictureError):
+        results_of(predict, whole)
 
 
 def test_masks_do_not_matter_for_boxes(coco_set):
@@ -226,7 +382,26 @@ def test_categories_the_model_does_not_know_are_named(coco_set):
     with pytest.raises(DatasetError, match=r"1 of 3 categories are unknown to the model: dragon\. It knows cat, dog"):
         annotations.category_ids(("cat", "dog", "bird"))
     assert annotations.category_ids(("dragon", "bird", "cat", "dog")) == (8, None, 3, 7)
+    assert annotations.name_warnings(("dragon", "bird", "cat", "dog")) == []
     assert annotations.category_ids(("class 0", "class 1", "class 2")) == (3, 7, 8)
+    (warning,) = annotations.name_warnings(("class 0", "class 1", "class 2"))
+    assert "matched with the 3 categories by their order in the file, from cat, dog, dragon" in warning
+
+
+def test_blanks_around_names_do_not_matter_and_are_told(coco_set):
+    coco_set.edit(coco_set.instances, lambda c: c["categories"][1].update(name=" dog "))
+    annotations = read_annotation_file(coco_set.instances, coco_set.pictures)
+    assert annotations.category_ids(("cat", "dog", "dragon ")) == (3, 7, 8)
+    (warning,) = annotations.name_warnings(("cat", "dog", "dragon "))
+    assert "without the blanks around them: ' dog ' with 'dog', 'dragon' with 'dragon '" in warning
+
+
+def test_categories_of_one_name_are_refused_with_their_ids(coco_set):
+    coco_set.edit(coco_set.instances, lambda c: c["categories"][2].update(name="cat"))
+    annotations = read_annotation_file(coco_set.instances, coco_set.pictures)
+    with pytest.raises(DatasetError, match="the categories 3, 8 are all called 'cat'"):
+        annotations.category_ids(("cat", "dog", "dragon"))
+    assert annotations.category_ids(("class 0", "class 1", "class 2")) == (3, 7, 8)  # order needs no names
 
 
 def test_a_picture_of_another_size_is_named(coco_set):
@@ -236,9 +411,56 @@ def test_a_picture_of_another_size_is_named(coco_set):
         results_of(imperfect(coco_set), annotations)
 
 
+def test_flags_that_are_texts_are_read_as_they_are_meant(coco_set):
+    def as_texts(content):
+        for record in content["categories"]:
+            record["isthing"] = str(record["isthing"])
+        for entry in content["annotations"]:
+            for segment in entry["segments_info"]:
+                segment["iscrowd"] = "0"
+
+    coco_set.edit(coco_set.panoptic, as_texts)
+    annotations = read_panoptic_annotations(coco_set.panoptic, coco_set.pictures)
+    result = panoptic_result(panoptic_predictor(coco_set), annotations)
+    assert result.all.pq == result.things.pq == result.stuff.pq == 1
+    assert (result.things.categories, result.stuff.categories) == (3, 2)
+
+
+def test_pixels_and_segments_that_count_are_counted(coco_set):
+    def one_crowd(content):
+        first(content)["segments_info"][0]["iscrowd"] = 1
+
+    coco_set.edit(coco_set.panoptic, one_crowd)
+    annotations = read_panoptic_annotations(coco_set.panoptic, coco_set.pictures)
+    total = sum(len(entry["segments_info"]) for entry in annotations.entries.values())
+    truth = np.asarray(Image.open(coco_set.maps / "000003.png")).copy()
+    truth[:10, :10] = 0
+    Image.fromarray(truth).save(coco_set.maps / "000003.png")
+    result = panoptic_result(panoptic_predictor(coco_set), annotations)
+    assert result.scored == {"pictures": 4, "pixels": 4 * SIZE[0] * SIZE[1] - 100, "segments": total - 1}
+    assert result.ignored == {"pixels": 100, "segments": 1}
+    assert sum(result.segments.values()) == total - 1
+    assert result.segments[CATEGORY_IDS["grass"]] == 4
+
+
+def test_a_panoptic_map_that_is_damaged_drops_its_picture(coco_set):
+    annotations = read_panoptic_annotations(coco_set.panoptic, coco_set.pictures)
+    answers = {image.path: panoptic_predictor(coco_set)(image.path) for image in annotations.file.images}
+    (coco_set.maps / "000002.png").write_bytes(b"no picture")
+    told = []
+    result = panoptic_result(answers.__getitem__, annotations, drop=lambda image, why: told.append(image.id))
+    assert told == [114]
+    assert result.scored["pictures"] == 3
+    assert result.all.pq == 1
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (lambda c: c["annotations"].append(first(c)), "annotates the pictures 100 more than once"),
+        (lambda c: first(c)["segments_info"].append(first(c)["segments_info"][0]), "has a segment id twice"),
+        (lambda c: first(c)["segments_info"][0].update(iscrowd="yes"), "iscrowd is not 0 or 1: 'yes'"),
+        (lambda c: c["categories"][0].update(isthing="no"), "category 3 must have isthing of 0 or 1, got 'no'"),
         (lambda c: first(c).pop("segments_info"), "has no segments_info and file_name, so this is no panoptic"),
         (lambda c: first(c)["segments_info"][0].update(category_id=4), "has the category 4, which the file"),
         (lambda c: first(c)["segments_info"][0].update(id="1"), "has a segment whose id is no whole number"),

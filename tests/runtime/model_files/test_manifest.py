@@ -57,6 +57,8 @@ def test_names_what_is_wrong(change, message):
     ("change", "message"),
     [
         ({"std": [0, 1, 1]}, "std must be positive"),
+        ({"std": [float("nan"), 1, 1]}, r"std must be positive, got \(nan, 1\.0, 1\.0\)"),
+        ({"mean": [0, float("nan"), 0]}, "mean must be finite"),
         ({"size_divisor": 0}, "must be positive"),
         ({"exact_size": [64, 0]}, r"so must exact_size, got \(64, 0\)"),
         ({"exact_size": [64]}, r"preprocessing\.exact_size: must be tuple\[int, int\], got \[64\]"),

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from freqfusion_runtime.errors import InputError, NoPicturesError, PictureError, PictureTooLargeError
 from freqfusion_runtime.pictures.reading import find_pictures, read_picture
 from PIL import Image
+from written_pictures import write_bitmap, write_gif
 
 PHOTO = Image.fromarray(
     (np.add.outer(np.arange(40) * 3, np.arange(60) * 2)[:, :, None] * np.array([1, 0.7, 0.4])).astype(np.uint8)
@@ -56,6 +58,89 @@ def test_reads_as_opencv_does(tmp_path, name):
     np.testing.assert_array_equal(ours, cv2.imread(str(path), cv2.IMREAD_COLOR)[:, :, ::-1])
 
 
+PALETTES = [NOISE.integers(0, 256, 768, np.uint8).tobytes() for _ in range(2)]
+GREYS = bytes(level for index in range(256) for level in [index] * 3)
+FRAME = NOISE.integers(0, 6, (7, 9), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"palette": PALETTES[0], "transparent": 4},
+        {"palette": PALETTES[0], "transparent": 4, "background": 3},
+        {"palette": PALETTES[0], "transparent": 4, "background": 4},
+        {"palette": GREYS, "transparent": 4, "background": 200},
+        {"palette": PALETTES[0], "background": 3, "screen": (12, 13), "at": (3, 2)},
+        {"palette": PALETTES[0], "own_palette": PALETTES[1], "transparent": 4, "screen": (12, 13), "at": (3, 2)},
+        {"own_palette": PALETTES[1], "transparent": 4, "background": 3},
+        {"own_palette": PALETTES[1], "transparent": 4, "screen": (12, 13), "at": (5, 4)},
+    ],
+)
+def test_the_background_of_a_gif_shows_where_opencv_shows_it(tmp_path, options):
+    cv2 = pytest.importorskip("cv2")
+    path = write_gif(tmp_path / "a.gif", FRAME, **{"screen": FRAME.shape, **options})
+    np.testing.assert_array_equal(read_picture(path), cv2.imread(str(path), cv2.IMREAD_COLOR)[:, :, ::-1])
+
+
+@pytest.mark.parametrize("masks", [(), (0xF800, 0x7E0, 0x1F)], ids=["555", "565"])
+def test_bitmaps_of_few_levels_are_read_as_opencv_does(tmp_path, masks):
+    cv2 = pytest.importorskip("cv2")
+    path = write_bitmap(tmp_path / "a.bmp", NOISE.integers(0, 65536, (9, 16), np.uint16), masks)
+    np.testing.assert_array_equal(read_picture(path), cv2.imread(str(path), cv2.IMREAD_COLOR)[:, :, ::-1])
+
+
+@pytest.mark.filterwarnings("ignore:.*has 16-bit values")
+@pytest.mark.parametrize("most", [100, 255, 1000, 32767, 65535])
+@pytest.mark.parametrize("kind", ["P5", "P6"])
+def test_portable_maps_are_not_scaled_by_their_maximum(tmp_path, kind, most):
+    cv2 = pytest.importorskip("cv2")
+    values = NOISE.integers(0, most + 1, (5, 7, 3 if kind == "P6" else 1))
+    path = tmp_path / "a.pnm"
+    data = values.astype(np.uint8 if most < 256 else ">u2").tobytes()
+    path.write_bytes(f"{kind}\n# a comment\n7 5\n{most}\n".encode() + data)
+    ours = read_picture(path)
+    np.testing.assert_array_equal(ours, cv2.imread(str(path), cv2.IMREAD_COLOR)[:, :, ::-1])
+    np.testing.assert_array_equal(ours, np.broadcast_to(values >> (0 if most < 256 else 8), (5, 7, 3)))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(
+        PictureError, match=r"a\.pnm is damaged or truncated: \d+ bytes of pixels where \d+ are expected"
+    ):
+        read_picture(path)
+
+
+@pytest.mark.parametrize("values", [np.full((4, 5), 1023, np.uint16), np.full((4, 5, 3), 4095, np.uint16)])
+def test_few_of_16_bits_are_told_to_be_black(tmp_path, values):
+    cv2 = pytest.importorskip("cv2")
+    cv2.imwrite(str(tmp_path / "a.png"), values)
+    with pytest.warns(UserWarning, match=r"a\.png has 16-bit values, of which OpenCV takes the highest 8, .*Scale its"):
+        picture = read_picture(tmp_path / "a.png")
+    assert picture.max() == values.max() >> 8
+
+
+@pytest.mark.parametrize("kind", [{}, {"progressive": True}, {"subsampling": 2}])
+def test_a_jpeg_that_lacks_its_end_marker_only_is_read(tmp_path, kind):
+    cv2 = pytest.importorskip("cv2")
+    path = tmp_path / "a.jpg"
+    PHOTO.save(path, quality=90, **kind)
+    whole, content = read_picture(path), path.read_bytes()
+    for missing in (1, 2):
+        path.write_bytes(content[:-missing])
+        np.testing.assert_array_equal(read_picture(path), whole)
+        np.testing.assert_array_equal(read_picture(path), cv2.imread(str(path), cv2.IMREAD_COLOR)[:, :, ::-1])
+    path.write_bytes(content[:-8])
+    with pytest.raises(PictureError, match=r"a\.jpg is damaged or truncated"):
+        read_picture(path)
+
+
+def test_a_jpeg_that_lacks_a_restart_interval_is_not_taken_for_whole(tmp_path):
+    path = tmp_path / "a.jpg"
+    PHOTO.save(path, quality=90, restart_marker_rows=1)
+    content = path.read_bytes()
+    path.write_bytes(content[: content.rindex(b"\xff\xd3") if b"\xff\xd3" in content else content.rindex(b"\xff\xd1")])
+    with pytest.raises(PictureError, match=r"a\.jpg is damaged or truncated"):
+        read_picture(path)
+
+
 def test_sixteen_bit_colour_keeps_the_high_byte(tmp_path):
     cv2 = pytest.importorskip("cv2")
     values = NOISE.integers(0, 65536, (7, 9, 3), np.uint16)
@@ -89,6 +174,16 @@ def test_a_bomb_is_refused_with_the_limit_named(tmp_path):
     bomb.write_bytes(png_of_size(30_000, 30_000))
     with pytest.raises(PictureError, match=r"bomb\.png is larger than the limit of 64\.0 megapixels: .*900000000"):
         read_picture(bomb)
+
+
+def test_a_limit_beyond_pillows_own_holds(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # which it doubles
+    for name in ("a.png", "a.tif"):
+        PHOTO.save(tmp_path / name)
+        with pytest.raises(PictureError, match=r"is larger than the limit of 0\.0 megapixels"):
+            read_picture(tmp_path / name, max_pixels=900)
+    for name in ("a.png", "a.tif"):
+        np.testing.assert_array_equal(read_picture(tmp_path / name, max_pixels=2400), np.asarray(PHOTO))
 
 
 def test_a_picture_just_over_the_limit_is_refused_undecoded(tmp_path):
@@ -156,6 +251,38 @@ def test_missing_files_and_folders_are_named(tmp_path):
         find_pictures([tmp_path / "gone"])
     with pytest.raises(NoPicturesError, match=r"no picture found in .*folders that hold files ending in \.jpg"):
         find_pictures([tmp_path])
+
+
+def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "a.png").touch()
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(PictureError, match=r"a\.png cannot be read: permission denied\. Check its rights"):
+        read_picture(tmp_path / "a.png")
+
+
+def test_every_usual_suffix_is_taken_and_files_without_one_by_their_content(tmp_path):
+    for name in ("a.jfif", "b.jpe", "c.JPG", "d.jpeg"):
+        PHOTO.save(tmp_path / name, format="JPEG")
+    PHOTO.save(tmp_path / "e.mpo", format="MPO", save_all=True, append_images=[PHOTO])
+    PHOTO.convert("L").save(tmp_path / "f.pgm")
+    PHOTO.save(tmp_path / "g", format="WEBP")
+    for name, content in (("README", b"no picture"), ("empty", b""), ("h.txt", b"text")):
+        (tmp_path / name).write_bytes(content)
+    found = find_pictures([tmp_path])
+    assert [path.name for path in found] == ["a.jfif", "b.jpe", "c.JPG", "d.jpeg", "e.mpo", "f.pgm", "g"]
+    for path in found:
+        assert read_picture(path).shape == (40, 60, 3)
+
+
+def test_pictures_that_are_left_out_are_named(tmp_path):
+    for name in ("a.png", "b.heic", "notes.txt", *(f"{n}.AVIF" for n in range(6))):
+        (tmp_path / name).touch()
+    message = r": left out for want of a reader: 7 pictures, 0\.AVIF, .*, 4\.AVIF and 2 more\. Convert to JPEG or PNG"
+    with pytest.warns(UserWarning, match=message):
+        assert [path.name for path in find_pictures([tmp_path])] == ["a.png"]
 
 
 def test_folders_give_their_pictures_in_order_and_each_once(tmp_path):

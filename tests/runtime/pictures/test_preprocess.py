@@ -7,6 +7,8 @@ from freqfusion_runtime.pictures.sizes import keep_ratio_size, network_size
 from mmdet_reference import Golden, weights_spec
 from reference_data import golden
 
+pytestmark = pytest.mark.numerics
+
 PLAN = Preprocessing()
 
 

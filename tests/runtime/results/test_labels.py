@@ -5,6 +5,8 @@ import references
 from freqfusion_runtime.errors import NetworkOutputError
 from freqfusion_runtime.results.labels import labels_from_scores, resize_matrix
 
+pytestmark = pytest.mark.numerics
+
 SIZES = [  # classes, scores, network, picture
     pytest.param(5, (4, 6), (32, 48), (20, 31), id="usual"),
     pytest.param(150, (4, 4), (32, 32), (33, 45), id="many-classes"),

@@ -8,6 +8,8 @@ from freqfusion_runtime.results.region_mask import RegionMask, paste_masks
 from mmdet_reference import Golden
 from torch.nn import functional as F
 
+pytestmark = pytest.mark.numerics
+
 SIZE = (80, 120)
 
 

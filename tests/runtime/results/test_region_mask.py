@@ -8,6 +8,8 @@ import pytest
 from freqfusion_runtime.results.region_mask import RegionMask, paste_masks
 from mmdet_reference import Golden
 
+pytestmark = pytest.mark.numerics
+
 
 @pytest.mark.parametrize(
     "name",

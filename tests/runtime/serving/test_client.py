@@ -111,6 +111,19 @@ def test_the_command_writes_a_file_for_each_picture_and_lists_failures(server, t
     assert (len(record["pictures"]), len(record["failures"])) == (1, 1)
 
 
+def test_the_command_never_overwrites_its_own_answers_or_pictures(server, tmp_path, capsys):
+    for name in ("one/1.png", "one/1.bmp", "two/1.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(png(photo(8, 8)))
+    one, two, out = (str(tmp_path / name) for name in ("one", "two", "out"))
+    assert main(["client", server.url, one, two, "--output", out]) == 2
+    assert "would be written under one name, 1_png." in capsys.readouterr().err
+    assert main(["client", server.url, one, "--output", out, "--as", "labels"]) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["1_bmp.labels.png", "1_png.labels.png"]
+    assert main(["client", server.url, one, "--output", one]) == 2
+    assert "one is the folder of the pictures, too" in capsys.readouterr().err
+
+
 def test_the_command_says_what_is_wrong_on_one_line(tmp_path, capsys):
     picture = tmp_path / "a.png"
     picture.write_bytes(png(photo()))

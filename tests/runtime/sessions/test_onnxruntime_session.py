@@ -148,6 +148,16 @@ def test_an_empty_or_missing_file_is_named(tmp_path):
         open_session(tmp_path)
 
 
+def test_a_file_in_onnxruntimes_own_format_is_named(tmp_path):
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "net.ort")
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    model = write_tensor_model(tmp_path / "net.onnx")
+    onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    with pytest.raises(ModelFileError, match=r"net\.ort is in ONNX Runtime's own format, .* Name the \.onnx file that"):
+        open_session(tmp_path / "net.ort")
+
+
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"\x00" * 500, lambda b: b"<html>" * 99])
 def test_a_corrupt_file_is_named(tmp_path, damage):
     path = write_tensor_model(tmp_path / "net.onnx")

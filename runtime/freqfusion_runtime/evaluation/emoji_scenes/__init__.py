@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Semantic-segmentation scenes of emoji, made from a font: a data set that is a seed and a checksum, not files."""
+"""Segmentation scenes of emoji, made from a font: a data set that is a seed and a checksum."""
 
 from freqfusion_runtime.evaluation.emoji_scenes.dataset import CLASSES, PALETTE, VALIDATION_SCENES, EmojiScenes
 from freqfusion_runtime.evaluation.emoji_scenes.glyphs import EmojiFontError, Glyphs

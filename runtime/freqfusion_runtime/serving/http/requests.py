@@ -116,7 +116,10 @@ async def _collect(request: Request, declared: int, settings: Settings, holding:
 
 
 def _too_long(length: str, settings: Settings) -> TooLargeError:
-    return TooLargeError(f"the body has {length}, the limit is {settings.max_body_mb:g} MiB. Send less at a time.")
+    return TooLargeError(
+        f"the body has {length}, the limit is {settings.max_body_mb:g} MiB. Send less at a time, or start the server "
+        "with a larger --max-body-mb."
+    )
 
 
 def _inflate(body: bytes, encoding: str, settings: Settings, holding: Holding) -> bytes:

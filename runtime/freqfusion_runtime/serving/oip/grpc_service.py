@@ -23,11 +23,8 @@ from tritonclient.grpc import service_pb2_grpc
 
 from freqfusion_runtime.serving.http.guard import check_key
 from freqfusion_runtime.serving.http.requests import Record, new_record
-from freqfusion_runtime.serving.operation.errors import (
-    BadRequestError,
-    NotSupportedError,
-    ServingError,
-)
+from freqfusion_runtime.serving.oip.left_out import GRPC_METHODS, classification, grpc_refusal, shared_memory
+from freqfusion_runtime.serving.operation.errors import BadRequestError, ServingError
 from freqfusion_runtime.serving.operation.listening import ListenError
 from freqfusion_runtime.serving.scheduling import tensors
 from freqfusion_runtime.serving.scheduling.inference import EXTENSIONS, SERVER_NAME, counted, infer
@@ -51,7 +48,7 @@ Handler = Callable[[Any, Record, float], Awaitable[Any]]
 
 
 class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
-    """Every call of the protocol that this server has; the others answer UNIMPLEMENTED by the base class."""
+    """Every call of the protocol that this server has; those it leaves out are refused below the class."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -176,6 +173,14 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
             **facts,
         )
 
+    async def refuse(self, name: str, request: Any, context: Any) -> Any:
+        """Says why a call is left out."""
+
+        async def handler(request: Any, record: Record, deadline: float) -> Any:
+            raise grpc_refusal(name, request)
+
+        return await self._answer(name, request, context, handler)
+
     async def _live(self, request: Any, record: Record, deadline: float) -> Any:
         return pb.ServerLiveResponse(live=True)
 
@@ -229,6 +234,18 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
             return record.stages.timed("encode", lambda: _response(call, outputs, model, record.holding))
 
 
+def _left_out(name: str) -> Callable[[InferenceService, Any, Any], Awaitable[Any]]:
+    async def method(self: InferenceService, request: Any, context: Any) -> Any:
+        return await self.refuse(name, request, context)
+
+    return method
+
+
+# The base class's own raise NotImplementedError, which an asynchronous server answers with a stranger's words.
+for _name in GRPC_METHODS:
+    setattr(InferenceService, _name, _left_out(_name))
+
+
 def _parse(request: Any, count: int) -> InferCall:
     if not 1 <= len(request.inputs) <= count:
         raise BadRequestError(
@@ -245,7 +262,7 @@ def _parse(request: Any, count: int) -> InferCall:
         if tensor.name in inputs:
             raise BadRequestError(f"input {tensor.name[:40]!r} is there twice. Send it once.")
         if "shared_memory_region" in tensor.parameters:
-            raise NotSupportedError(f"input {tensor.name[:40]!r}: shared memory is not offered here. Send the data.")
+            raise shared_memory(f"input {tensor.name[:40]!r}")
         dtype = tensors.checked_dtype(tensor.name, tensor.datatype)
         shape = tensors.checked_shape(tensor.name, list(tensor.shape))
         if raw:
@@ -254,8 +271,10 @@ def _parse(request: Any, count: int) -> InferCall:
             inputs[tensor.name] = _from_contents(tensor, dtype, shape)
     outputs = []
     for output in request.outputs:
-        if "shared_memory_region" in output.parameters or "classification" in output.parameters:
-            raise NotSupportedError(f"output {output.name[:40]!r}: shared memory and classification are not offered.")
+        if "shared_memory_region" in output.parameters:
+            raise shared_memory(f"output {output.name[:40]!r}")
+        if "classification" in output.parameters:
+            raise classification(f"output {output.name[:40]!r}")
         outputs.append(WantedOutput(output.name, True))
     timeout = request.parameters["timeout"].int64_param if "timeout" in request.parameters else 0
     if timeout < 0:

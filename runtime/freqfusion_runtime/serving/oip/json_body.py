@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from freqfusion_runtime.serving.operation.errors import BadRequestError, NotSupportedError, TooLargeError
+from freqfusion_runtime.serving.oip.left_out import classification, shared_memory
+from freqfusion_runtime.serving.operation.errors import BadRequestError, TooLargeError
 from freqfusion_runtime.serving.scheduling.registry import LoadedModel
 from freqfusion_runtime.serving.scheduling.tensors import (
+    ENCODED_PICTURES,
     InferCall,
     WantedOutput,
     check_names,
@@ -25,6 +27,7 @@ from freqfusion_runtime.serving.scheduling.tensors import (
     checked_shape,
     datatype,
     from_bytes,
+    is_encoded_picture,
     to_bytes,
 )
 
@@ -49,7 +52,8 @@ def parse(body: bytes, header_length: str | None, max_json: int, model: LoadedMo
     length = len(body) if header_length is None else _header_length(header_length, len(body))
     if length > max_json:
         raise TooLargeError(
-            f"the request has {length} bytes of JSON, the limit is {max_json}. Send tensors as binary data."
+            f"the request has {length} bytes of JSON, the limit is {max_json}. Send tensors as binary data, or start "
+            "the server with a larger --max-json-mb."
         )
     fields = _object(_load(body[:length]), "the request")
     rest = memoryview(body)[length:]
@@ -140,20 +144,23 @@ def _load(text: bytes) -> Any:
     try:
         return json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except UnicodeDecodeError as e:
-        raise BadRequestError(f"the JSON is not UTF-8: {e.reason} at byte {e.start}. Encode it so.") from e
+        remedy = ENCODED_PICTURES if is_encoded_picture(text) else "Encode it so."
+        raise BadRequestError(f"the JSON is not UTF-8: {e.reason} at byte {e.start}. {remedy}") from e
     except RecursionError as e:
         raise BadRequestError("the JSON is nested too deeply. Send tensors as flat lists.") from e
     except ValueError as e:
-        raise BadRequestError(f"the JSON cannot be read: {e}. Correct it.") from e
+        remedy = ENCODED_PICTURES if is_encoded_picture(text) else "Correct it."
+        raise BadRequestError(f"the JSON cannot be read: {e}. {remedy}") from e
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Reads an object; a member that is null is as good as absent, as clients in typed languages write it."""
     fields = dict(pairs)
     if len(fields) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise BadRequestError(f"the field {twice[:40]!r} is there twice. Send it once.")
-    return fields
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _no_constant(text: str) -> Any:
@@ -183,7 +190,7 @@ def _inputs(entries: list[Any], rest: memoryview, model: LoadedModel) -> dict[st
         shape = checked_shape(name, fields.get("shape"))
         parameters = _object(fields.get("parameters", {}), f"parameters of input {name!r}")
         if "shared_memory_region" in parameters:
-            raise NotSupportedError(f"input {name!r}: shared memory is not offered here. Send the data.")
+            raise shared_memory(f"input {name!r}")
         size = parameters.get("binary_data_size")
         if (size is None) == ("data" not in fields):
             raise BadRequestError(f"input {name!r} needs either data or binary_data_size, and not both. Correct it.")
@@ -204,6 +211,8 @@ def _inputs(entries: list[Any], rest: memoryview, model: LoadedModel) -> dict[st
 
 
 def _from_numbers(name: str, dtype: np.dtype[Any], shape: tuple[int, ...], data: Any) -> NDArray[Any]:
+    if isinstance(data, str) or (isinstance(data, list) and data and isinstance(data[0], str)):
+        raise BadRequestError(f"input {name!r}: data holds texts, which are no {datatype(dtype)}. {ENCODED_PICTURES}")
     try:
         values = np.array(_list(data, f"data of input {name!r}"))
     except (ValueError, OverflowError) as e:
@@ -241,8 +250,10 @@ def _outputs(entries: list[Any], model: LoadedModel) -> list[WantedOutput]:
         fields = _object(entry, "an output")
         name = _text(fields.get("name"), "an output's name")
         parameters = _object(fields.get("parameters", {}), f"parameters of output {name!r}")
-        if parameters.get("classification") or "shared_memory_region" in parameters:
-            raise NotSupportedError(f"output {name!r}: classification and shared memory are not offered.")
+        if "shared_memory_region" in parameters:
+            raise shared_memory(f"output {name!r}")
+        if parameters.get("classification"):
+            raise classification(f"output {name!r}")
         binary = parameters.get("binary_data")
         wanted.append(WantedOutput(name, None if binary is None else _flag(binary, "binary_data")))
     return wanted

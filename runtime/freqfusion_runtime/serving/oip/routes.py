@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import APIRouter
@@ -16,7 +17,8 @@ from freqfusion_runtime.serving.http.api_schema import ERRORS
 from freqfusion_runtime.serving.http.requests import deadline_of, read_body, record_of, while_connected
 from freqfusion_runtime.serving.oip import schema as schema
 from freqfusion_runtime.serving.oip.json_body import HEADER_LENGTH, parse, parse_index_request, parse_raw, write
-from freqfusion_runtime.serving.operation.errors import NotAllowedError
+from freqfusion_runtime.serving.oip.left_out import HTTP_ROUTES, loading
+from freqfusion_runtime.serving.operation.errors import LeftOutError
 from freqfusion_runtime.serving.scheduling import tensors
 from freqfusion_runtime.serving.scheduling.inference import EXTENSIONS, SERVER_NAME, counted, infer
 from freqfusion_runtime.serving.scheduling.pipeline import decode
@@ -35,7 +37,16 @@ def router(service: Service) -> APIRouter:
     _add_server_routes(routes, service)
     _add_model_routes(routes, service)
     _add_infer_routes(routes, service)
+    for path, reason in HTTP_ROUTES.items():
+        routes.add_api_route(path, _refusing(reason), methods=["GET", "POST"], include_in_schema=False)
     return routes
+
+
+def _refusing(reason: str) -> Callable[[], Awaitable[Response]]:
+    async def refuse() -> Response:
+        raise LeftOutError(reason)
+
+    return refuse
 
 
 def _add_server_routes(routes: APIRouter, service: Service) -> None:
@@ -89,10 +100,7 @@ def _add_server_routes(routes: APIRouter, service: Service) -> None:
     )
     async def control(model_name: str, action: str) -> Response:
         """Refuses to load or unload models: a model is loaded again when its file is replaced."""
-        raise NotAllowedError(
-            f"models cannot be loaded or unloaded by clients, asked to {action[:20]} {model_name[:40]!r}. "
-            "Replace the model's file, which is noticed, or start the server with other models."
-        )
+        raise loading(action, model_name)
 
 
 def _add_model_routes(routes: APIRouter, service: Service) -> None:

@@ -87,6 +87,12 @@ class NotSupportedError(ServingError):
     http_status, grpc_status, cause = 400, "UNIMPLEMENTED", "not_supported"
 
 
+class LeftOutError(NotSupportedError):
+    """A route of the protocol that this server leaves out."""
+
+    http_status: ClassVar[int] = 404
+
+
 class OverloadedError(ServingError):
     """There is no room for the request now; ``retry_after_s`` says when there may be."""
 

@@ -136,7 +136,7 @@ def _stop_on_signals(stopping: asyncio.Event, http: uvicorn.Server) -> Iterator[
             loop.remove_signal_handler(number)
 
 
-def run(
+def serve_until_stopped(
     models: Sequence[ModelSource],
     settings: Settings,
     *,

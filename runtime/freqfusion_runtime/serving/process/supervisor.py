@@ -37,7 +37,7 @@ def supervise(arguments: Sequence[str], host: str, port: int, restarts: int) -> 
         ListenError: If the address cannot be had.
     """
     with listen(host, port) as opened:
-        return _Supervisor(arguments, opened, restarts).run()
+        return _Supervisor(arguments, opened, restarts).watch()
 
 
 class _Supervisor:
@@ -46,7 +46,7 @@ class _Supervisor:
         self._worker: subprocess.Popen[bytes] | None = None
         self._is_stopping = False
 
-    def run(self) -> int:
+    def watch(self) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._pass_on)
         left, pause_s = self._restarts, _FIRST_PAUSE_S

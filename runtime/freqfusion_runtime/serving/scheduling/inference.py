@@ -38,12 +38,12 @@ async def infer(service: Service, model: LoadedModel, call: InferCall, deadline:
         All outputs.
 
     Raises:
-        ServingError: As :func:`check_call` and :meth:`Scheduler.run`.
+        ServingError: As :func:`check_call` and :meth:`Scheduler.infer`.
     """
     check_call(call, model)
     if call.timeout_us is not None:
         deadline = min(deadline, time.monotonic() + call.timeout_us / 1e6)
-    outcome = await service.scheduler.run(model, call.inputs, deadline)
+    outcome = await service.scheduler.infer(model, call.inputs, deadline)
     stages.add("queue", outcome.queue_ms)
     stages.add("inference", outcome.inference_ms)
     return outcome.outputs

@@ -38,7 +38,8 @@ class MemoryBudget:
             if size > self._limit:
                 raise TooLargeError(
                     f"the request needs {size / MEBIBYTE:.0f} MiB to be worked on, all requests together may have "
-                    f"{self._limit / MEBIBYTE:.0f} MiB. Send a smaller picture."
+                    f"{self._limit / MEBIBYTE:.0f} MiB. Send a smaller picture, or start the server with a larger "
+                    "--max-memory-mb."
                 )
             if size > 0 and self._held + size > self._limit:
                 raise OverloadedError(

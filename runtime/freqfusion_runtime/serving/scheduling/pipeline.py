@@ -70,7 +70,7 @@ async def segment(
 
     Raises:
         BadPictureError, TooLargeError: If the picture cannot be used.
-        ServingError: As :meth:`Scheduler.run`.
+        ServingError: As :meth:`Scheduler.infer`.
     """
     chain = _Chain(model, scheduler, admission, workers, deadline, stages, finish)
     workers.submit(chain.prepare, data, size, holding)
@@ -169,7 +169,9 @@ def decode(data: bytes, max_pixels: int, holding: Holding) -> Picture:
     except PictureError as e:
         fact = str(e).partition(". ")[0]  # the remedies are for those who run the server
         if isinstance(e, PictureTooLargeError) or isinstance(e.__cause__, Image.DecompressionBombError):
-            raise TooLargeError(f"{fact}. Send a smaller one.") from e
+            raise TooLargeError(
+                f"{fact}. Send a smaller one, or start the server with a larger --max-image-pixels."
+            ) from e
         raise BadPictureError(f"{fact}. Send a whole JPEG, PNG, WebP, BMP, TIFF, GIF or PPM file.") from e
 
 

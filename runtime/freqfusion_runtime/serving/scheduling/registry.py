@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Literal
 
 from freqfusion_runtime.errors import FreqFusionError, ModelFileError
-from freqfusion_runtime.files import sha256_of
 from freqfusion_runtime.model_files.classes.class_table import Color, class_colors, class_names
+from freqfusion_runtime.model_files.external_data import Stamp, model_sha256, stamp_of
 from freqfusion_runtime.model_files.manifest import sidecar_path
 from freqfusion_runtime.predictors.opening import open_session
 from freqfusion_runtime.serving.operation.errors import NotReadyError, NotSupportedError, UnknownModelError
@@ -79,15 +79,15 @@ class LoadedModel:
         source: Where it came from.
         session: The engine.
         max_pixels: Of one picture or tensor.
-        sha256: Hash of its file.
-        stamp: State of that file; see :func:`stamp_of`.
+        sha256: Hash of its files; see :func:`model_sha256`.
+        stamp: State of these files; see :func:`stamp_of`.
     """
 
     source: ModelSource
     session: Session
     max_pixels: int
     sha256: str
-    stamp: tuple[int, int, int]
+    stamp: Stamp
 
     @property
     def is_segmenter(self) -> bool:
@@ -125,7 +125,7 @@ class Slot:
         self.model: LoadedModel | None = None
         self.problem = ""
         self.reloads = 0
-        self._refused: tuple[int, int, int] | None = None
+        self._refused: Stamp | None = None
 
     @property
     def state(self) -> State:
@@ -142,7 +142,7 @@ class Slot:
         warm_up(opened, settings.max_image_pixels)
         if stamp_of(source.path) != stamp:
             raise ModelFileError(f"{source.path} changed while it was being read. It will be read again.")
-        return LoadedModel(source, opened, settings.max_image_pixels, sha256_of(source.path), stamp)
+        return LoadedModel(source, opened, settings.max_image_pixels, model_sha256(source.path), stamp)
 
     def is_stale(self) -> bool:
         """Whether the file is another one than the served one, and not one already refused; touches the disk."""
@@ -150,6 +150,9 @@ class Slot:
             now = stamp_of(self.source.path)
         except OSError as e:
             self.problem = f"{self.source.path} cannot be read: {(e.strerror or str(e)).lower()}. Put it back."
+            return False
+        except ModelFileError as e:  # its weights are in other files, one of which is gone
+            self.problem = str(e)
             return False
         if self.model is not None and now == self.model.stamp:
             self.problem = ""
@@ -164,7 +167,7 @@ class Slot:
     def refuse(self, problem: str) -> None:
         """Keeps what is served, and does not try this file again until it changes."""
         self.problem = problem
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ModelFileError):
             self._refused = stamp_of(self.source.path)
 
 
@@ -266,7 +269,7 @@ class Registry:
 
     async def watch(self, executor: Executor) -> None:
         """Looks at the files again and again, and replaces a model once its new file has stopped changing."""
-        seen: dict[int, tuple[int, int, int]] = {}
+        seen: dict[int, Stamp] = {}
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(self._settings.reload_interval_s)
@@ -278,7 +281,7 @@ class Registry:
                 if not stale:
                     seen.pop(id(slot), None)
                     continue
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError, ModelFileError):
                     stamp = stamp_of(slot.source.path)
                     if seen.get(id(slot)) == stamp:
                         await self._load(slot, executor)
@@ -294,12 +297,6 @@ class Registry:
             return
         slot.accept(model)
         self._log.event("model_loaded", model=source.name, version=source.version, sha256=model.sha256)
-
-
-def stamp_of(path: Path) -> tuple[int, int, int]:
-    """Tells one state of a file from another without reading it: inode, size, time of change in ns."""
-    status = path.stat()
-    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _open(path: Path, settings: Settings) -> Session:

@@ -165,7 +165,7 @@ class Scheduler:
         admission = Admission(give_up)
         return admission
 
-    async def run(
+    async def infer(
         self, model: LoadedModel, inputs: Tensors, deadline: float, admission: Admission | None = None
     ) -> Outcome:
         """Waits for the device and runs a model; if the caller is cancelled, so is the request.
@@ -184,7 +184,7 @@ class Scheduler:
         """
         if admission is None:
             with self.admit(model, deadline) as taken:
-                return await self.run(model, inputs, deadline, taken)
+                return await self.infer(model, inputs, deadline, taken)
         future = self.submit(model, inputs, deadline, admission)
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), max(0.0, deadline - time.monotonic()))
@@ -199,7 +199,7 @@ class Scheduler:
             self._forget()
 
     def submit(self, model: LoadedModel, inputs: Tensors, deadline: float, admission: Admission) -> Future[Outcome]:
-        """Queues a request, as :meth:`run` does, from any thread; what the future calls back must be short.
+        """Queues a request, as :meth:`infer` does, from any thread; what the future calls back must be short.
 
         Raises:
             NotReadyError: If the server is stopping.

@@ -23,6 +23,11 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
     "FP32": np.dtype(np.float32),
     "FP64": np.dtype(np.float64),
 }
+ENCODED_PICTURES = (
+    "An encoded picture (JPEG, PNG) is taken as the whole body of a POST, with Content-Type: image/* to "
+    "/v2/models/NAME/infer, or to /v1/segment."
+)
+_PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _PLATFORMS = {".onnx": ("onnxruntime_onnx", "onnxruntime"), ".plan": ("tensorrt_plan", "tensorrt")}
 _MAX_RANK = 8
@@ -117,10 +122,16 @@ def checked_dtype(name: str, text: Any) -> np.dtype[Any]:
         BadRequestError: If it is none of the protocol's, or one that no model here takes.
     """
     if not isinstance(text, str) or text not in DTYPES:
+        remedy = ENCODED_PICTURES if text == "BYTES" else "Convert it."
         raise BadRequestError(
-            f"input {name!r}: datatype must be one of {', '.join(DTYPES)}, got {str(text)[:40]!r}. Convert it."
+            f"input {name!r}: datatype must be one of {', '.join(DTYPES)}, got {str(text)[:40]!r}. {remedy}"
         )
     return DTYPES[text]
+
+
+def is_encoded_picture(data: memoryview | bytes) -> bool:
+    """Whether bytes begin like a picture file."""
+    return bytes(data[:8]).startswith(_PICTURE_STARTS)
 
 
 def from_bytes(name: str, dtype: np.dtype[Any], shape: tuple[int, ...], data: memoryview | bytes) -> NDArray[Any]:
@@ -133,7 +144,7 @@ def from_bytes(name: str, dtype: np.dtype[Any], shape: tuple[int, ...], data: me
     if len(data) != expected:
         raise BadRequestError(
             f"input {name!r}: {datatype(dtype)} of shape {list(shape)} has {expected} bytes, got {len(data)}. "
-            "Correct the shape or the data."
+            + (ENCODED_PICTURES if is_encoded_picture(data) else "Correct the shape or the data.")
         )
     if dtype == np.bool_:
         values = np.frombuffer(data, np.uint8)
@@ -204,7 +215,8 @@ def _check_picture_sides(spec: TensorSpec, value: NDArray[Any], model: LoadedMod
     pixels, limit = value.shape[0] * height * width, model.max_pixels
     if pixels > limit:
         raise TooLargeError(
-            f"input {spec.name!r} has {pixels / 1e6:.1f} megapixels, the limit is {limit / 1e6:.1f}. Send fewer."
+            f"input {spec.name!r} has {pixels / 1e6:.1f} megapixels, the limit is {limit / 1e6:.1f}. Send fewer, or "
+            "start the server with a larger --max-image-pixels."
         )
     step = manifest.preprocessing.size_divisor
     if not image and (height % step or width % step):

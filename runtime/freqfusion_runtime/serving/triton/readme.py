@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from shlex import quote
 from typing import Any
 
 _SIDE = 512
@@ -27,7 +28,8 @@ def _start(models: Sequence[dict[str, Any]], folder: str) -> str:
     gpu = "" if all(model["device"] == "cpu" for model in models) else " --gpus all"
     plugins = sorted({m["library"] for m in models if m["platform"] == "tensorrt_plan" and m["library"]})
     # All files are one library under several models' names; registering it twice is refused.
-    option = f" \\\n    --backend-config=tensorrt,plugins={plugins[0]}" if plugins else ""
+    option = f" \\\n    {quote(f'--backend-config=tensorrt,plugins={plugins[0]}')}" if plugins else ""
+    volume = f"{folder}:{first['mount']}:ro"
     lines = [
         f"# Triton model repository `{folder}`",
         "",
@@ -35,8 +37,8 @@ def _start(models: Sequence[dict[str, Any]], folder: str) -> str:
         "",
         "```sh",
         f"docker run --rm{gpu} --shm-size=1g -p 127.0.0.1:8000:8000 -p 127.0.0.1:8001:8001 -p 127.0.0.1:8002:8002 \\",
-        f'  -v "$PWD/{folder}:{first["mount"]}:ro" {first["image"]} \\',
-        f"  tritonserver --model-repository={first['mount']}{option}",
+        f'  -v "$PWD"/{quote(volume)} {quote(first["image"])} \\',
+        f"  tritonserver --model-repository={quote(first['mount'])}{option}",
         "```",
         "",
         f"The repository must be mounted at `{first['mount']}`: paths of libraries in it start there.",
@@ -47,7 +49,7 @@ def _start(models: Sequence[dict[str, Any]], folder: str) -> str:
             "A plan runs on the GPU architecture and the TensorRT version it was built with: choose the image whose",
             "TensorRT is that version. The plugin is loaded for the whole server, once",
             *(
-                [f"(`LD_PRELOAD={plugins[0]}` in front of `tritonserver` does the same).", ""]
+                [f"(`LD_PRELOAD={quote(plugins[0])}` in front of `tritonserver` does the same).", ""]
                 if plugins
                 else [
                     "with `--backend-config=tensorrt,plugins=/path/libfreqfusion_tensorrt.so`. It is not in this",

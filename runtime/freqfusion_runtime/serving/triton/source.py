@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from freqfusion_runtime.engines.plan_header import read_plan_header
 from freqfusion_runtime.engines.record import read_plan_manifest
 from freqfusion_runtime.errors import ManifestError, ModelFileError
 from freqfusion_runtime.files import sha256_of
@@ -59,6 +60,11 @@ def read_source(path: Path) -> ModelSource:
         raise ModelFileError(f"{path} {reason}. Name an .onnx file written by `freqfusion export`, or a .plan.")
     if path.suffix in PLAN_SUFFIXES:
         told = read_plan_manifest(path, with_engine=False)
+        if read_plan_header(path).flavour == "tensorrt-rtx":
+            raise ModelFileError(
+                f"{path} is a plan of TensorRT-RTX, and Triton's backend runs those of TensorRT. Name the .onnx file "
+                "it was built from, or build a plan with `freqfusion build --flavour tensorrt`."
+            )
         return ModelSource(path, told.manifest, told.manifest.inputs, told.manifest.outputs, told.sha256)
     if path.suffix == ".onnx":
         manifest, inputs, outputs = _open_onnx(path)

@@ -11,6 +11,8 @@ import zlib
 import numpy as np
 import pytest
 import tritonclient.grpc
+from freqfusion_runtime.serving.oip.json_body import parse
+from freqfusion_runtime.serving.operation.errors import TooLargeError
 from server_process import photo, png
 
 BINARY = "Inference-Header-Content-Length"
@@ -61,6 +63,47 @@ PICTURES = [
     pytest.param(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", 400, "not a picture", id="postscript"),
     pytest.param(b"<svg xmlns='http://www.w3.org/2000/svg'/>", 400, "not a picture", id="svg"),
 ]
+
+
+def test_a_picture_in_place_of_pixels_is_told_how_it_is_sent(server):
+    request = {"inputs": [without_data(parameters={"binary_data_size": len(png(photo()))})]}
+    status, message = infer(server, request, png(photo()))
+    assert status == 400
+    assert "has 6 bytes, got" in message
+    assert message.endswith("with Content-Type: image/* to /v2/models/NAME/infer, or to /v1/segment.")
+
+
+def test_members_that_are_null_are_as_good_as_absent(server):
+    nothing = {"id": None, "parameters": None, "outputs": None}
+    inner = image(parameters=None)
+    answer = server.ask("POST", "/v2/models/colors/infer", json.dumps({"inputs": [inner], **nothing}).encode())
+    assert answer[0] == 200
+    absent = server.ask("POST", "/v2/models/colors/infer", json.dumps({"inputs": [image()]}).encode())
+    assert json.loads(answer[2]) == json.loads(absent[2])
+    outputs = [{"name": "labels", "parameters": {"binary_data": None, "classification": None}}]
+    status, _, content = server.ask(
+        "POST", "/v2/models/colors/infer", json.dumps({"inputs": [image()], "outputs": outputs}).encode()
+    )
+    assert (status, json.loads(content)["outputs"]) == (200, json.loads(absent[2])["outputs"])
+    found, message = infer(server, {"inputs": [{**image(), "name": None}]})
+    assert (found, "an input's name must be a string" in message) == (400, True)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "reason"),
+    [
+        ("POST", "/v2/systemsharedmemory/region/a/register", "shared memory is not offered here"),
+        ("GET", "/v2/systemsharedmemory/status", "shared memory is not offered here"),
+        ("POST", "/v2/cudasharedmemory/unregister", "shared memory is not offered here"),
+        ("GET", "/v2/trace/setting", "traces are not offered here"),
+        ("POST", "/v2/models/colors/trace/setting", "traces are not offered here"),
+        ("POST", "/v2/logging", "the log is set up when the server starts"),
+    ],
+)
+def test_parts_of_the_protocol_that_are_left_out_say_why(server, method, path, reason):
+    status, message = server.error(method, path, b"{}" if method == "POST" else None)
+    assert status == 404
+    assert reason in message
 
 
 @pytest.mark.parametrize(("body", "status", "reason"), PICTURES)
@@ -141,6 +184,16 @@ JSON = [
     pytest.param({"inputs": [image(datatype="FP32")]}, "must be UINT8, got FP32", id="wrong-dtype"),
     pytest.param({"inputs": [image(datatype="FLOAT")]}, "datatype must be one of", id="unknown-dtype"),
     pytest.param({"inputs": [image(datatype="BYTES", data=["x"])]}, "datatype must be one of", id="bytes"),
+    *(
+        pytest.param(request, r"with Content-Type: image/* to /v2/models/NAME/infer, or to /v1/segment.", id=name)
+        for name, request in {
+            "picture-as-bytes": {"inputs": [image(datatype="BYTES", shape=[1], data=["/9j/4AAQ"])]},
+            "picture-as-base64": {"inputs": [image(data="/9j/4AAQSkZJRg==")]},
+            "picture-as-list-of-base64": {"inputs": [image(data=["/9j/4AAQSkZJRg=="])]},
+            "picture-without-its-type": png(photo()),
+            "gif-without-its-type": b"GIF89a" + bytes(20),
+        }.items()
+    ),
     pytest.param({"inputs": [image(shape=[1, 2, 1, 3, 1])]}, "must have shape", id="wrong-rank"),
     pytest.param({"inputs": [image(shape=[1, 0, 2, 3], data=[])]}, "must have shape", id="empty-picture"),
     pytest.param({"inputs": [image(shape=[1, -1, 2, 3])]}, "shape must be a list", id="negative-side"),
@@ -171,6 +224,19 @@ def test_malformed_json_is_refused(server, request_body, reason):
 
 def binary(size) -> dict:
     return {"inputs": [without_data(parameters={"binary_data_size": size})]}
+
+
+def test_other_limits_name_their_option_too(server):
+    large = without_data(shape=[1, 300, 1000, 3], parameters={"binary_data_size": 900_000})
+    for status, message in (
+        server.error("POST", "/v1/segment", bomb_png(5_000)),
+        server.error("POST", "/v1/segment", bomb_png(30_000)),
+        infer(server, {"inputs": [large]}, bytes(900_000)),
+    ):
+        assert status == 413
+        assert message.endswith("or start the server with a larger --max-image-pixels.")
+    with pytest.raises(TooLargeError, match=r"20 bytes of JSON, the limit is 10\. .* with a larger --max-json-mb\."):
+        parse(b" " * 20, None, 10, None)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +288,7 @@ def test_bad_compression_is_refused(server, body, encoding, status, reason):
 def test_a_body_beyond_the_limit_is_refused_and_the_client_sees_why(server, path):
     status, message = server.error("POST", path, bytes(3_000_000))
     assert status == 413
-    assert "the limit is 2 MiB" in message
+    assert message.endswith("the limit is 2 MiB. Send less at a time, or start the server with a larger --max-body-mb.")
 
 
 @pytest.mark.parametrize(

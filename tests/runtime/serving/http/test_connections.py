@@ -143,6 +143,7 @@ def test_a_picture_that_memory_can_never_hold_is_refused_before_it_is_decoded(st
     status, reason = strict.error("POST", "/v1/segment", png(photo(5000, 5000)))
     assert status == 413
     assert "needs 286 MiB" in reason
+    assert reason.endswith("start the server with a larger --max-memory-mb.")
 
 
 def test_requests_that_do_not_fit_in_memory_together_are_told_to_come_back():

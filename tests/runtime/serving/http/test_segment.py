@@ -10,8 +10,8 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
+from region_readers import fill_even_odd, read_code
 from server_process import photo, png, wait_until
-from test_regions import fill_even_odd, read_code
 
 
 def ask(server, body, accept="image/png", query="", **headers):

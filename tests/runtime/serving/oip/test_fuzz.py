@@ -60,6 +60,7 @@ def check_right(server, expected):
     np.testing.assert_array_equal(np.frombuffer(content, np.uint8).reshape(24, 16), expected("colors", picture))
 
 
+@pytest.mark.long
 def test_every_documented_route_answers_as_documented(fuzzed):
     # Left out of the checks: what fits the schema may still name no class or hold no picture.
     schema = schemathesis.openapi.from_url(f"{fuzzed.url}/openapi.json")

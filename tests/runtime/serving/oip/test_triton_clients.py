@@ -68,6 +68,39 @@ def test_configuration_tells_load_tools_the_batch_size_and_dims(triton):
     assert [int(side) for side in config["input"][0]["dims"]] == [3, -1, -1]
 
 
+@pytest.mark.parametrize(
+    ("ask", "reason"),
+    [
+        (
+            lambda client: client.get_system_shared_memory_status(),
+            "shared memory is not offered here: the server may be",
+        ),
+        (lambda client: client.register_system_shared_memory("a", "/a", 8), "shared memory is not offered here"),
+        (lambda client: client.unregister_cuda_shared_memory("a"), "shared memory is not offered here"),
+        (lambda client: client.get_trace_settings(), "traces are not offered here"),
+        (lambda client: client.update_trace_settings("colors", {"trace_rate": "1"}), "traces are not offered here"),
+        (lambda client: client.get_log_settings(), "the log is set up when the server starts"),
+        (lambda client: client.load_model("colors"), "models cannot be loaded or unloaded by clients, asked to load"),
+        (lambda client: client.unload_model("colors"), "cannot be loaded or unloaded by clients, asked to unload"),
+    ],
+)
+def test_what_is_left_out_is_refused_in_the_same_words_by_both(triton, ask, reason):
+    _, client = triton
+    with pytest.raises(InferenceServerException) as caught:
+        ask(client)
+    assert reason in caught.value.message()
+
+
+def test_bytes_are_told_how_a_picture_is_sent(triton):
+    module, client = triton
+    tensor = module.InferInput("image", [1], "BYTES")
+    tensor.set_data_from_numpy(np.array([b"\xff\xd8\xff\xe0"], np.object_))
+    with pytest.raises(InferenceServerException) as caught:
+        client.infer("colors", [tensor])
+    assert "got 'BYTES'. An encoded picture (JPEG, PNG) is taken as the whole body" in caught.value.message()
+    assert "or to /v1/segment" in caught.value.message()
+
+
 def test_repository_index_lists_every_version(triton):
     _, client = triton
     answer = as_dict(client.get_model_repository_index())

@@ -19,10 +19,10 @@ from freqfusion_runtime.predictors.opening import open_session
 from freqfusion_runtime.serving.client import Client
 from freqfusion_runtime.serving.operation.errors import ModelFailedError, NotReadyError
 from freqfusion_runtime.serving.operation.settings import Settings
-from freqfusion_runtime.serving.scheduling.registry import ModelSource, parse_source
+from freqfusion_runtime.serving.scheduling.registry import ModelSource, Slot, parse_source
 from freqfusion_runtime.serving.scheduling.service import Service
 from server_process import ServerProcess, photo, png, wait_until
-from small_models import image_manifest, write_image_model
+from small_models import image_manifest, keep_weights_outside, write_image_model
 
 
 @pytest.fixture
@@ -73,6 +73,25 @@ def test_a_model_file_may_vanish_turn_to_garbage_and_be_replaced_without_a_faile
         server.terminate()
     assert len(statuses) > 20
     assert set(statuses) == {200}
+
+
+def test_weights_outside_the_model_file_are_watched_like_it(own_model):
+    slot = Slot(parse_source(keep_weights_outside(own_model)))
+    data = own_model.with_name("colors.data")
+    with pytest.warns(UserWarning, match="keeps weights in colors.data"):
+        slot.accept(slot.load(Settings()))
+    assert not slot.is_stale()
+    changed = data.with_name("changed")
+    changed.write_bytes(data.read_bytes()[::-1])
+    os.replace(changed, data)
+    assert slot.is_stale()
+    served = slot.model.sha256
+    with pytest.warns(UserWarning, match="keeps weights in"):
+        slot.accept(slot.load(Settings()))
+    assert slot.model.sha256 != served
+    data.unlink()
+    assert not slot.is_stale()
+    assert "keeps weights in colors.data, which is not beside it" in slot.problem
 
 
 def test_a_server_whose_model_is_bad_from_the_start_is_live_and_not_ready(tmp_path, models):
@@ -132,7 +151,7 @@ def test_an_engine_that_fails_fails_only_the_request_that_did_it(models, failure
             model = service.registry.model("fragile")
             pictures = [np.full((1, 4, 4, 3), value, np.uint8) for value in (7, 13, 20)]
             deadline = time.monotonic() + 10
-            calls = [service.scheduler.run(model, {"image": picture}, deadline) for picture in pictures]
+            calls = [service.scheduler.infer(model, {"image": picture}, deadline) for picture in pictures]
             return await asyncio.gather(*calls, return_exceptions=True)
 
     first, second, third = asyncio.run(run())
@@ -148,7 +167,7 @@ def test_a_stopped_scheduler_answers_what_waits(models):
             await service.loading
             model = service.registry.model("colors")
             inputs = {"image": np.zeros((1, 4, 4, 3), np.uint8)}
-            waiting = asyncio.ensure_future(service.scheduler.run(model, inputs, time.monotonic() + 100))
+            waiting = asyncio.ensure_future(service.scheduler.infer(model, inputs, time.monotonic() + 100))
             await asyncio.sleep(0.05)
         return await asyncio.gather(waiting, return_exceptions=True)
 

@@ -80,6 +80,7 @@ def ray_server(models, tmp_path_factory):
 KEY = {"Authorization": "Bearer open sesame"}
 
 
+@pytest.mark.long
 @needs_ray
 def test_the_whole_life_of_a_deployment(ray_server, models, expected):
     """One start is ten seconds, so one test: it is ready when it says so, answers right, and ends without losses."""

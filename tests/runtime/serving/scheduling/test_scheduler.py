@@ -50,7 +50,7 @@ class Bench:
     def ask(self, name="a", size=(4, 4), value=0, within_s=10.0):
         model = self.service.registry.model(name)
         inputs = {"image": np.full((1, *size, 3), value, np.uint8)}
-        return self.service.scheduler.run(model, inputs, time.monotonic() + within_s)
+        return self.service.scheduler.infer(model, inputs, time.monotonic() + within_s)
 
     def run(self, story):
         async def main():

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -42,10 +43,10 @@ def triton(model: Path, repo: Path, *options: str) -> int:
     return main(["triton", str(model), "--output", str(repo), *options])
 
 
-def write_plan(folder: Path, manifest: Manifest | None = None) -> Path:
+def write_plan(folder: Path, manifest: Manifest | None = None, content: bytes = b"ftrt" + bytes(range(256))) -> Path:
     """A file in a plan's place; nothing here reads inside of it."""
     plan = folder / "net.plan"
-    plan.write_bytes(b"ftrt" + bytes(range(256)))
+    plan.write_bytes(content)
     sidecar = write_sidecar(plan, manifest or image_manifest())
     record = json.loads(sidecar.read_text())
     sidecar.write_text(json.dumps({**record, "engine": {"gpu": "sm_90", "tensorrt": "10.14"}}))
@@ -220,6 +221,10 @@ def without_sidecar(folder: Path) -> Path:
     return plan
 
 
+def rtx_plan(folder: Path) -> Path:
+    return write_plan(folder, content=b"vtrt" + bytes(12) + (100).to_bytes(8, "little") + bytes(76))
+
+
 def renamed_output(folder: Path) -> Path:
     told = replace(tensor_manifest(), outputs=(TensorSpec("scores", "float32", ("batch", 4, "h", "w")),))
     return write_tensor_model(folder / "net.onnx", manifest=told)
@@ -237,19 +242,44 @@ def weights_elsewhere(folder: Path) -> Path:
         (lambda folder: write_tensor_model(folder / "net.onnx", metadata=""), "has no FreqFusion manifest"),
         (without_sidecar, "has no manifest"),
         (other_bytes, "belongs to a file with sha256"),
+        (other_bytes, "`freqfusion run --trust`, or trust=True in Python"),
+        (rtx_plan, "is a plan of TensorRT-RTX, and Triton's backend runs those of TensorRT. Name the .onnx file"),
         (renamed_output, "the manifest tells of scores float32"),
         (weights_elsewhere, "cannot be opened"),
         (lambda folder: folder / "missing.onnx", "does not exist"),
         (lambda folder: write_tensor_model(folder / "net.pt"), "ends in '.pt'"),
         (lambda folder: write_tensor_model(folder / "a b.onnx"), "cannot be a model's name"),
     ],
-    ids=["onnx-without", "plan-without", "plan-of-another", "other-names", "external", "missing", "suffix", "name"],
+    ids=[
+        "onnx-without",
+        "plan-without",
+        "plan-of-another",
+        "trust",
+        "rtx",
+        "other-names",
+        "external",
+        "missing",
+        "suffix",
+        "name",
+    ],
 )
 def test_what_cannot_be_served_is_refused(tmp_path, capsys, make, message):
     assert triton(make(tmp_path), tmp_path / "repo") == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "repo").exists()
     assert not list(tmp_path.glob(".*"))
+
+
+def test_commands_hold_where_names_have_spaces(tmp_path):
+    model = write_image_model(tmp_path / "net.onnx")
+    repo = tmp_path / "my models"
+    assert triton(model, repo, "--mount", "/the models", "--image", "registry/triton server:1") == 0
+    text = (repo / "README.md").read_text()
+    command = re.search(r"```sh\n(docker run.*?)```", text, re.DOTALL).group(1)
+    words = shlex.split(command.replace("\\\n", " "))
+    assert words[words.index("-v") + 1] == "$PWD/my models:/the models:ro"
+    assert "registry/triton server:1" in words
+    assert "--model-repository=/the models" in words
 
 
 def test_strings_survive_the_text_format():

@@ -125,3 +125,11 @@ def _save(model: onnx.ModelProto, path: Path, metadata: str) -> Path:
         helper.set_model_props(model, {METADATA_KEY: metadata})
     onnx.save(model, path)
     return path
+
+
+def keep_weights_outside(path: Path) -> Path:
+    """Moves a model's weights to a file of its name that ends in ``.data``."""
+    model = onnx.load(path)
+    path.unlink()
+    onnx.save(model, path, save_as_external_data=True, location=f"{path.stem}.data", size_threshold=0)
+    return path
