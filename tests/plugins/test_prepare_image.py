@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 from compiled_libraries import cpu_libraries, sanitized_libraries
+from freqfusion_export.operators.image_functions import PrepareImageOtherwise
 from freqfusion_export.passes.add_function_bodies import AddFunctionBodiesPass
 from freqfusion_runtime.model_files.manifest import Preprocessing
 from freqfusion_runtime.pictures.preparation import fit
@@ -84,13 +86,15 @@ def model(
     shape: str = "n, h, w, c",
     mean: Sequence[float] = MEAN,
     inverse_std: Sequence[float] = INVERSE_STD,
+    **special: int,
 ) -> bytes:
-    """One PrepareImage node with its function body, for pictures of ``shape``."""
+    """One PrepareImage node with its function body, for pictures of ``shape``; ``special`` are further attributes."""
     text = f"""<ir_version: 10, opset_import: ["": 18, "freqfusion": 1]>
         g (uint8[{shape}] x) => (float[i, j, k, l] o) {{ o = freqfusion.PrepareImage(x) }}"""
-    proto = ir.to_proto(AddFunctionBodiesPass()(ir.from_onnx_text(text)).model)
+    bodies = {"PrepareImage": PrepareImageOtherwise} if special else {}
+    proto = ir.to_proto(AddFunctionBodiesPass(bodies)(ir.from_onnx_text(text)).model)
     attributes = dict(zip(("long_side", "short_side", "size_divisor"), limits, strict=True))
-    attributes |= {"mean": [*mean], "inverse_std": [*inverse_std]}
+    attributes |= {"mean": [*mean], "inverse_std": [*inverse_std], **special}
     proto.graph.node[0].attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
     return proto.SerializeToString()
 
@@ -140,6 +144,35 @@ def test_kernel_body_and_numpy_give_the_same_bits(limits, size, library):
     assert_same_bits(kernel, expected_images(pictures, limits))
     (body,) = session(limits, None).run(None, {"x": pictures})
     assert_same_bits(kernel, body)
+
+
+@pytest.mark.parametrize("reverse_channels", [0, 1])
+@pytest.mark.parametrize("exact", [(0, 0), (64, 160), (90, 70), (1, 3), (300, 41)])
+@pytest.mark.parametrize("size", [(75, 100), (120, 81), (1, 1), (3, 700), (90, 70)])
+def test_an_exact_size_and_reversed_channels_give_the_same_bits(exact, reverse_channels, size, library):
+    pictures = draw(2, *size)
+    special = {"exact_height": exact[0], "exact_width": exact[1], "reverse_channels": reverse_channels}
+    data = model(SMALL, **special)
+    settings = replace(plan(SMALL), exact_size=exact if any(exact) else None)
+    levels = np.stack([fit(picture, settings) for picture in pictures]).astype(np.float32)
+    levels = levels[..., ::-1] if reverse_channels else levels
+    images = (levels - np.array(MEAN, np.float32)) * np.array(INVERSE_STD, np.float32)
+    for path in (library, None):
+        (found,) = open_model(data, path).run(None, {"x": pictures})
+        assert_same_bits(found, np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+
+
+def test_infers_an_exact_size_of_the_images(library):
+    data = model(OFFICIAL, "2, 480, 640, 3", exact_height=70, exact_width=90, reverse_channels=1)
+    (output,) = open_model(without_output_shape(data), library).get_outputs()
+    assert output.shape == [2, 3, 96, 96]
+
+
+@pytest.mark.parametrize("exact", [(64, 0), (0, 64), (-1, -1), (64, -1)])
+def test_half_an_exact_size_is_refused(exact, library):
+    data = model(SMALL, exact_height=exact[0], exact_width=exact[1], reverse_channels=0)
+    with pytest.raises(Exception, match="exact_height and exact_width must both be positive, or both 0"):
+        open_model(data, library)
 
 
 def test_random_sizes_and_limits_give_the_same_bits(library):
