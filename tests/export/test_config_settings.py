@@ -192,7 +192,7 @@ def test_what_is_not_built_stops_export_by_name_and_can_be_given_up(weights, tmp
         (["--set", "wonders=3"], "must be NAME=VALUE with a name of comp_feat_upsample, .*, got 'wonders=3'"),
         (["--no-keep-ratio"], "--keep-ratio and --no-keep-ratio are about --image-size; give it too"),
         (["--ignore-setting", "x"], "no setting 'x' is refused, so it cannot be ignored; refused are: none"),
-        (["--set", "style=caffe"], "this network has no setting 'style'; it has comp_feat_upsample, .*nmf_steps"),
+        (["--set", "style=caffe"], "this network has no setting 'style'; it has threshold, .*nmf_steps"),
         (["--set", "nmf_rank=many"], "nmf_rank cannot be many in this network"),
         (["--size-divisor", "16"], "size_divisor must be a multiple of 32, got 16"),
     ],

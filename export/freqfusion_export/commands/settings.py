@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _SIZE = re.compile(r"([1-9]\d{0,5})x([1-9]\d{0,5})")
 NETWORK_OPTIONS = (
     "comp_feat_upsample", "semi_conv", "hr_residual", "encoder_dilation", "nmf_rank", "nmf_steps", "style",
-    "anchor_scales", "anchor_ratios", "rpn_iou_threshold", "iou_threshold", "class_agnostic",
+    "anchor_scales", "anchor_ratios", "rpn_iou_threshold", "iou_threshold", "class_agnostic", "threshold",
 )  # fmt: skip
 """What ``--set`` takes: arguments of models that their weights do not show."""
 
@@ -31,7 +31,7 @@ def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
         "--config",
         type=Path,
         metavar="FILE",
-        help="mm config (.py) or detectron2 config (.yaml) to read",
+        help="mm config (.py) to read",
     )
     group.add_argument("--mean", type=float, nargs=3, metavar="M", help="in the network's order of channels, 0 to 255")
     group.add_argument("--std", type=_positive, nargs=3, metavar="S", help="as --mean")

@@ -48,15 +48,18 @@ MIN_PROPOSALS = 0.97
 MIN_PROPOSALS_HALF = 0.8
 
 
-def open_with_proposals(model: ir.Model, limits: tuple[int, int]) -> onnxruntime.InferenceSession:
+def open_with_proposals(model: ir.Model, plan: Preprocessing) -> onnxruntime.InferenceSession:
     """Opens a detector on function bodies, its class scores of all proposals as one more output ``proposals``.
 
-    Pictures are resized to ``limits`` of the long and the short side.
+    Pictures are resized as ``plan`` says.
     """
+    sizes = {"long_side": plan.long_side, "short_side": plan.short_side}
+    if plan.exact_size is not None:
+        sizes["exact_height"], sizes["exact_width"] = plan.exact_size
     for node in model.graph:
         if node.op_type == "PrepareImage":
-            for name, limit in zip(("long_side", "short_side"), limits, strict=True):
-                node.attributes.add(ir.AttrInt64(name, limit))
+            for name, size in sizes.items():
+                node.attributes.add(ir.AttrInt64(name, size))
     stage = next(node for node in model.graph if node.metadata_props.get(STAGE_KEY) == _CLASSIFIER)
     identity = ir.node("Identity", [stage.outputs[0]], name="proposals")
     identity.outputs[0].name = "proposals"
@@ -87,6 +90,8 @@ class DetectorFile(WrittenFile):
         generator = np.random.Generator(np.random.PCG64(0))
         limits = self.preprocessing.long_side, self.preprocessing.short_side
         plan = replace(self.preprocessing, long_side=_SMALL_LIMITS[0], short_side=_SMALL_LIMITS[1])
+        if plan.exact_size is not None:
+            plan = replace(plan, exact_size=_SMALL_LIMITS)
         if self.interface == "tensor":
             cases = [_tensor_case(size, inside, generator) for size, inside in TENSOR_SIZES]
             step = self.preprocessing.size_divisor
@@ -95,9 +100,11 @@ class DetectorFile(WrittenFile):
         else:
             cases = [_picture_case(size, generator, plan) for size in PICTURE_SIZES]
             largest = [_picture_case((1, limits[1], limits[0]), generator, self.preprocessing)]
-        worst = _compare(open_with_proposals(emulated(self.path), _SMALL_LIMITS), self.network, cases, precision)
+        worst = _compare(open_with_proposals(emulated(self.path), plan), self.network, cases, precision)
         if self.full_size:
-            more = _compare(open_with_proposals(emulated(self.path), limits), self.network, largest, precision)
+            more = _compare(
+                open_with_proposals(emulated(self.path), self.preprocessing), self.network, largest, precision
+            )
             worst = {name: min(share, more[name]) for name, share in worst.items()}
         return worst
 

@@ -101,8 +101,8 @@ _MSCAN = Section(
     inside={"norm_cfg": _BATCH_NORM},
 )
 _HAM_HEAD = Section(
-    {"align_corners": False, "in_index": [1, 2, 3], "threshold": None, "act_cfg": {"type": "ReLU"}, **_FUSION_BUILT},
-    _FUSION,
+    {"align_corners": False, "in_index": [1, 2, 3], "act_cfg": {"type": "ReLU"}, **_FUSION_BUILT},
+    {"threshold": Argument("threshold", lambda value: _is_share(value) and 0 < value < 1), **_FUSION},
     types=("LightHamHeadFreqAware", "LightHamHead"),
     free=_free(
         _BUILDING + _FUSION_FREE + "in_channels channels ham_channels num_classes out_channels dropout_ratio "
@@ -329,6 +329,8 @@ class NetworkReader:
             self._defaults(f"{place}.{key}", options, key, inner)
 
     def _argument(self, name: str, value: Any, argument: Argument) -> None:
+        if value is None:  # mm's default
+            return
         if not argument.accepts(value):
             return self.findings.refuse(name, value, "the official value", "no value that it can have")
         self.arguments[argument.name] = list(value) if isinstance(value, tuple) else value

@@ -80,8 +80,9 @@ def _shown_by(state_dict: Mapping[str, Any]) -> dict[str, Any]:
         ("roi_head.bbox_head.fc_cls.weight", "model.roi_head.bbox_head.num_classes", 1),
         ("semantic_head.conv_logits.weight", "model.semantic_head.num_stuff_classes", 1),
     ):
-        if entry in state_dict:
-            shown[place] = state_dict[entry].shape[0] - beside
+        channels = state_dict[entry].shape[0] if entry in state_dict else 0
+        if channels > 1:  # with one, `num_classes` may be 2 and `out_channels` 1
+            shown[place] = channels - beside
     blocks = _blocks(state_dict)
     depths = {6: 50, 23: 101, 36: 152}
     if blocks in depths:

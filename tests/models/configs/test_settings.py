@@ -299,3 +299,41 @@ def test_a_refused_setting_can_be_given_up_by_name():
     assert any(s.name == "model.test_cfg.mode" and s.origin == "override" for s in found.table)
     with pytest.raises(CheckpointError, match=r"no setting 'model\.x' is refused.*refused are: model\.test_cfg\.mode"):
         Overrides(ignored=("model.x",)).applied(read(SLIDE), SEGMENTER)
+
+
+def test_one_class_keeps_its_threshold():
+    weights = {"decode_head.conv_seg.weight": torch.empty(1, 256, 1, 1)}
+    found = read("model = dict(decode_head=dict(num_classes=2, out_channels=1, threshold=0.4))", weights)
+    assert found.network == {"threshold": 0.4}
+    assert "not understood" not in {setting.origin for setting in found.table}
+
+
+def test_options_of_the_command_line_are_those_that_networks_have():
+    from freqfusion.configs.network import DETECTOR as DETECTOR_OPTIONS
+    from freqfusion.configs.network import SEGMENTER as SEGMENTER_OPTIONS
+    from freqfusion.configs.network import arguments_in
+    from freqfusion_export.commands.settings import NETWORK_OPTIONS
+
+    known = {*arguments_in(SEGMENTER_OPTIONS), *arguments_in(DETECTOR_OPTIONS)}
+    assert known == {*NETWORK_OPTIONS, "score_threshold"}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (Overrides(network={"style": "caffe"}), "this network has no setting 'style'; it has threshold, comp_feat"),
+        (Overrides(network={"nmf_rank": 0}), "nmf_rank cannot be 0 in this network"),
+        (
+            Overrides(preprocessing={"size_divisor": 48}),
+            "size_divisor must be a multiple of 32 for this network, got 48",
+        ),
+    ],
+)
+def test_overrides_that_a_network_cannot_have_are_named(given, message):
+    with pytest.raises(CheckpointError, match=message):
+        given.applied(read(""), SEGMENTER)
+
+
+def test_detectors_pad():
+    with pytest.raises(CheckpointError, match="size_fit must be pad for this network, got stretch"):
+        Overrides(preprocessing={"size_fit": "stretch"}).applied(read("", DETECTOR), DETECTOR)
