@@ -31,7 +31,7 @@ def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
         "--config",
         type=Path,
         metavar="FILE",
-        help="mm config (.py) to read",
+        help="mm config (.py) or detectron2 config (.yaml)",
     )
     group.add_argument("--mean", type=float, nargs=3, metavar="M", help="in the network's order of channels, 0 to 255")
     group.add_argument("--std", type=_positive, nargs=3, metavar="S", help="as --mean")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from freqfusion.configs import network, official
+from freqfusion.configs.detectron2 import SUFFIXES, Detectron2Reader, read_yaml
 from freqfusion.configs.findings import Findings, Settings
 from freqfusion.configs.pictures import PictureReader
 from freqfusion.configs.reader import Config, Unread, read_config_file
@@ -62,6 +63,8 @@ def settings_from_file(path: Path, state_dict: Mapping[str, Any]) -> Settings:
         CheckpointError: If it cannot be read, or is no config.
     """
     try:
+        if path.suffix in SUFFIXES:
+            return _of_detectron2(path, kind_of(state_dict))
         config = read_config_file(path)
     except OSError as e:
         raise CheckpointError(f"{path}: the config cannot be read: {e.strerror or e}") from e
@@ -70,6 +73,12 @@ def settings_from_file(path: Path, state_dict: Mapping[str, Any]) -> Settings:
             f"{path} is no config: {config.problem}. Name the .py file that training was started with"
         )
     return settings_of(config, state_dict, is_strict=True)
+
+
+def _of_detectron2(path: Path, kind: Kind) -> Settings:
+    findings = Findings(is_strict=True)
+    plan, arguments = Detectron2Reader(read_yaml(path), findings, kind.official).read()
+    return Settings(tuple(findings.table), plan, arguments)
 
 
 def _shown_by(state_dict: Mapping[str, Any]) -> dict[str, Any]:
