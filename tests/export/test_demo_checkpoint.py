@@ -61,6 +61,7 @@ def test_manifest_keeps_the_scenes_size(exported_demo):
     assert manifest["classes"] == list(CLASSES)
 
 
+@pytest.mark.long
 def test_scores_are_those_on_record(exported_demo, tmp_path):
     try:
         EmojiScenes("validation")

@@ -47,7 +47,7 @@ def test_export_writes_what_it_says(checkpoint):
     ]
 
 
-@pytest.mark.parametrize("kernels", ["never", "auto"])
+@pytest.mark.parametrize("kernels", [pytest.param("never", marks=pytest.mark.long), "auto"])
 def test_parity_holds_at_every_level(checkpoint, photo, tmp_path, kernels, capsys):
     arguments = [
         "parity",

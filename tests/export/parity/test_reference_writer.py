@@ -99,6 +99,7 @@ def test_it_holds_operators_network_and_labels_of_one_file(folder, checkpoint):
     assert {name for entry in data.facts.operators for name in (*entry.inputs, entry.output)} == set(picture.values)
 
 
+@pytest.mark.long
 @needs_rtx
 @pytest.mark.parametrize("runs_on", ["ONNX Runtime", pytest.param("GPU", marks=pytest.mark.gpu)])
 def test_build_verifies_a_real_network_from_operators_to_labels(folder, monkeypatch, capsys, runs_on):
