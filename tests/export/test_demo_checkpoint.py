@@ -15,8 +15,6 @@ from freqfusion_runtime.files import sha256_of
 from places import ROOT
 from safetensors import safe_open
 
-pytestmark = pytest.mark.numerics
-
 RESULTS = ROOT / "benchmarks" / "results" / "emoji_scenes.jsonl"
 SCENES = 100
 

@@ -18,8 +18,6 @@ from freqfusion_runtime.model_files.manifest import METADATA_KEY
 from PIL import Image
 from safetensors.torch import save_file
 
-pytestmark = pytest.mark.numerics
-
 
 @pytest.fixture(scope="module")
 def photo(tmp_path_factory):

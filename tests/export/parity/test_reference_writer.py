@@ -26,8 +26,6 @@ from freqfusion_runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from PIL import Image
 from plans_without_a_gpu import play_plans
 
-pytestmark = pytest.mark.numerics
-
 SMALL = {"long_side": 128, "short_side": 64}
 
 
