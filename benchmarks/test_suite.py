@@ -31,7 +31,7 @@ def main() -> int:
     status = 0
     for target in arguments.runs:
         for checkout in arguments.checkout:
-            line = measure(checkout.resolve(), target)
+            line = {**measure(checkout.resolve(), target), "note": arguments.note}
             print(json.dumps(line), flush=True)
             if arguments.results:
                 with arguments.results.open("a") as file:
@@ -45,6 +45,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--checkout", type=Path, action="append", required=True, metavar="FOLDER")
     parser.add_argument("--runs", nargs="+", default=["test"], metavar="TARGET", help="make targets, one after another")
     parser.add_argument("--results", type=Path, metavar="FILE.jsonl", help="append the lines here as well")
+    parser.add_argument("--note", default="", help="what a reader of the lines should know of the runs")
     return parser.parse_args()
 
 
