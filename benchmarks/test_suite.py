@@ -77,7 +77,7 @@ def measure(checkout: Path, target: str) -> dict[str, object]:
 
 
 class MemoryOfDescendants:
-    """Samples the memory of a process and of everything it started, ten times in five seconds."""
+    """Samples the memory of a process and of everything it started; not often, since to ask the kernel costs time."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -92,7 +92,7 @@ class MemoryOfDescendants:
         return self._peak
 
     def _watch(self) -> None:
-        while not self._done.wait(0.5):
+        while not self._done.wait(3.0):
             self._peak = max(self._peak, sum(proportional_bytes(pid) for pid in descendants(self._pid)))
 
 
