@@ -26,8 +26,6 @@ from freqfusion_runtime.predictors.opening import open_session
 from freqfusion_runtime.sessions.kernel_library import library_path
 from mmdet_reference import CASES, Golden, assert_detections_match, weights_spec
 
-pytestmark = pytest.mark.numerics
-
 SMALL_CASES = [file for file, name in CASES.items() if "r50" in name and "512x640" not in file]
 # One of the deeper networks, the one whose resampler has other groups: each takes a minute to trace and check.
 SMALL_CASES.append("extra/faster_r101_seed0_128x192")

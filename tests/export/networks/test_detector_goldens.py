@@ -16,8 +16,6 @@ from freqfusion_runtime.model_files.manifest import Preprocessing
 from freqfusion_runtime.predictors.detector import InstanceSegmenter, PanopticSegmenter
 from mmdet_reference import Golden, weights_spec
 
-pytestmark = pytest.mark.numerics
-
 
 class GoldenSession(PytorchSession):
     """Feeds the network with the golden's image, whatever the picture: the goldens store no pictures."""

@@ -12,8 +12,6 @@ from freqfusion.detection.roi_heads import extract
 from freqfusion_export.operators import roi_align_products
 from freqfusion_export.passes.add_function_bodies import AddFunctionBodiesPass
 
-pytestmark = pytest.mark.numerics
-
 CHANNELS = 8
 STRIDES = (4, 8, 16, 32)
 

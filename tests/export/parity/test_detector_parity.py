@@ -23,8 +23,6 @@ from freqfusion_runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from PIL import Image
 from small_detectors import Objects, write_detector
 
-pytestmark = pytest.mark.numerics
-
 PHOTO = np.full((200, 200, 3), 90, np.uint8)
 
 

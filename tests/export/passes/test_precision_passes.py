@@ -14,8 +14,6 @@ from freqfusion_export.passes.widen_to_fp32 import WidenToFp32Pass
 from freqfusion_export.precision.islands import USER, WEIGHTS, find_islands
 from small_graphs import draw, parse, run
 
-pytestmark = pytest.mark.numerics
-
 FP16, BF16, FP32 = ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.FLOAT
 NETWORK = """g (float[1,4,6,6] x, float[4,4,1,1] w) => (float[1,4,6,6] y) {
     a = Conv(x, w)

@@ -12,8 +12,6 @@ from freqfusion_export.passes.add_function_bodies import AddFunctionBodiesPass
 from freqfusion_export.passes.unroll_nms import BLOCK, ROUNDS, UnrollNmsPass
 from freqfusion_runtime.predictors.object_network import UNSETTLED
 
-pytestmark = pytest.mark.numerics
-
 
 def model(count: int, iou: float, score: float, most: int) -> ir.Model:
     attributes = f"iou_threshold: float = {iou}, score_threshold: float = {score}, max_kept: int = {most}"

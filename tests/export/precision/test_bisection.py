@@ -30,8 +30,6 @@ from reference_data import golden
 from small_graphs import parse, run, scaled
 from weights_spec import image
 
-pytestmark = pytest.mark.numerics
-
 FP16 = ir.DataType.FLOAT16
 
 

@@ -25,8 +25,6 @@ from onnx_sessions import session_of
 from PIL import Image
 from places import EXAMPLES
 
-pytestmark = pytest.mark.numerics
-
 NAME = "mask_rcnn_r50"
 COFFEE = EXAMPLES / "coffee.jpg"
 FP16 = ir.DataType.FLOAT16

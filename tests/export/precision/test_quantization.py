@@ -15,8 +15,6 @@ from freqfusion_export.precision.quantization import plan
 from freqfusion_export.precision.sensitivity import eight_bit_session, settle
 from small_graphs import draw, parse
 
-pytestmark = pytest.mark.numerics
-
 NETWORK = """g (float[1,4,6,6] images, float[4,4,1,1] w, float[4] b, float[4,4,3,3] v) => (float[1,4,6,6] logits) {
     a = Conv(images, w, b)
     r = Relu(a)

@@ -34,8 +34,6 @@ from freqfusion_runtime.predictors.opening import open_session
 from freqfusion_runtime.results.labels import labels_from_scores
 from PIL import Image
 
-pytestmark = pytest.mark.numerics
-
 SCENES, CALIBRATION_SCENES = 12, 4
 
 

@@ -22,8 +22,6 @@ from small_models import (
     write_tensor_model,
 )
 
-pytestmark = pytest.mark.numerics
-
 PHOTO = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8).repeat(10, axis=0).repeat(9, axis=1)
 
 
