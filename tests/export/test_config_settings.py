@@ -194,7 +194,7 @@ def test_what_is_not_built_stops_export_by_name_and_can_be_given_up(weights, tmp
         (["--ignore-setting", "x"], "no setting 'x' is refused, so it cannot be ignored; refused are: none"),
         (["--set", "style=caffe"], "this network has no setting 'style'; it has threshold, .*nmf_steps"),
         (["--set", "nmf_rank=many"], "nmf_rank cannot be many in this network"),
-        (["--size-divisor", "16"], "size_divisor must be a multiple of 32, got 16"),
+        (["--size-divisor", "16"], "size_divisor must be a multiple of 32 for this network, got 16"),
     ],
 )
 def test_options_that_cannot_be_are_named(options, message, weights, tmp_path, capsys):

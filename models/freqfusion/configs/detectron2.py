@@ -58,7 +58,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         OSError: If it cannot be read.
     """
     try:
-        import yaml  # type: ignore[import-untyped]
+        import yaml
     except ImportError as e:
         raise CheckpointError(f"{path}: reading a .yaml config needs `pip install pyyaml`") from e
     values: dict[str, Any] = {}
