@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,16 @@ pytest_plugins = ["progress"]
 # What starts servers or other processes and waits for them: two at once on two cores would meet each other's time-outs.
 SERIAL = ("tests/runtime/serving/", "tests/runtime/batch/", "tests/runtime/commands/test_build_command.py")
 NOT_SERIAL = ("tests/runtime/serving/triton/",)
+# ResNet-101 is twice the size of what ResNet-50 shows; of exported detectors, Faster R-CNN shows what all have.
+LARGE = ("r101", *(f"tests/export/{place}" for place in ("networks/test_detector_goldens", "precision/test_detector_")))
+LARGER_EXPORTS = re.compile(r"tests/export/.*test_(export|evaluate)_detectors\.py::.*\[.*(mask|panoptic|instance)")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid.startswith(SERIAL) and not item.nodeid.startswith(NOT_SERIAL):
             item.add_marker(pytest.mark.serial)
-        if "r101" in item.nodeid:  # twice the size of what ResNet-50 shows
+        if any(name in item.nodeid for name in LARGE) or LARGER_EXPORTS.match(item.nodeid):
             item.add_marker(pytest.mark.long)
 
 

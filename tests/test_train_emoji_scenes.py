@@ -53,6 +53,7 @@ def test_overfits_eight_scenes(run):
     assert min(accuracies[-5:]) > 0.95
 
 
+@pytest.mark.long
 def test_the_finished_weights_load_by_their_keys(run):
     model, name, checkpoint = freqfusion.load_model(run / "segnext_t.safetensors")
     assert name == "segnext_t"
@@ -62,6 +63,7 @@ def test_the_finished_weights_load_by_their_keys(run):
         torch.testing.assert_close(value, trained[key], rtol=2**-10, atol=2**-24)  # fp16 and back
 
 
+@pytest.mark.long
 def test_a_finished_run_has_nothing_left_to_do(run):
     before = (run / "segnext_t.state.pt").stat().st_mtime_ns
     assert train(run, *OVERFIT).returncode == 0
@@ -69,12 +71,14 @@ def test_a_finished_run_has_nothing_left_to_do(run):
     assert (run / "segnext_t.state.pt").stat().st_mtime_ns == before
 
 
+@pytest.mark.long
 def test_other_settings_do_not_go_on_from_it(run):
     done = train(run, *OVERFIT, "--lr", "1e-3")
     assert done.returncode == 1
     assert "is of a run with {'lr': 0.002}. Give the same settings to go on, or another folder." in done.stderr
 
 
+@pytest.mark.long
 def test_a_stopped_run_ends_where_an_unbroken_one_does(run, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     import train as script

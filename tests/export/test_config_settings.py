@@ -116,7 +116,11 @@ def weights(demo):
 
 @pytest.mark.parametrize(
     ("interface", "name"),
-    [*(("image", name) for name in CASES), ("tensor", "exactly 70 x 90, up to multiples, BGR"), ("tensor", "padded")],
+    [
+        *(("image", name) for name in CASES),
+        pytest.param("tensor", "exactly 70 x 90, up to multiples, BGR", marks=pytest.mark.long),
+        pytest.param("tensor", "padded", marks=pytest.mark.long),
+    ],
 )
 def test_label_maps_are_those_of_the_configs_pipeline(interface, name, weights, traced_demo, tmp_path):
     case = CASES[name]
@@ -209,6 +213,7 @@ def test_options_that_cannot_be_are_named(options, message, weights, tmp_path, c
     assert re.search(message, capsys.readouterr().err)
 
 
+@pytest.mark.long
 def test_options_override_the_config_and_a_config_file_replaces_it(weights, tmp_path):
     from freqfusion.configs.overrides import Overrides
 

@@ -15,8 +15,6 @@ from freqfusion_runtime.files import sha256_of
 from places import ROOT
 from safetensors import safe_open
 
-pytestmark = pytest.mark.numerics
-
 RESULTS = ROOT / "benchmarks" / "results" / "emoji_scenes.jsonl"
 SCENES = 100
 
@@ -61,6 +59,7 @@ def test_manifest_keeps_the_scenes_size(exported_demo):
     assert manifest["classes"] == list(CLASSES)
 
 
+@pytest.mark.long
 def test_scores_are_those_on_record(exported_demo, tmp_path):
     try:
         EmojiScenes("validation")

@@ -211,10 +211,12 @@ def test_a_folder_that_cannot_be_written(segnext_t, tmp_path, monkeypatch):
 def test_one_class_is_labelled_by_its_threshold_in_both_interfaces(tmp_path):
     torch.manual_seed(0)
     model = create_model("segnext_t", num_classes=1)
+    photo = golden("e2e_seed0_75x100")["rgb"]
     with torch.no_grad():
         model.decode_head.conv_seg.weight *= 20
-        model.decode_head.conv_seg.bias.fill_(math.log(0.3 / 0.7))
-    photo = golden("e2e_seed0_75x100")["rgb"]
+        model.decode_head.conv_seg.bias.zero_()
+        middle = model(torch.from_numpy(prepare(photo, Preprocessing())))[:, 1].median()
+        model.decode_head.conv_seg.bias.fill_(math.log(0.3 / 0.7) - middle)  # half of the pixels on either side
     checkpoint = Checkpoint(model.state_dict(), classes=("crack",), palette=((255, 0, 0),))
     traced = trace_network(model, 32)
     scores = {}

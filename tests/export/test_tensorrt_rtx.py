@@ -60,7 +60,8 @@ def check_engine(built: BuiltEngine, precisions: set[str]) -> None:
     assert built.memory["activations"] > 0
 
 
-@pytest.mark.parametrize("interface", ["tensor", pytest.param("image", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("interface", ["tensor", "image"])
 def test_the_fp32_file_becomes_an_engine(exported, interface):
     builder = builder_of(exported[interface], interface)
     dtypes = {"tensor": (trt.float32, trt.float32), "image": (trt.uint8, trt.uint8)}

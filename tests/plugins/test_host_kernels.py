@@ -26,7 +26,6 @@ from reference_data import golden, goldens
 from torch import Tensor
 
 pytestmark = [
-    pytest.mark.numerics,
     pytest.mark.skipif(LIBRARY is None, reason="libfreqfusion_c.so is not built: run `make plugins`"),
 ]
 

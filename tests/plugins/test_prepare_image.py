@@ -28,8 +28,6 @@ from one_node_models import kernel_counts
 from onnx import helper
 from watched_runs import LEVELS, RUN_MODELS, run_program
 
-pytestmark = pytest.mark.numerics
-
 MEAN = (123.675, 116.28, 103.53)
 INVERSE_STD = (0.0171247538, 0.0175070028, 0.0174291939)
 OFFICIAL, SMALL, NO_STRETCH, ODD, WIDE = (2048, 512, 32), (256, 64, 32), (128, 96, 1), (111, 75, 7), (1000, 40, 64)

@@ -18,8 +18,6 @@ from freqfusion_runtime.model_files.manifest import METADATA_KEY
 from PIL import Image
 from safetensors.torch import save_file
 
-pytestmark = pytest.mark.numerics
-
 
 @pytest.fixture(scope="module")
 def photo(tmp_path_factory):
@@ -47,7 +45,7 @@ def test_export_writes_what_it_says(checkpoint):
     ]
 
 
-@pytest.mark.parametrize("kernels", ["never", "auto"])
+@pytest.mark.parametrize("kernels", [pytest.param("never", marks=pytest.mark.long), "auto"])
 def test_parity_holds_at_every_level(checkpoint, photo, tmp_path, kernels, capsys):
     arguments = [
         "parity",

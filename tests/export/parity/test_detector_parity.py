@@ -48,14 +48,15 @@ def test_finding_nothing_on_both_sides_is_no_parity(tmp_path, monkeypatch):
     silent = found(tmp_path, "detection", boxes=(), scores=(), labels=())
     nothing = task_parity("photo", [], silent, silent)
     assert nothing.is_empty
-    monkeypatch.setattr("freqfusion.load_model", lambda *_: (None, None, None))
+    monkeypatch.setattr("freqfusion.load_model", lambda *_, **__: (None, None, None))
     monkeypatch.setattr(
         detector_parity, "DetectorParity", lambda *_: SimpleNamespace(objects_on=lambda picture: nothing)
     )
     arguments = {"model": tmp_path / "net.onnx", "checkpoint": tmp_path / "net.pth", "output": None, "json": None}
-    args = Namespace(**arguments, kernels="auto", layers=False, threads=0)
+    args = Namespace(**arguments, kernels="auto", layers=False, threads=0, weights=None)
+    pictures = {tmp_path / "a.png": "a", tmp_path / "b.png": "b"}
     with pytest.raises(ExportError, match="nor its checkpoint finds an object in any of 2 pictures, so no box"):
-        compare_detectors(args, read_manifest(tmp_path / "net.onnx"), [tmp_path / "a.png", tmp_path / "b.png"], ())
+        compare_detectors(args, read_manifest(tmp_path / "net.onnx"), list(pictures), pictures, ())
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,6 @@ from freqfusion_runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from PIL import Image
 from plans_without_a_gpu import play_plans
 
-pytestmark = pytest.mark.numerics
-
 SMALL = {"long_side": 128, "short_side": 64}
 
 
@@ -99,6 +97,7 @@ def test_it_holds_operators_network_and_labels_of_one_file(folder, checkpoint):
     assert {name for entry in data.facts.operators for name in (*entry.inputs, entry.output)} == set(picture.values)
 
 
+@pytest.mark.long
 @needs_rtx
 @pytest.mark.parametrize("runs_on", ["ONNX Runtime", pytest.param("GPU", marks=pytest.mark.gpu)])
 def test_build_verifies_a_real_network_from_operators_to_labels(folder, monkeypatch, capsys, runs_on):

@@ -107,6 +107,7 @@ def test_half_types_label_scenes_as_fp32_does(network, expected, precision, leas
     check(precision, network.run_model(WidenToFp32Pass(rounding=True)(model).model), expected, least_error)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("precision", "target", "weight_bits"),
     # 7: processors without VNNI add pairs of products in 16 bits, which 8-bit weights overflow (docs/precision.md).
