@@ -31,7 +31,7 @@ def main() -> int:
     status = 0
     for target in arguments.runs:
         for checkout in arguments.checkout:
-            line = measure(checkout.resolve(), target)
+            line = {**measure(checkout.resolve(), target), "note": arguments.note}
             print(json.dumps(line), flush=True)
             if arguments.results:
                 with arguments.results.open("a") as file:
@@ -45,6 +45,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--checkout", type=Path, action="append", required=True, metavar="FOLDER")
     parser.add_argument("--runs", nargs="+", default=["test"], metavar="TARGET", help="make targets, one after another")
     parser.add_argument("--results", type=Path, metavar="FILE.jsonl", help="append the lines here as well")
+    parser.add_argument("--note", default="", help="what a reader of the lines should know of the runs")
     return parser.parse_args()
 
 
@@ -76,7 +77,7 @@ def measure(checkout: Path, target: str) -> dict[str, object]:
 
 
 class MemoryOfDescendants:
-    """Samples the memory of a process and of everything it started, ten times in five seconds."""
+    """Samples the memory of a process and of everything it started; not often, since to ask the kernel costs time."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -91,7 +92,7 @@ class MemoryOfDescendants:
         return self._peak
 
     def _watch(self) -> None:
-        while not self._done.wait(0.5):
+        while not self._done.wait(3.0):
             self._peak = max(self._peak, sum(proportional_bytes(pid) for pid in descendants(self._pid)))
 
 

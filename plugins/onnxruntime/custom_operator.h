@@ -32,6 +32,29 @@ struct Extent {
     }
 };
 
+//! A node as far as it is known before a run, with attributes that need not be there.
+class NodeBeforeRun : public Ort::ShapeInferContext {
+  public:
+    explicit NodeBeforeRun(OrtShapeInferContext* node) : Ort::ShapeInferContext{&Ort::GetApi(), node}, mNode{node} {}
+
+    //! An integer attribute, or `absent` where there is none: GetAttrInt would throw, once for each such node.
+    [[nodiscard]] int64_t integer(char const* name, int64_t absent) const
+    {
+        OrtOpAttr const* attribute = nullptr;
+        int64_t value = 0;
+        size_t bytes = 0;
+        Ort::Status const found{Ort::GetApi().ShapeInferContext_GetAttribute(mNode, name, &attribute)};
+        if (!found.IsOK()) {
+            return absent;
+        }
+        Ort::Status const read{Ort::GetApi().ReadOpAttr(attribute, ORT_OP_ATTR_INT, &value, sizeof(value), &bytes)};
+        return read.IsOK() ? value : absent;
+    }
+
+  private:
+    OrtShapeInferContext* mNode;
+};
+
 //! What an operator's tensors hold: all the placement's type; or that, with int64 sizes in host memory as the last
 //! input and an int32 output; or that type, with fp32 boxes as the last input; or uint8 in and fp32 out.
 enum class Elements { kSame, kLabels, kBoxes, kPictures };
@@ -154,7 +177,7 @@ class CustomOperator final : public Ort::CustomOpBase<CustomOperator<Op>, Kernel
             if (Op::kElements == Elements::kPictures) {
                 type = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
             }
-            Ort::ShapeInferContext context{&Ort::GetApi(), raw};
+            NodeBeforeRun context{raw};
             std::vector<Extent> first;
             for (auto const& extent : context.GetInputShape(0)) {
                 first.push_back(extent.IsInt() ? Extent{extent.AsInt(), ""} : Extent{-1, extent.AsSym()});

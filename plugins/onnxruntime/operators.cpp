@@ -222,22 +222,16 @@ void PrepareImage::run(Call const& call) const
         shape, mScale, static_cast<uint8_t const*>(pictures.data), static_cast<float*>(images), call.threads()));
 }
 
-std::vector<Extent> PrepareImage::inferSize(std::vector<Extent> const& pictures, Ort::ShapeInferContext& node)
+std::vector<Extent> PrepareImage::inferSize(std::vector<Extent> const& pictures, NodeBeforeRun& node)
 {
     constexpr int64_t kMaxExtent = std::numeric_limits<int32_t>::max();
     auto const narrowed = [](int64_t value) {
         return value < 0 || value > kMaxExtent ? 0 : static_cast<int32_t>(value);
     };
-    auto const ifGiven = [&](char const* name) {
-        try {
-            return narrowed(node.GetAttrInt(name));
-        } catch (Ort::Exception const&) { // there is no other way to ask
-            return 0;
-        }
-    };
     PrepareImageShape const shape{1, narrowed(pictures[1].value), narrowed(pictures[2].value),
         narrowed(node.GetAttrInt("long_side")), narrowed(node.GetAttrInt("short_side")),
-        narrowed(node.GetAttrInt("size_divisor")), ifGiven("exact_height"), ifGiven("exact_width")};
+        narrowed(node.GetAttrInt("size_divisor")), narrowed(node.integer("exact_height", 0)),
+        narrowed(node.integer("exact_width", 0))};
     if (whyNotRunnable(shape) != nullptr) {
         return {}; // unknown, or refused when the node runs
     }

@@ -93,7 +93,7 @@ class PrepareImage {
 
     explicit PrepareImage(Attributes const& attributes);
     void run(Call const& call) const;
-    static std::vector<Extent> inferSize(std::vector<Extent> const& pictures, Ort::ShapeInferContext& node);
+    static std::vector<Extent> inferSize(std::vector<Extent> const& pictures, NodeBeforeRun& node);
 
   private:
     PrepareImageShape mAttributes; //!< sizes unset
