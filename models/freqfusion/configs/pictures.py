@@ -296,7 +296,8 @@ class PictureReader:
             self.findings.refuse(f"{name}.test_cfg.size", testing["size"], "padding to multiples")
         known = {
             "type", "mean", "std", "bgr_to_rgb", "rgb_to_bgr", "pad_size_divisor", "pad_val", "pad_value", "size",
-            "size_divisor", "seg_pad_val", "pad_mask", "mask_pad_value", "pad_seg", "boxtype2tensor", "non_blocking",
+            "size_divisor", "seg_pad_val", "seg_pad_value", "pad_mask", "mask_pad_value", "pad_seg", "boxtype2tensor",
+            "non_blocking",
             "batch_augments", "test_cfg", "_scope_",
         }  # fmt: skip
         for key in sorted(set(options) - known):
