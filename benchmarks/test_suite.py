@@ -60,7 +60,7 @@ def measure(checkout: Path, target: str) -> dict[str, object]:
         peak = memory.stop()
         output.seek(0)
         text = output.read()
-    summary = re.findall(r"=+ (.*(?:passed|failed|error).* in .*) =+", text)
+    summary = re.findall(r"^=* ?(\d.*(?:passed|failed|error).* in \S+s)\b.*$", text, re.MULTILINE)
     if exit_status:
         sys.stderr.write(text[-4000:])
     return {
@@ -68,7 +68,7 @@ def measure(checkout: Path, target: str) -> dict[str, object]:
         "wall_s": round(seconds, 1),
         "peak_mb": round(peak / 2**20),
         "exit_status": exit_status,
-        "pytest": summary[-1] if summary else None,
+        "pytest": summary,
         "revision": revision(checkout),
         "processor": processor(),
         "cores": os.cpu_count(),
