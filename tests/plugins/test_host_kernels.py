@@ -25,9 +25,7 @@ from host_kernels import (
 from reference_data import golden, goldens
 from torch import Tensor
 
-pytestmark = [
-    pytest.mark.skipif(LIBRARY is None, reason="libfreqfusion_c.so is not built: run `make plugins`"),
-]
+pytestmark = pytest.mark.skipif(LIBRARY is None, reason="libfreqfusion_c.so is not built: run `make plugins`")
 
 
 def example(shape: tuple[int, ...], dtype: torch.dtype, seed: int, scale: float = 1.0) -> Tensor:
