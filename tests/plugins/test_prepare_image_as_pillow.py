@@ -146,3 +146,16 @@ def test_sizes_are_those_on_record_for_detectron2(size, expected):
 def test_a_second_resize_is_refused(library):
     with pytest.raises(Exception, match="size_divisor must be 1 where resize_as_pillow is"):
         open_model(library, size_divisor=32)
+
+
+def test_tensorrt_rtx_builds_the_body():
+    trt = pytest.importorskip("tensorrt_rtx")
+    logger = trt.Logger(trt.Logger.ERROR)
+    builder = trt.Builder(logger)
+    network = builder.create_network()
+    parser = trt.OnnxParser(network, logger)
+    assert parser.parse(model()), [parser.get_error(i).desc() for i in range(parser.num_errors)]
+    config, profile = builder.create_builder_config(), builder.create_optimization_profile()
+    profile.set_shape("x", (1, 32, 32, 3), (1, 480, 640, 3), (2, 1080, 1920, 3))
+    config.add_optimization_profile(profile)
+    assert builder.build_serialized_network(network, config) is not None
