@@ -61,6 +61,10 @@ class PictureLabeller(Protocol):
         """``checkpoint`` or ``random``."""
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What was done to a checkpoint's entries as they were read."""
+
+    @property
     def palette(self) -> tuple[tuple[int, int, int], ...]:
         """A colour for each class."""
 

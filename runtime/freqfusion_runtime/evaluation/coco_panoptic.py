@@ -216,7 +216,8 @@ def _usable_segments(
     last: dict[int, dict[str, Any]] = {}
     faults = []
     for place, record in enumerate(records):
-        if not isinstance(record, dict) or not _is_id(identity := record.get("id")):
+        identity = record.get("id") if isinstance(record, dict) else None
+        if identity is None or not _is_id(identity):
             faults.append((f"segment number {place}", f"its id must be a whole number above 0, got {record!r:.60}"))
             continue
         if identity in last:

@@ -94,23 +94,26 @@ def open_tables(
     part = usual_part(root, lambda name: any(_is_of(table, root, name) for table in tables)) if split is None else split
     chosen = [table for table in tables if not part or _is_of(table, root, part)]
     if not chosen:
-        names = ", ".join(str(table.relative_to(root)) if table != root else table.name for table in tables[:5])
-        raise DatasetError(f"{root} holds no table of {part!r}, only {names}. Name another part with --split.")
+        there = ", ".join(str(table.relative_to(root)) if table != root else table.name for table in tables[:5])
+        raise DatasetError(f"{root} holds no table of {part!r}, only {there}. Name another part with --split.")
     rows: list[tuple[Path, int, int]] = []
-    names: tuple[str, str] | None = None
+    names: dict[tuple[str, str], Path] = {}
     for table in chosen:
         try:
             file = open_table(table)
         except PictureError as e:
             raise DatasetError(str(e)) from e
         kinds = {field.name: field.type for field in file.schema_arrow}
-        own = tuple(_column(table, kinds, *asked) for asked in zip(columns, (_PICTURES, _LABELS), strict=True))
-        names = names or (own[0], own[1])
+        own = _column(table, kinds, columns[0], _PICTURES), _column(table, kinds, columns[1], _LABELS)
+        names.setdefault(own, table)
         changed = table.stat().st_mtime_ns
         rows += [(table, changed, row) for row in range(file.metadata.num_rows)]
-    if not rows or names is None:
+    if not rows:
         raise DatasetError(f"{root}: {len(chosen)} tables have no rows. Get whole copies of them.")
-    return TableDataset(tuple(rows), names, classes, *readings)
+    if len(names) > 1:
+        told = " and ".join(f"{', '.join(own)} in {table.name}" for own, table in names.items())
+        raise DatasetError(f"{root}: columns are called otherwise in each table: {told}. Score them one by one.")
+    return TableDataset(tuple(rows), next(iter(names)), classes, *readings)
 
 
 def _is_of(table: Path, root: Path, part: str) -> bool:

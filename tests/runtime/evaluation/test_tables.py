@@ -64,6 +64,13 @@ def test_a_folder_may_name_the_part_and_columns_may_be_named(tmp_path):
         open_dataset("ade20k", tmp_path, columns=("photo", "n"))
 
 
+def test_tables_with_columns_of_different_names_are_no_data_set(tmp_path):
+    write(tmp_path / "a.parquet", [1])
+    write(tmp_path / "b.parquet", [1], ("image", "mask"))
+    with pytest.raises(DatasetError, match=r"image, annotation in a\.parquet and image, mask in b\.parquet"):
+        open_dataset("ade20k", tmp_path)
+
+
 def test_what_a_model_is_trained_on_is_scored_only_where_asked(tmp_path):
     write(tmp_path / "train-00000-of-00001.parquet", [1])
     with pytest.raises(DatasetError, match=r"holds train and none of validation and val; .* --split train"):
