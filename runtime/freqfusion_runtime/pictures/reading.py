@@ -23,7 +23,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from freqfusion_runtime.errors import InputError, NoPicturesError, PictureError, PictureTooLargeError
 from freqfusion_runtime.pictures.decoding import by_mode, decode
 from freqfusion_runtime.pictures.tiff import MAGIC as TIFF_MAGIC
-from freqfusion_runtime.pictures.tiff import unreadable_tiff
+from freqfusion_runtime.pictures.tiff import relabelled
 
 Picture: TypeAlias = "NDArray[np.uint8]"  # (H, W, 3), RGB
 PictureLike: TypeAlias = "NDArray[np.uint8] | Image.Image | str | os.PathLike[str]"
@@ -163,7 +163,7 @@ def _open(
         ) from e
     except UnidentifiedImageError as e:
         if _start_of(file) in TIFF_MAGIC:
-            raise unreadable_tiff(file, name) from e
+            return _open(relabelled(file, name), name, max_pixels, before_decoding)
         raise PictureError(
             f"{name} is not a picture in one of the formats {', '.join(_FORMATS)}. Convert it to JPEG or PNG."
         ) from e

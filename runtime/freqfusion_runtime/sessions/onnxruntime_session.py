@@ -20,7 +20,12 @@ from freqfusion_runtime.model_files.manifest import METADATA_KEY, Manifest, Tens
 from freqfusion_runtime.model_files.onnx_nodes import DOMAIN, NodeEntry, list_nodes
 from freqfusion_runtime.sessions.fast_convolutions import with_fast_convolutions
 from freqfusion_runtime.sessions.input_checks import check_inputs, check_sides
-from freqfusion_runtime.sessions.kernel_library import FOLDER_VARIABLE, library_path
+from freqfusion_runtime.sessions.kernel_library import (
+    BODIES_INSTEAD,
+    FOLDER_VARIABLE,
+    library_fault,
+    library_path,
+)
 from freqfusion_runtime.sessions.protocol import Kernels, OperatorPath, Provider
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -50,7 +55,8 @@ class OnnxRuntimeSession:
         options = ort.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
         options.intra_op_num_threads = threads
-        self.kernel_library = _register_kernels(options, kernels)
+        nodes = _nodes(self._path)
+        self.kernel_library = _register_kernels(options, kernels, self._path, nodes)
         with tempfile.TemporaryDirectory(prefix="freqfusion-") as folder:
             optimised = Path(folder) / "optimised.onnx"
             if self.kernel_library is not None:
@@ -67,7 +73,7 @@ class OnnxRuntimeSession:
                 "were off by 130 % of their deviation, 12 % with them off. "
                 "It is for TensorRT; export it as fp32, fp16 or int8 to run it here."
             )
-        self._operator_paths = _operator_paths(list_nodes(self._path), remaining)
+        self._operator_paths = _operator_paths(nodes, remaining)
         if kernels == "require":
             _require_kernels(self._path, self._operator_paths)
         self._check_provider(wanted)
@@ -198,6 +204,13 @@ def _check_file(path: Path) -> None:
             )
 
 
+def _nodes(path: Path) -> list[NodeEntry]:
+    try:
+        return list_nodes(path)
+    except ValueError:  # no model, of which ONNX Runtime says more
+        return []
+
+
 def _warn_of(path: Path, external: tuple[Path, ...]) -> None:
     warnings.warn(
         f"{path} keeps weights in {', '.join(file.name for file in external)}, for which the manifest inside it does "
@@ -219,7 +232,7 @@ def _provider_name(provider: Provider) -> str:
     return name
 
 
-def _register_kernels(options: ort.SessionOptions, kernels: Kernels) -> Path | None:
+def _register_kernels(options: ort.SessionOptions, kernels: Kernels, path: Path, nodes: list[NodeEntry]) -> Path | None:
     """Registers the custom-operator library and returns its path, or None where function bodies are to be used."""
     if kernels == "never":
         return None
@@ -231,16 +244,18 @@ def _register_kernels(options: ort.SessionOptions, kernels: Kernels) -> Path | N
                 f"Build it with `make plugins`, or name its folder in {FOLDER_VARIABLE}."
             )
         return None
-    try:
-        options.register_custom_ops_library(str(library))
-    except Exception as e:  # as above
-        message = f"{library} cannot be loaded: {_first_line(e)}"
-        remedy = f"Build it again for ONNX Runtime {ort.__version__} with `make plugins`"
-        if kernels == "require":
-            raise KernelLibraryError(f"{message} {remedy}.") from e
-        warnings.warn(f"{message} Function bodies are used instead, which is slower. {remedy}.", stacklevel=4)
-        return None
-    return library
+    fault = library_fault(library, nodes)
+    if fault is None:
+        try:
+            options.register_custom_ops_library(str(library))
+            return library
+        except Exception as e:  # as above
+            fault = f"{library} cannot be loaded: {_first_line(e)}"
+    remedy = f"Build it again for ONNX Runtime {ort.__version__} with `make plugins`"
+    if kernels == "require":
+        raise KernelLibraryError(f"{path}: {fault} {remedy}.")
+    warnings.warn(f"{path}: {fault} {BODIES_INSTEAD} {remedy}.", stacklevel=4)
+    return None
 
 
 def _operator_paths(original: list[NodeEntry], remaining: list[NodeEntry]) -> tuple[OperatorPath, ...]:
