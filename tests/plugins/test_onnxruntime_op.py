@@ -15,7 +15,15 @@ import pytest
 import torch
 from compiled_libraries import cpu_libraries
 from freqfusion_export.operators import functions
-from one_node_models import OPSETS, kernel_counts, one_node_model, open_session, run_session
+from one_node_models import (
+    OPEN_ALONE,
+    OPSETS,
+    kernel_counts,
+    models_beyond_64_bits,
+    one_node_model,
+    open_session,
+    run_session,
+)
 from onnx import helper
 from operator_cases import CASES, DTYPES, Case, assert_matches_golden, golden_calls, reassembly
 
@@ -146,6 +154,16 @@ def test_leaves_an_output_size_open_that_it_cannot_know(operator, onnxruntime_li
     model = one_node_model(operator, ATTRIBUTES[operator], shape=(None, None, None, None))
     (output,) = open_session(model, onnxruntime_library).get_outputs()
     assert not any(isinstance(extent, int) for extent in output.shape or [])
+
+
+@pytest.mark.parametrize(("name", "model"), models_beyond_64_bits().items())
+def test_a_size_that_does_not_fit_64_bits_is_unknown_or_refused(name, model, onnxruntime_library):
+    if name in OPEN_ALONE:
+        (output,) = open_session(model, onnxruntime_library).get_outputs()
+        assert not any(isinstance(extent, int) for extent in output.shape or [])
+    else:
+        with pytest.raises(Exception, match=r"(scale_factor|kernel_size) must fit 32 bits, got -?4611686018427387\d+"):
+            open_session(model, onnxruntime_library)
 
 
 @pytest.mark.parametrize(
