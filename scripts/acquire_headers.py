@@ -5,9 +5,9 @@
 
 Sources are tried in the order of ``PACKAGES``: what the user names, what the machine has, what an earlier run fetched,
 then the vendor and the package indexes this machine is already set up to use. What is fetched is signed (Debian's) or
-has a SHA-256 that is known beforehand, and what is found is checked before it is used. Standard output holds the folder alone; standard error says which source it is from and why those before it were
-passed over. Exit status 0, or 2 where no source has the headers. Needs Python and nothing else, writes nothing outside
-``--into``, needs no root.
+has a SHA-256 that is known beforehand, and what is found is checked before it is used. Standard output holds the folder
+alone; standard error says which source it is from and why those before it were passed over. Exit status 0, or 2 where
+no source has the headers. Needs Python and nothing else, writes nothing outside ``--into``, needs no root.
 """
 
 from __future__ import annotations
@@ -304,8 +304,9 @@ PACKAGES = {
                 online=True,
             ),
         ),
-        remedy="install libonnxruntime-dev, or set ONNXRUNTIME_SHA256 to the SHA-256 of the release archive, or unpack it "
-        "and set ONNXRUNTIME_INCLUDE to its include folder. Until then ONNX files run on their function bodies: same results, slower",
+        remedy="install libonnxruntime-dev; or set ONNXRUNTIME_SHA256 to the release archive's SHA-256; or unpack one and "
+        "set ONNXRUNTIME_INCLUDE to its include folder. Until then ONNX files run on their function bodies: same "
+        "results, slower",
     ),
     "tensorrt": Package(
         title="TensorRT headers",
