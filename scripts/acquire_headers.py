@@ -304,7 +304,7 @@ PACKAGES = {
                 online=True,
             ),
         ),
-        remedy="install libonnxruntime-dev; or set ONNXRUNTIME_SHA256 to the release archive's SHA-256; or unpack one and "
+        remedy="install libonnxruntime-dev; or state the release archive's ONNXRUNTIME_SHA256; or unpack one and "
         "set ONNXRUNTIME_INCLUDE to its include folder. Until then ONNX files run on their function bodies: same "
         "results, slower",
     ),
