@@ -140,6 +140,9 @@ void LocalSimilarity::run(Call const& call) const
 std::vector<Extent> LocalSimilarity::inferSize(std::vector<Extent> const& features, Ort::ShapeInferContext& node)
 {
     int64_t const kernelSize = node.GetAttrInt("kernel_size");
+    if (kernelSize < 1 || kernelSize > std::numeric_limits<int32_t>::max()) {
+        return {}; // refused when the kernel is made
+    }
     return {features[0], {kernelSize * kernelSize - 1, ""}, features[2], features[3]};
 }
 

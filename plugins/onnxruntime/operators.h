@@ -94,7 +94,7 @@ class PrepareImage {
   public:
     static constexpr char const* kName = "PrepareImage";
     static constexpr char const* kAttributes =
-        "exact_height exact_width inverse_std long_side mean reverse_channels short_side size_divisor";
+        "exact_height exact_width inverse_std long_side mean resize_as_pillow reverse_channels short_side size_divisor";
     static constexpr size_t kInputs = 1;
     static constexpr Elements kElements = Elements::kPictures;
 

@@ -16,10 +16,18 @@ import pytest
 import torch
 from compiled_libraries import cpu_libraries
 from freqfusion_export.operators import functions
-from freqfusion_export.operators.image_functions import PrepareImageOtherwise
+from freqfusion_export.operators.image_functions import PrepareImageAsPillow
 from freqfusion_export.passes.add_function_bodies import OPERATORS
 from freqfusion_runtime.sessions.kernel_library import INTERFACE
-from one_node_models import OPSETS, kernel_counts, one_node_model, open_session, run_session
+from one_node_models import (
+    OPEN_ALONE,
+    OPSETS,
+    kernel_counts,
+    models_beyond_64_bits,
+    one_node_model,
+    open_session,
+    run_session,
+)
 from onnx import helper
 from operator_cases import CASES, DTYPES, Case, assert_matches_golden, golden_calls, reassembly
 
@@ -152,6 +160,16 @@ def test_leaves_an_output_size_open_that_it_cannot_know(operator, onnxruntime_li
     assert not any(isinstance(extent, int) for extent in output.shape or [])
 
 
+@pytest.mark.parametrize(("name", "model"), models_beyond_64_bits().items())
+def test_a_size_that_does_not_fit_64_bits_is_unknown_or_refused(name, model, onnxruntime_library):
+    if name in OPEN_ALONE:
+        (output,) = open_session(model, onnxruntime_library).get_outputs()
+        assert not any(isinstance(extent, int) for extent in output.shape or [])
+    else:
+        with pytest.raises(Exception, match=r"(scale_factor|kernel_size) must fit 32 bits, got -?4611686018427387\d+"):
+            open_session(model, onnxruntime_library)
+
+
 @pytest.mark.parametrize(
     ("operator", "wrong", "reason"),
     [
@@ -236,7 +254,7 @@ def test_kernels_read_the_attributes_that_files_have_and_no_others(onnxruntime_l
     assert library.freqfusion_onnxruntime_interface() == INTERFACE
     library.freqfusion_onnxruntime_attributes.restype = ctypes.c_char_p
     with_kernel = {}
-    for name, body in {**OPERATORS, "PrepareImage": PrepareImageOtherwise}.items():
+    for name, body in {**OPERATORS, "PrepareImage": PrepareImageAsPillow}.items():
         if read := library.freqfusion_onnxruntime_attributes(name.encode()):
             with_kernel[name] = set(read.decode().split())
             proto = body.to_function_proto()

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from freqfusion_runtime.errors import FreqFusionError, InputError, NoPicturesError, PictureError
-from freqfusion_runtime.pictures.reading import SUFFIXES, is_picture, warn_of_left_out
+from freqfusion_runtime.files import kind_of
+from freqfusion_runtime.pictures.reading import MAX_PIXELS, SUFFIXES, is_picture, read_encoded, warn_of_left_out
 from freqfusion_runtime.pictures.tables import SUFFIXES as TABLES
 from freqfusion_runtime.pictures.tables import holds_files, open_table, read_cell
 
@@ -70,7 +71,8 @@ def find_items(source: Path, column: str | None = None, skip: Path | None = None
     if source.is_dir():
         found = list(_in_folder(source, skip))
     elif not source.is_file():
-        raise PictureError(f"{source} does not exist. Name a folder, a .txt list of paths, or a .parquet file.")
+        reason = f"is {kind_of(source.stat().st_mode)}" if source.exists() else "does not exist"
+        raise PictureError(f"{source} {reason}. Name a folder, a .txt list of paths, or a .parquet file.")
     elif source.suffix.lower() in LISTS:
         found = list(_in_list(source))
     elif source.suffix.lower() in TABLES:
@@ -115,15 +117,15 @@ def check_items_stay(items: Sequence[Item], source: Path, output: Path) -> None:
                 )
 
 
-def content(item: Item) -> bytes:
+def content(item: Item, max_pixels: int = MAX_PIXELS) -> bytes:
     """Reads a picture's bytes.
 
     Raises:
-        PictureError: If they cannot be read, or are empty.
+        PictureError: If they cannot be read, are empty, or more than a picture of ``max_pixels`` can have.
     """
     try:
         if item.row < 0:
-            data = Path(item.path).read_bytes()
+            data = read_encoded(item.path, max_pixels)
         else:
             data = read_cell(item.path, item.mtime_ns, item.row, item.column, item.key)
     except OSError as e:

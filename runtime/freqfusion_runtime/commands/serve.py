@@ -72,6 +72,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--drain-timeout-s", type=_amount, default=d.drain_timeout_s, help="to finish requests then")
     parser.add_argument(
+        "--load-timeout-s",
+        type=_amount,
+        default=d.load_timeout_s,
+        help="to open a model, first in a process of its own; 0: any time, and no such process",
+    )
+    parser.add_argument(
+        "--load-memory-mb", type=_amount, default=d.load_memory_mb, help="of that process, in MiB; 0: any"
+    )
+    parser.add_argument(
         "--reload-interval-s", type=_amount, default=d.reload_interval_s, help="between looks at model files, 0: never"
     )
     parser.add_argument(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The custom-operator library for ONNX Runtime: where it lies, and whether it is of this release."""
+"""The custom-operator library for ONNX Runtime: where it lies, whether it is of this release, and what it did."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import ctypes
 import os
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ LIBRARY_NAME = f"libfreqfusion_onnxruntime{_SUFFIX}"
 BODIES_INSTEAD = "Function bodies are used instead, which is slower."
 # Attributes that are for TensorRT, or that every kernel compares with its own version.
 _READ_ELSEWHERE = {"plugin_namespace", "plugin_version", "tensorrt_plugin_shape_input_indices"}
+_MOST_COUNTERS = 64  # an operator has one for each device
 
 
 def library_folder() -> Path:
@@ -68,3 +70,15 @@ def usable_library() -> Path | None:
         return library
     warnings.warn(f"{fault} {BODIES_INSTEAD} Build it again with `make plugins`.", stacklevel=3)
     return None
+
+
+def kernels_made(library: Path) -> Counter[str]:
+    """Counts the kernels that sessions opened in this thread have made so far, by operator."""
+    handle = ctypes.CDLL(str(library))
+    handle.freqfusion_onnxruntime_kernel_name.restype = ctypes.c_char_p
+    counts = (ctypes.c_int64 * _MOST_COUNTERS)()
+    made: Counter[str] = Counter()
+    for index in range(handle.freqfusion_onnxruntime_kernel_counts(counts)):
+        operator, _, _device = handle.freqfusion_onnxruntime_kernel_name(index).decode().partition("/")
+        made[operator] += counts[index]
+    return made

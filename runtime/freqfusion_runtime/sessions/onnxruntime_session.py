@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from freqfusion_runtime.errors import KernelLibraryError, ModelFileError, NetworkOutputError, ProviderError
+from freqfusion_runtime.files import kind_of
 from freqfusion_runtime.model_files.external_data import check_external_files
 from freqfusion_runtime.model_files.manifest import METADATA_KEY, Manifest, TensorSpec
 from freqfusion_runtime.model_files.onnx_nodes import DOMAIN, NodeEntry, list_nodes
@@ -23,6 +24,7 @@ from freqfusion_runtime.sessions.input_checks import check_inputs, check_sides
 from freqfusion_runtime.sessions.kernel_library import (
     BODIES_INSTEAD,
     FOLDER_VARIABLE,
+    kernels_made,
     library_fault,
     library_path,
 )
@@ -57,14 +59,7 @@ class OnnxRuntimeSession:
         options.intra_op_num_threads = threads
         nodes = _nodes(self._path)
         self.kernel_library = _register_kernels(options, kernels, self._path, nodes)
-        with tempfile.TemporaryDirectory(prefix="freqfusion-") as folder:
-            optimised = Path(folder) / "optimised.onnx"
-            if self.kernel_library is not None:
-                # The network as ONNX Runtime will run it is the only witness of what it did with our nodes: one that
-                # has a kernel is still there, any other has been replaced by its function body.
-                options.optimized_model_filepath = str(optimised)
-            self._session = self._open(options, wanted)
-            remaining = list_nodes(optimised) if self.kernel_library is not None else []
+        self._session, made = self._open(options, wanted)
         self._session.disable_fallback()
         self._manifest = self._read_manifest()
         if self._manifest.precision == "fp8":
@@ -73,7 +68,7 @@ class OnnxRuntimeSession:
                 "were off by 130 % of their deviation, 12 % with them off. "
                 "It is for TensorRT; export it as fp32, fp16 or int8 to run it here."
             )
-        self._operator_paths = _operator_paths(nodes, remaining)
+        self._operator_paths = _operator_paths(nodes, made)
         if kernels == "require":
             _require_kernels(self._path, self._operator_paths)
         self._check_provider(wanted)
@@ -95,7 +90,7 @@ class OnnxRuntimeSession:
 
     @property
     def operator_paths(self) -> tuple[OperatorPath, ...]:
-        """How each FreqFusion node runs, read from the network as ONNX Runtime optimised it."""
+        """How each FreqFusion node runs, by the kernels that were made as ONNX Runtime opened the file."""
         return self._operator_paths
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -120,16 +115,17 @@ class OnnxRuntimeSession:
             ) from e
         return dict(zip(names, values, strict=True))
 
-    def _open(self, options: ort.SessionOptions, provider: str) -> ort.InferenceSession:
+    def _open(self, options: ort.SessionOptions, provider: str) -> tuple[ort.InferenceSession, Counter[str]]:
+        """Opens the file; gives the session and how many kernels of ours it has, by operator."""
         providers = [provider] if provider == _PROVIDERS["cpu"] else [provider, _PROVIDERS["cpu"]]
         model, reason = self._with_fast_convolutions(provider), None
         if model is not None:
             try:
-                return ort.InferenceSession(model, options, providers=providers)
+                return self._counted(model, options, providers)
             except Exception as e:  # as above; such as a library that is older than this operator
                 reason = _first_line(e)
         try:
-            session = ort.InferenceSession(str(self._path), options, providers=providers)
+            opened = self._counted(str(self._path), options, providers)
         except Exception as e:  # as above
             if "NOT_IMPLEMENTED" in str(e):
                 raise ModelFileError(
@@ -147,7 +143,16 @@ class OnnxRuntimeSession:
                 "`make plugins` builds the kernels again.",
                 stacklevel=4,
             )
-        return session
+        return opened
+
+    def _counted(
+        self, model: str | bytes, options: ort.SessionOptions, providers: list[str]
+    ) -> tuple[ort.InferenceSession, Counter[str]]:
+        if self.kernel_library is None:
+            return ort.InferenceSession(model, options, providers=providers), Counter()
+        before = kernels_made(self.kernel_library)
+        session = ort.InferenceSession(model, options, providers=providers)
+        return session, kernels_made(self.kernel_library) - before
 
     def _with_fast_convolutions(self, provider: str) -> bytes | None:
         if self.kernel_library is None or provider != _PROVIDERS["cpu"]:
@@ -192,7 +197,7 @@ class OnnxRuntimeSession:
 
 def _check_file(path: Path) -> None:
     if not path.is_file():
-        reason = "is a folder" if path.is_dir() else "does not exist"
+        reason = f"is {kind_of(path.stat().st_mode)}" if path.exists() else "does not exist"
         raise ModelFileError(f"{path} {reason}. Name an ONNX file written by `freqfusion export`.")
     if path.stat().st_size == 0:
         raise ModelFileError(f"{path} is empty (0 bytes). Write it again with `freqfusion export`.")
@@ -258,37 +263,21 @@ def _register_kernels(options: ort.SessionOptions, kernels: Kernels, path: Path,
     return None
 
 
-def _operator_paths(original: list[NodeEntry], remaining: list[NodeEntry]) -> tuple[OperatorPath, ...]:
-    """Finds each FreqFusion node of the file among those that are left after optimisation.
+def _operator_paths(nodes: list[NodeEntry], made: Counter[str]) -> tuple[OperatorPath, ...]:
+    """Says how each FreqFusion node runs, given how many kernels were made for each operator.
 
-    Names stay, but a node need not have one; outputs are renamed where an Identity behind them is removed. So nodes are
-    matched by name, then by output, then by count within their operator.
+    An operator has a kernel for each type it may have here, so that its nodes run alike; where ONNX Runtime merged some
+    that compute the same, the first count as those that are left.
     """
-    nodes = [node for node in original if node.domain == DOMAIN]
-    left = [node for node in remaining if node.domain == DOMAIN]
-    with_kernel: set[int] = set()
-    for same in (_same_name, _same_output, _same_operator):
-        for index, node in enumerate(nodes):
-            match = next((other for other in left if same(node, other)), None)
-            if index not in with_kernel and match is not None:
-                with_kernel.add(index)
-                left.remove(match)
-    return tuple(
-        OperatorPath(node.name or node.output, node.operator, "kernel" if index in with_kernel else "function body")
-        for index, node in enumerate(nodes)
-    )
-
-
-def _same_operator(a: NodeEntry, b: NodeEntry) -> bool:
-    return a.operator == b.operator
-
-
-def _same_name(a: NodeEntry, b: NodeEntry) -> bool:
-    return _same_operator(a, b) and a.name != "" and a.name == b.name
-
-
-def _same_output(a: NodeEntry, b: NodeEntry) -> bool:
-    return _same_operator(a, b) and a.output == b.output
+    left, paths = made.copy(), list[OperatorPath]()
+    for node in nodes:
+        if node.domain == DOMAIN:
+            left[node.operator] -= 1
+            is_kernel = left[node.operator] >= 0
+            paths.append(
+                OperatorPath(node.name or node.output, node.operator, "kernel" if is_kernel else "function body")
+            )
+    return tuple(paths)
 
 
 def _require_kernels(path: Path, paths: tuple[OperatorPath, ...]) -> None:

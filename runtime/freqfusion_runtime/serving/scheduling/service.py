@@ -17,6 +17,7 @@ from freqfusion_runtime.serving.scheduling.memory import MemoryBudget
 from freqfusion_runtime.serving.scheduling.registry import ModelSource, Registry
 from freqfusion_runtime.serving.scheduling.scheduler import Scheduler
 from freqfusion_runtime.serving.scheduling.statistics import Statistics
+from freqfusion_runtime.serving.scheduling.watching import Watcher
 
 
 class Service:
@@ -26,13 +27,13 @@ class Service:
         self.settings = settings
         self.metrics = Metrics()
         self.log = EventLog(settings.log_file, self.metrics.lost_log_lines.inc)
-        self.registry = Registry(models, settings, self.log)
+        self.registry = Registry(models)
+        self.watcher = Watcher(self.registry.slots, settings, self.log, self.metrics.watcher_restarts.inc)
         self.statistics = Statistics()
         self.scheduler = Scheduler(settings, self.metrics, self.statistics)
         self.memory = MemoryBudget(settings.max_memory_bytes)
         # Decoding and encoding: Pillow lets go of Python's lock there, so more threads than cores gain nothing.
         self.workers = ThreadPoolExecutor(max(2, os.cpu_count() or 1), thread_name_prefix="codec")
-        self._loaders = ThreadPoolExecutor(1, thread_name_prefix="load")
         self.is_draining = False
         self.loading: asyncio.Task[None]
 
@@ -44,8 +45,8 @@ class Service:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Loads the models in the background and serves until the block ends."""
-        self.loading = asyncio.create_task(self.registry.load_all(self._loaders))
-        watching = asyncio.create_task(self._watch())
+        self.loading = asyncio.create_task(self.watcher.load_all())
+        watching = asyncio.create_task(self.watcher.watch())
         self.scheduler.start()
         try:
             yield
@@ -54,7 +55,6 @@ class Service:
             watching.cancel()
             await asyncio.gather(self.loading, watching, return_exceptions=True)
             await self.scheduler.stop()
-            self._loaders.shutdown(wait=False, cancel_futures=True)
             self.workers.shutdown(wait=False, cancel_futures=True)
             self.log.event("stopped")
             self.log.close()
@@ -62,16 +62,12 @@ class Service:
     def update_gauges(self) -> None:
         """Copies what is known elsewhere into the metrics, for who reads them now."""
         self.metrics.memory.set(self.memory.held)
+        self.metrics.watcher_age.set(self.watcher.age_s)
         for slot in self.registry.slots:
             labels = (slot.source.name, slot.source.version)
             self.metrics.ready.labels(*labels).set(slot.model is not None)
             self.metrics.stale.labels(*labels).set(slot.model is not None and bool(slot.problem))
             self.metrics.reloads.labels(*labels).set(slot.reloads)
-
-    async def _watch(self) -> None:
-        await asyncio.wait((self.loading,))
-        if self.settings.reload_interval_s > 0:
-            await self.registry.watch(self._loaders)
 
 
 def release() -> str:

@@ -15,12 +15,13 @@ _RUNS = 2  # the second shows that the first left nothing broken, and is as fast
 _SIDE = 512  # the side SegNeXt is tested at
 
 
-def warm_up(session: Session, max_pixels: int) -> None:
-    """Runs a model on an even grey picture twice, as its task wants it.
+def warm_up(session: Session, max_pixels: int, runs: int = _RUNS) -> None:
+    """Runs a model on an even grey picture, as its task wants it.
 
     Args:
         session: The model.
         max_pixels: Most pixels the picture may have.
+        runs: How often.
 
     Raises:
         ModelFileError: If no sense can be made of its answer.
@@ -36,7 +37,7 @@ def warm_up(session: Session, max_pixels: int) -> None:
     picture = np.full((height, width, 3), 128, np.uint8)
     try:
         predictor = predictor_of(session, max_pixels)
-        for _ in range(_RUNS):
+        for _ in range(runs):
             predictor.predict(picture)
     except Exception as e:  # whatever an engine raises: a model that fails here would fail each request
         raise ModelFileError(f"{session.path} was loaded but cannot label a picture: {e}") from e
