@@ -65,6 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-connections", type=positive, default=d.max_connections, help="open at one time")
     parser.add_argument("--header-timeout-s", type=_amount, default=d.header_timeout_s, help="to send headers")
     parser.add_argument("--body-timeout-s", type=_amount, default=d.body_timeout_s, help="to send a body")
+    parser.add_argument(
+        "--min-body-rate-kb", type=_amount, default=d.min_body_rate_kb, help="KiB a second of a body, 0 for any"
+    )
     parser.add_argument("--write-timeout-s", type=_amount, default=d.write_timeout_s, help="to take an answer")
     parser.add_argument("--keep-alive-s", type=_amount, default=d.keep_alive_s, help="an idle connection stays open")
     parser.add_argument(
