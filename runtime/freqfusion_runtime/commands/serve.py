@@ -85,6 +85,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="replace a worker process that crashes, up to N times a minute; 0 serves without a second process",
     )
     parser.add_argument(
+        "--allowed-host",
+        action="append",
+        default=[],
+        dest="allowed_hosts",
+        metavar="NAME",
+        help="a name clients may ask for in Host, and whose pages may; again for more; * for any. On loopback, only "
+        "loopback's names are taken without it",
+    )
+    parser.add_argument(
         "--api-key-file",
         type=Path,
         metavar="FILE",
@@ -169,6 +178,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
         if not path.is_file():
             raise ServeError(f"{path} does not exist. Name a PEM file.")
     fields = {name: value for name, value in vars(args).items() if name in Settings.__dataclass_fields__}
+    fields["allowed_hosts"] = tuple(args.allowed_hosts)
     if args.no_grpc:
         fields["grpc_port"] = None
     settings = Settings(**fields, api_key=_api_key(args.api_key_file))

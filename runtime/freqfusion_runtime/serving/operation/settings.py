@@ -44,6 +44,8 @@ class Settings:
         drain_delay_s: Time between SIGTERM, when readiness ends, and the end of listening.
         drain_timeout_s: Time accepted requests then have to finish.
         reload_interval_s: How often model files are looked at, 0 for never.
+        allowed_hosts: Names under which clients may ask, and whose pages may, beside the address listened on; ``*`` for
+            any name. Without any, a server on loopback takes loopback's names only and others take all.
         api_key: Clients must present it, except to the health routes, the metrics and the page; None for no key.
         tls_certificate, tls_key: PEM files; both or neither.
         log_file: Where log lines go instead of to standard error.
@@ -73,6 +75,7 @@ class Settings:
     drain_delay_s: float = 0.5
     drain_timeout_s: float = 60.0
     reload_interval_s: float = 1.0
+    allowed_hosts: tuple[str, ...] = ()
     api_key: str | None = None
     tls_certificate: Path | None = None
     tls_key: Path | None = None
