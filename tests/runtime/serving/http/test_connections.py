@@ -140,6 +140,37 @@ def test_more_connections_than_the_limit_are_told_so(strict):
     wait_until(lambda: strict.ask("GET", "/v2/health/ready")[0] == 200)
 
 
+def test_health_is_answered_while_slow_headers_hold_every_place(strict):
+    crowd = [connect(strict) for _ in range(20)]
+    try:
+        for raw in crowd:
+            raw.sendall(b"POST /v1/segment HTTP/1.1\r\nHost: localhost\r\n")
+        assert strict.ask("GET", "/v2/health/live")[0] == 200
+        assert strict.ask("GET", "/v2/health/ready")[0] == 200
+        status, reason = strict.error("GET", "/v1/models")
+        assert status == 503
+        assert reason == "20 connections are open, which is the limit. Try again."
+    finally:
+        for raw in crowd:
+            raw.close()
+    wait_until(lambda: strict.ask("GET", "/v1/models")[0] == 200)
+
+
+def test_declared_lengths_hold_nothing(strict):
+    crowd = [connect(strict) for _ in range(15)]  # 600 MB in words, of 256
+    try:
+        for raw in crowd:
+            raw.sendall(
+                b"POST /v1/segment HTTP/1.1\r\nHost: localhost\r\nContent-Length: 40000000\r\n\r\n" + bytes(1000)
+            )
+        wait_until(lambda: strict.metric("freqfusion_requests_in_flight") >= 15)
+        assert strict.metric("freqfusion_held_bytes") <= 15 * 1000
+        assert strict.ask("POST", "/v1/segment", png(photo()))[0] == 200
+    finally:
+        for raw in crowd:
+            raw.close()
+
+
 def test_a_picture_that_memory_can_never_hold_is_refused_before_it_is_decoded(strict):
     status, reason = strict.error("POST", "/v1/segment", png(photo(5000, 5000)))
     assert status == 413
