@@ -12,6 +12,8 @@ import pytest
 _ONNXRUNTIME = """
 void *RegisterCustomOps(void *options, void const *base) { return 0; }
 char const *freqfusion_onnxruntime_attributes(char const *name) { return "ATTRIBUTES"; }
+char const *freqfusion_onnxruntime_kernel_name(int index) { return 0; }
+int freqfusion_onnxruntime_kernel_counts(long long *counts) { return 0; }
 """
 _TENSORRT = """
 void *getCreators(int *count) { *count = 0; return 0; }
