@@ -120,7 +120,7 @@ class OnnxRuntimeSession:
         return dict(zip(names, values, strict=True))
 
     def _run_options(self, inputs: Mapping[str, NDArray[Any]]) -> ort.RunOptions | None:
-        """Makes ONNX Runtime give back what a large run took, which else it keeps; the run after gives back the rest."""
+        """Makes ONNX Runtime give back what a large run took, which else it keeps; the next one gives back the rest."""
         was_large, self._was_large = self._was_large, sum(value.nbytes for value in inputs.values()) > _LARGE_BYTES
         return self._giving_back if was_large or self._was_large else None
 

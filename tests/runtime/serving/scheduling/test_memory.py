@@ -140,9 +140,7 @@ def test_a_few_bytes_that_become_many_network_pixels_are_charged_as_such(served)
 def test_a_run_that_needs_more_than_there_is_is_refused_before_it_begins(served):
     async def story(service, session):
         model = service.registry.model("colors")
-        with pytest.raises(
-            TooLargeError, match="Send less at a time, or start the server with a larger --max-mem"
-        ):
+        with pytest.raises(TooLargeError, match="Send less at a time, or start the server with a larger --max-mem"):
             await service.scheduler.infer(model, pictures(4), time.monotonic() + SOON)
         assert session.shapes == []
         assert service.memory.held == 0
