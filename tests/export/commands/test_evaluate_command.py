@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from freqfusion_export.evaluation import segmenters
 from freqfusion_runtime.commands.cli import main
+from freqfusion_runtime.evaluation.datasets import CITYSCAPES_CLASSES
 from freqfusion_runtime.files import sha256_of
 from PIL import Image
 from safetensors.torch import save_file
@@ -203,6 +206,97 @@ def test_a_checkpoint_of_any_suffix_or_in_shards_is_scored(checkpoint, segnext_t
     assert [model["name"] for model in facts["models"]] == ["segnext_t", "segnext_t"]
     assert facts["models"][0]["sha256"] == sha256_of(other)
     assert facts["models"][0]["pixel_accuracy"]["value"] == pytest.approx(14 / 15)
+
+
+class Answers:
+    """A model of Cityscapes' classes that answers with the red of each pixel."""
+
+    model = "segnext_t"
+    backend = "by hand"
+    num_classes = 19
+    classes = CITYSCAPES_CLASSES
+    weights = "checkpoint"
+    notes = ("a note",)
+    palette = ()
+
+    def label(self, picture):
+        return picture[:, :, 0]
+
+
+@pytest.fixture
+def cityscapes(tmp_path, monkeypatch):
+    """Writes a data set of one picture, given what is found and what the label file holds; scores it."""
+    monkeypatch.setattr(segmenters, "open_labeller", lambda *_: Answers())
+    model = write_image_model(tmp_path / "m.onnx")
+
+    def score(capsys, found, values, *options, ending="labelIds"):
+        place = tmp_path / "set" / "{}" / "val" / "ulm" / "ulm_0_{}"
+        for folder, name, array in (
+            ("leftImg8bit", "leftImg8bit.png", np.repeat(np.array([found], np.uint8)[:, :, None], 3, axis=2)),
+            ("gtFine", f"gtFine_{ending}.png", np.array([values], np.uint8)),
+        ):
+            path = Path(str(place).format(folder, name))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(path)
+        arguments = ["evaluate", str(model), "--dataset", "cityscapes", "--data", str(tmp_path / "set")]
+        assert main([*arguments, *options, "--json", "-"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return score
+
+
+def test_cityscapes_scores_are_those_worked_by_hand(cityscapes, capsys):
+    # Of road (7) two of three are found, one as sidewalk (8), which is there once and found; 0 and 4 do not count.
+    facts = cityscapes(capsys, [0, 0, 1, 1, 18, 3], [7, 7, 7, 8, 0, 4])
+    (entry,) = facts["models"]
+    assert entry["class_iou"]["road"] == pytest.approx(2 / 3)
+    assert entry["class_iou"]["sidewalk"] == pytest.approx(1 / 2)
+    assert entry["miou"]["value"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert entry["pixel_accuracy"]["value"] == pytest.approx(3 / 4)
+    assert entry["paper_miou_percent"] is None
+    assert entry["notes"] == ["a note"]
+    assert facts["counts"] == {
+        "scored": {"pictures": 1, "pixels": 4},
+        "ignored": {"pixels": 2},
+        "dropped": {"pictures": 0},
+    }
+    assert facts["warnings"] == [
+        "17 of 19 classes have no pixel in the truth: building, wall, fence, pole, traffic light and 12 more"
+    ]
+
+
+def test_train_ids_under_the_name_of_label_ids_are_hinted_at(cityscapes, capsys):
+    values = [0, 1, 2, 5, 13, 255]
+    facts = cityscapes(capsys, [0, 1, 2, 5, 13, 0], values)
+    shifted, ignored, _ = facts["warnings"]
+    assert "right on 100.0% of the pixels if they are read with --labels train-ids, and on 0.0% as they are" in shifted
+    assert "83.3% of the pixels are ignored" in ignored
+    facts = cityscapes(capsys, [0, 1, 2, 5, 13, 0], values, "--labels", "train-ids")
+    assert facts["models"][0]["miou"]["value"] == 1
+    assert (facts["counts"]["scored"]["pixels"], facts["counts"]["ignored"]["pixels"]) == (5, 1)
+
+
+def test_pictures_in_a_table_are_scored(tmp_path, capsys):
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    model = write_image_model(tmp_path / "m.onnx")
+    write_pair(tmp_path, "a", [[SKY, SKY, TREE, TREE]] * 2, [[1, 2, 2, 0]] * 2)
+    write_pair(tmp_path, "b", [[SKY, SKY, TREE, TREE]] * 2, [[1, 1, 2, 2]] * 2)
+    columns = {
+        name: [(tmp_path / folder / f"{sample}.png").read_bytes() for sample in "ab"]
+        for name, folder in (("image", "images"), ("annotation", "annotations"))
+    }
+    columns["image"].append(b"no picture")
+    columns["annotation"].append(b"no map")
+    (tmp_path / "hub").mkdir()
+    parquet.write_table(pa.table(columns), tmp_path / "hub" / "validation-00000-of-00001.parquet")
+    status, facts, _ = evaluate(capsys, model, "--data", tmp_path / "hub")
+    assert status == 1
+    assert facts["counts"]["scored"] == {"pictures": 2, "pixels": 14}
+    (dropped,) = facts["dropped"]
+    assert dropped["name"].endswith("validation-00000-of-00001.parquet[2]")
+    # Sky is right on 6 and found on 2 more; tree right on 6 of 8.
+    assert facts["models"][0]["class_iou"]["sky"] == pytest.approx(6 / 8)
+    assert facts["models"][0]["class_iou"]["tree"] == pytest.approx(6 / 8)
 
 
 @pytest.mark.parametrize("gate", [[], ["--max-drop", "0.1"]])
