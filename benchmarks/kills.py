@@ -38,7 +38,7 @@ from freqfusion_runtime.files import json_text  # noqa: E402
 from freqfusion_runtime.model_files.onnx_nodes import list_nodes  # noqa: E402
 from small_models import write_image_model  # noqa: E402
 
-PICTURES = 40
+PICTURES = 24
 CHECKPOINT = ROOT / "models" / "freqfusion" / "data" / "emoji_scenes_segnext_t.safetensors"
 WAIT_S = 20.0  # for worker processes to notice that their parent is gone
 
@@ -62,7 +62,7 @@ def jobs(place: Path) -> dict[str, Callable[[], Job]]:
             photos.mkdir()
             for number in range(PICTURES):
                 colors = np.random.default_rng(number).integers(0, 256, (8, 10, 3), np.uint8)
-                Image.fromarray(colors).resize((640, 480)).save(photos / f"{number}.png")
+                Image.fromarray(colors).resize((320, 240)).save(photos / f"{number}.png")
             write_image_model(place / "net.onnx")
         return str(place / "net.onnx"), str(photos)
 
