@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The clients of soak.py, in processes of their own: honest ones, which check their answers, and a hostile mix.
 
-The plan is JSON on standard input, the result JSON on standard output; ``kind`` is ``honest`` or ``hostile``. Everything
-goes to loopback and is bounded in time, number and size; the hostile forms cost who sends them next to nothing.
+The plan is JSON on standard input, the result JSON on standard output; ``kind`` is ``honest`` or ``hostile``.
+Everything goes to loopback and is bounded in time, number and size; the hostile forms cost who sends them next to
+nothing.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def request(port: int, method: str, path: str, body: bytes = b"", **headers: str
 
 
 async def honest(plan: dict[str, Any]) -> list[Result]:
-    """Asks for labels, each client again as soon as it is answered, or at ``rate`` a second together; checks the bytes."""
+    """Asks for labels, each client again once it is answered, or all at ``rate`` a second; checks the bytes."""
     port, results = plan["port"], list[Result]()
     expected = Path(plan["expected"]).read_bytes()
     picture = Path(plan["picture"]).read_bytes()
