@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From a class that computes to a custom operator that ONNX Runtime can register.
 //!
-//! `Op` has `kName`, `kInputs` (their number), a constructor from `Attributes` that throws Refusal for attributes it
-//! cannot run with, `run(Call const&)`, and `inferSize`, which returns the output's size, or nothing where that depends
-//! on values. `kElements` says what its tensors hold.
+//! `Op` has `kName`, `kAttributes` (the names of all that it reads, with blanks between them), `kInputs` (their
+//! number), a constructor from `Attributes` that throws Refusal for attributes it cannot run with, `run(Call const&)`,
+//! and `inferSize`, which returns the output's size, or nothing where that depends on values. `kElements` says what its
+//! tensors hold.
 #pragma once
 
 #include "call.h"

@@ -65,6 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-connections", type=positive, default=d.max_connections, help="open at one time")
     parser.add_argument("--header-timeout-s", type=_amount, default=d.header_timeout_s, help="to send headers")
     parser.add_argument("--body-timeout-s", type=_amount, default=d.body_timeout_s, help="to send a body")
+    parser.add_argument(
+        "--min-body-rate-kb", type=_amount, default=d.min_body_rate_kb, help="KiB a second of a body, 0 for any"
+    )
     parser.add_argument("--write-timeout-s", type=_amount, default=d.write_timeout_s, help="to take an answer")
     parser.add_argument("--keep-alive-s", type=_amount, default=d.keep_alive_s, help="an idle connection stays open")
     parser.add_argument(
@@ -91,6 +94,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="replace a worker process that crashes, up to N times a minute; 0 serves without a second process",
     )
     parser.add_argument(
+        "--allowed-host",
+        action="append",
+        default=[],
+        dest="allowed_hosts",
+        metavar="NAME",
+        help="a name clients may ask for in Host, and whose pages may; again for more; * for any. On loopback, only "
+        "loopback's names are taken without it",
+    )
+    parser.add_argument(
         "--api-key-file",
         type=Path,
         metavar="FILE",
@@ -105,6 +117,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CHECKPOINT",
         help="serve also the PyTorch model that a MODEL was exported from, as NAME-pytorch, to compare the two",
     )
+    parser.add_argument("--weights", choices=("model", "ema"), help="of --reference, as for `export`")
     parser.add_argument("--ray", action="store_true", help="serve replicas on Ray Serve; HTTP only")
     parser.add_argument("--ray-replicas", default="1", metavar="N", help="processes; MIN:MAX scales with the load")
     parser.add_argument("--ray-address", metavar="HOST:PORT", help="of a cluster, or auto; else Ray on this machine")
@@ -123,12 +136,16 @@ def execute(args: argparse.Namespace) -> int:
     from freqfusion_runtime.serving.scheduling.service import Service
 
     sources = [parse_source(text) for text in args.models]
+    if args.weights is not None and args.reference is None:
+        raise ServeError(
+            "--weights is about the checkpoint of --reference, and none is named. Name one, or leave it out."
+        )
     if args.reference is not None:
         if args.ray:
             raise ServeError("--reference serves in this process, --ray in others. Leave one of them out.")
         # A name only, as in cli.COMMANDS: this package imports nothing of the packages above it, and no torch.
         plug = importlib.import_module("freqfusion_export.parity.reference_source")
-        sources.append(plug.reference_source(args.reference, sources, settings.threads))
+        sources.append(plug.reference_source(args.reference, sources, settings.threads, args.weights))
     if args.ray:
         return _run_on_ray(sources, settings, args)
 
@@ -175,6 +192,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
         if not path.is_file():
             raise ServeError(f"{path} does not exist. Name a PEM file.")
     fields = {name: value for name, value in vars(args).items() if name in Settings.__dataclass_fields__}
+    fields["allowed_hosts"] = tuple(args.allowed_hosts)
     if args.no_grpc:
         fields["grpc_port"] = None
     settings = Settings(**fields, api_key=_api_key(args.api_key_file))

@@ -22,9 +22,9 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from freqfusion_runtime.errors import InputError, NoPicturesError, PictureError, PictureTooLargeError
 from freqfusion_runtime.files import kind_of, open_regular
-from freqfusion_runtime.pictures.decoding import by_mode, decode
+from freqfusion_runtime.pictures.decoding import by_mode, decode, decoding_bytes
 from freqfusion_runtime.pictures.tiff import MAGIC as TIFF_MAGIC
-from freqfusion_runtime.pictures.tiff import unreadable_tiff
+from freqfusion_runtime.pictures.tiff import relabelled
 
 Picture: TypeAlias = "NDArray[np.uint8]"  # (H, W, 3), RGB
 PictureLike: TypeAlias = "NDArray[np.uint8] | Image.Image | str | os.PathLike[str]"
@@ -96,7 +96,8 @@ def read_picture_bytes(
         data: The file's bytes.
         name: What error messages call it.
         max_pixels: Refuse anything larger before decoding it.
-        before_decoding: Called with the number of pixels; what it raises passes as it is.
+        before_decoding: Called with the most bytes that decoding will take, the result included; what it raises
+            passes as it is.
     """
     return _open(io.BytesIO(data), name, max_pixels, before_decoding)
 
@@ -178,7 +179,7 @@ def _open(
     def whole(file: BinaryIO) -> Picture:
         with _opened(file, max_pixels) as image:
             _check_size(image, name, max_pixels)
-            before_decoding(image.width * image.height)
+            before_decoding(decoding_bytes(image))
             return np.ascontiguousarray(decode(image, file, name))
 
     try:
@@ -189,7 +190,7 @@ def _open(
         ) from e
     except UnidentifiedImageError as e:
         if _start_of(file) in TIFF_MAGIC:
-            raise unreadable_tiff(file, name) from e
+            return _open(relabelled(file, name), name, max_pixels, before_decoding)
         raise PictureError(
             f"{name} is not a picture in one of the formats {', '.join(_FORMATS)}. Convert it to JPEG or PNG."
         ) from e

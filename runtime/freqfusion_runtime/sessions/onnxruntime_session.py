@@ -21,7 +21,13 @@ from freqfusion_runtime.model_files.manifest import METADATA_KEY, Manifest, Tens
 from freqfusion_runtime.model_files.onnx_nodes import DOMAIN, NodeEntry, list_nodes
 from freqfusion_runtime.sessions.fast_convolutions import with_fast_convolutions
 from freqfusion_runtime.sessions.input_checks import check_inputs, check_sides
-from freqfusion_runtime.sessions.kernel_library import FOLDER_VARIABLE, kernels_made, library_path
+from freqfusion_runtime.sessions.kernel_library import (
+    BODIES_INSTEAD,
+    FOLDER_VARIABLE,
+    kernels_made,
+    library_fault,
+    library_path,
+)
 from freqfusion_runtime.sessions.protocol import Kernels, OperatorPath, Provider
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -33,6 +39,9 @@ _DTYPES = {
     "tensor(int32)": "int32",
     "tensor(int64)": "int64",
 }
+_ARENAS = {"cpu": "cpu:0", "cuda": "cpu:0;gpu:0"}
+# Of a run's inputs. To reserve memory anew costs a run 4 %, and these are larger than pictures usually are.
+_LARGE_BYTES = 16 << 20
 _ERRORS_ONLY = 3
 _ORT_FORMAT = b"ORTM"  # from the fifth byte on
 
@@ -51,9 +60,12 @@ class OnnxRuntimeSession:
         options = ort.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
         options.intra_op_num_threads = threads
-        self.kernel_library = _register_kernels(options, kernels)
+        nodes = _nodes(self._path)
+        self.kernel_library = _register_kernels(options, kernels, self._path, nodes)
         self._session, made = self._open(options, wanted)
         self._session.disable_fallback()
+        self._was_large, self._giving_back = False, ort.RunOptions()
+        self._giving_back.add_run_config_entry("memory.enable_memory_arena_shrinkage", _ARENAS[provider])
         self._manifest = self._read_manifest()
         if self._manifest.precision == "fp8":
             raise ModelFileError(
@@ -61,7 +73,7 @@ class OnnxRuntimeSession:
                 "were off by 130 % of their deviation, 12 % with them off. "
                 "It is for TensorRT; export it as fp32, fp16 or int8 to run it here."
             )
-        self._operator_paths = _operator_paths(list_nodes(self._path), made)
+        self._operator_paths = _operator_paths(nodes, made)
         if kernels == "require":
             _require_kernels(self._path, self._operator_paths)
         self._check_provider(wanted)
@@ -99,7 +111,7 @@ class OnnxRuntimeSession:
         self._check_inputs(inputs)
         names = [output.name for output in self._session.get_outputs()]
         try:
-            values = self._session.run(names, dict(inputs))
+            values = self._session.run(names, dict(inputs), self._run_options(inputs))
         except Exception as e:  # ONNX Runtime's errors have no base class of their own
             shapes = ", ".join(f"{name} {value.shape}" for name, value in inputs.items())
             raise NetworkOutputError(
@@ -107,6 +119,11 @@ class OnnxRuntimeSession:
                 "Try another size or --kernels never, and report it if that helps."
             ) from e
         return dict(zip(names, values, strict=True))
+
+    def _run_options(self, inputs: Mapping[str, NDArray[Any]]) -> ort.RunOptions | None:
+        """Makes ONNX Runtime give back what a large run took, which else it keeps; the next one gives back the rest."""
+        was_large, self._was_large = self._was_large, sum(value.nbytes for value in inputs.values()) > _LARGE_BYTES
+        return self._giving_back if was_large or self._was_large else None
 
     def _open(self, options: ort.SessionOptions, provider: str) -> tuple[ort.InferenceSession, Counter[str]]:
         """Opens the file; gives the session and how many kernels of ours it has, by operator."""
@@ -202,6 +219,13 @@ def _check_file(path: Path) -> None:
             )
 
 
+def _nodes(path: Path) -> list[NodeEntry]:
+    try:
+        return list_nodes(path)
+    except ValueError:  # no model, of which ONNX Runtime says more
+        return []
+
+
 def _warn_of(path: Path, external: tuple[Path, ...]) -> None:
     warnings.warn(
         f"{path} keeps weights in {', '.join(file.name for file in external)}, for which the manifest inside it does "
@@ -223,7 +247,7 @@ def _provider_name(provider: Provider) -> str:
     return name
 
 
-def _register_kernels(options: ort.SessionOptions, kernels: Kernels) -> Path | None:
+def _register_kernels(options: ort.SessionOptions, kernels: Kernels, path: Path, nodes: list[NodeEntry]) -> Path | None:
     """Registers the custom-operator library and returns its path, or None where function bodies are to be used."""
     if kernels == "never":
         return None
@@ -235,16 +259,18 @@ def _register_kernels(options: ort.SessionOptions, kernels: Kernels) -> Path | N
                 f"Build it with `make plugins`, or name its folder in {FOLDER_VARIABLE}."
             )
         return None
-    try:
-        options.register_custom_ops_library(str(library))
-    except Exception as e:  # as above
-        message = f"{library} cannot be loaded: {_first_line(e)}"
-        remedy = f"Build it again for ONNX Runtime {ort.__version__} with `make plugins`"
-        if kernels == "require":
-            raise KernelLibraryError(f"{message} {remedy}.") from e
-        warnings.warn(f"{message} Function bodies are used instead, which is slower. {remedy}.", stacklevel=4)
-        return None
-    return library
+    fault = library_fault(library, nodes)
+    if fault is None:
+        try:
+            options.register_custom_ops_library(str(library))
+            return library
+        except Exception as e:  # as above
+            fault = f"{library} cannot be loaded: {_first_line(e)}"
+    remedy = f"Build it again for ONNX Runtime {ort.__version__} with `make plugins`"
+    if kernels == "require":
+        raise KernelLibraryError(f"{path}: {fault} {remedy}.")
+    warnings.warn(f"{path}: {fault} {BODIES_INSTEAD} {remedy}.", stacklevel=4)
+    return None
 
 
 def _operator_paths(nodes: list[NodeEntry], made: Counter[str]) -> tuple[OperatorPath, ...]:

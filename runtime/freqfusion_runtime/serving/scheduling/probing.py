@@ -132,7 +132,7 @@ def _problem(order: _Order) -> str | None:
             threads=order.threads,
             kernels=order.kernels,  # type: ignore[arg-type]
         )
-        warm_up(session, order.max_pixels, runs=1)
+        warm_up(session, order.max_pixels)
     except (FreqFusionError, OSError) as e:
         return str(e)[:_MOST_LETTERS]
     except BaseException as e:
