@@ -87,7 +87,13 @@ need = $(or $($(1)),$(error this target needs $(1)=...; bare `make` lists every 
 serve: plugins ## ONNX=path.onnx [PORT=8000]: serve over HTTP and gRPC, with a page to look at
 	$(BIN)/freqfusion serve $(call need,ONNX) --port $(or $(PORT),8000)
 
+soak: setup ## [SECONDS=600]: the server among honest, slow and hostile clients, on a full disk, reloaded and killed
+	$(BIN)/python benchmarks/soak.py --seconds $(or $(SECONDS),600) $(if $(OUTPUT),--output $(OUTPUT))
+
+kills: setup ## [KILLS=30]: run, batch, export and build, killed at random moments: what is half, what is left
+	$(BIN)/python benchmarks/kills.py --kills $(or $(KILLS),30) $(if $(OUTPUT),--output $(OUTPUT))
+
 gpu-check: ## gpu: check every CUDA kernel on this machine's GPU, then time them [TENSORRT_INCLUDE=folder]
 	$(PYTHON) scripts/gpu_check
 
-.PHONY: help setup ray plugins demo test test-avx2 test-all test-bounds check export engine doctor run parity bench serve gpu-check
+.PHONY: help setup ray plugins demo test test-avx2 test-all test-bounds check export engine doctor run parity bench serve soak kills gpu-check

@@ -28,6 +28,7 @@ Rooms, from the ground up:
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -66,6 +67,11 @@ _HOME = {
     "Segmenter": "predictors.segmenter",
     "load": "predictors.loading",
 }
+
+
+# ONNX Runtime keeps a database in the home folder and names a host of its vendor's, unless it is told not to before it
+# is imported: findings/onnxruntime-keeps-a-database.sh.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def __getattr__(name: str) -> Any:

@@ -68,11 +68,14 @@ def test_kernels_stay_inside_their_tensors(level, random_shapes):
 def preloaded() -> dict[str, str]:
     """What Python needs in its environment to load a library with AddressSanitizer."""
     compiler = os.environ.get("CXX") or "g++"
-    runtime = subprocess.run([compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
-    if not Path(runtime.stdout.strip()).is_file():
-        pytest.skip("no libasan.so to load ahead of Python")
+    ahead = []
+    for name in ("libasan.so", "libstdc++.so.6"):  # without the second, AddressSanitizer does not find what throws
+        found = subprocess.run([compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True)
+        ahead.append(found.stdout.strip())
+        if not Path(ahead[-1]).is_file():
+            pytest.skip(f"no {name} to load ahead of Python")
     # Python and ONNX Runtime keep what they allocate until the process ends.
-    return {"LD_PRELOAD": runtime.stdout.strip(), "ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc"}
+    return {"LD_PRELOAD": " ".join(ahead), "ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc"}
 
 
 @pytest.mark.long

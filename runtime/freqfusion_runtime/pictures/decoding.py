@@ -16,16 +16,16 @@ from PIL import GifImagePlugin, Image, ImageFile, ImageOps, TiffImagePlugin
 from freqfusion_runtime.errors import PictureError
 from freqfusion_runtime.pictures.tiff import decode_tiff, sample_bits
 
-_PIECE = 1 << 18  # pixels
+_PIECE = 1 << 15  # pixels
 _DIM = 15  # of 255: the high byte of values that use 12 of 16 bits
 _BITMAP_BITS = {"BGR;15": (5, 5, 5), "BGR;16": (5, 6, 5)}  # of red, green, blue
 
 
 # Most bytes a pixel that decode() has at one time, its result included, by format, and by mode where that takes more;
 # tests/runtime/pictures/test_decoding_memory.py holds them to what is measured.
-_DECODING_BYTES = {"JPEG": 20, "MPO": 20, "PNG": 18, "WEBP": 32, "BMP": 20, "GIF": 34, "PPM": 22, "TIFF": 18}
-_LARGER_MODES = {"CMYK": 28, "RGBA": 28, "RGBX": 28, "RGBa": 28, "LA": 28, "F": 28, "I": 28}
-_DEEP_COLOR_BYTES = 64
+_DECODING_BYTES = {"JPEG": 18, "MPO": 18, "PNG": 16, "WEBP": 31, "BMP": 17, "GIF": 31, "PPM": 17, "TIFF": 13}
+_LARGER_MODES = {"CMYK": 21, "RGBA": 22, "RGBX": 22, "RGBa": 22, "LA": 22, "F": 22, "I": 22}
+_DEEP_COLOR_BYTES = 34
 
 
 def decoding_bytes(image: ImageFile.ImageFile) -> int:
@@ -38,8 +38,9 @@ def decoding_bytes(image: ImageFile.ImageFile) -> int:
         Bytes, the resulting picture included, the file itself not.
     """
     each = max(_DECODING_BYTES[str(image.format)], _LARGER_MODES.get(image.mode, 0))
-    if isinstance(image, TiffImagePlugin.TiffImageFile) and len(image.mode) > 1 and max(sample_bits(image)) > 8:
-        each = _DEEP_COLOR_BYTES
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        bits = sample_bits(image)
+        each = _DEEP_COLOR_BYTES if len(bits) > 2 and max(bits) > 8 else each
     return each * image.width * image.height
 
 

@@ -21,7 +21,7 @@ from PIL import Image, ImageFile, TiffImagePlugin
 
 from freqfusion_runtime.errors import PictureError
 
-_PIECE = 1 << 18  # pixels
+_PIECE = 1 << 15  # pixels
 MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 
 # TIFF tags.

@@ -81,19 +81,25 @@ def test_opening_and_running_write_no_file(tmp_path):
     path = write_tensor_model(tmp_path / "net.onnx", operator="LocalSimilarity")
     script = (
         "import resource, sys, numpy; from freqfusion_runtime.predictors.opening import open_session\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # no file can grow, as on a full disk\n"
+        "if sys.argv[2:]: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # no file can grow, as on a full disk\n"
         "session = open_session(sys.argv[1], kernels='require')\n"
         "print(session.run({'image': numpy.ones((1, 3, 32, 32), numpy.float32)})['logits'].shape)\n"
     )
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(sys.path),
-        "TMPDIR": str(tmp_path / "missing"),
+        "HOME": str(tmp_path / "home"),
+        "TMPDIR": str(tmp_path / "temporary"),
         FOLDER_VARIABLE: str(BUILT_LIBRARY.parent),
     }
-    command = [sys.executable, "-W", "error", "-c", script, path]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (done.stdout, done.stderr) == ("(1, 8, 4, 4)\n", "")
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
+    for place in ("home", "temporary"):
+        (tmp_path / place).mkdir()
+    for limit in ([], ["full"]):
+        command = [sys.executable, "-W", "error", "-c", script, path, *limit]
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert (done.stdout, done.stderr) == ("(1, 8, 4, 4)\n", "")
+    assert {found.name for found in tmp_path.rglob("*")} == {"home", "temporary", "lib", "net.onnx"}
 
 
 @pytest.mark.skipif(not BUILT_LIBRARY.is_file(), reason=f"{BUILT_LIBRARY} has not been built")

@@ -18,6 +18,7 @@ from typing import Any
 
 from freqfusion_runtime.errors import ModelFileError
 from freqfusion_runtime.serving.operation.settings import MEBIBYTE, Settings
+from freqfusion_runtime.serving.scheduling.footprint import Footprint
 
 # The process finds its modules where this one did, which need not be in its environment.
 _PROGRAM = (
@@ -48,8 +49,11 @@ class Probe:
         self._process: subprocess.Popen[bytes] | None = None
         self._is_stopped = False
 
-    def run(self) -> None:
-        """Opens the file and runs it once, within the time and memory that the settings allow.
+    def run(self) -> Footprint:
+        """Opens the file and warms it up, within the time and memory that the settings allow.
+
+        Returns:
+            What its runs cost in memory, measured in a process that does nothing else.
 
         Raises:
             ModelFileError: If it cannot be opened or run, or takes more than that.
@@ -80,7 +84,7 @@ class Probe:
                 ) from None
             finally:
                 self._process.kill()
-        self._judge(reply, self._process.returncode)
+        return self._judge(reply, self._process.returncode)
 
     def stop(self) -> None:
         """Kills the process, if there is one; ``run`` then ends at once."""
@@ -88,9 +92,9 @@ class Probe:
         if self._process is not None:
             self._process.kill()
 
-    def _judge(self, reply: bytes, status: int) -> None:
+    def _judge(self, reply: bytes, status: int) -> Footprint:
         try:
-            problem = json.loads(reply)
+            problem, network, picture = json.loads(reply)
         except ValueError:
             how = f"died by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
             raise ModelFileError(
@@ -98,29 +102,28 @@ class Probe:
                 "Write it again with `freqfusion export`."
             ) from None
         if problem is None:
-            return
+            return Footprint(network, picture)
         if self._settings.load_memory_mb and any(sign in problem for sign in _OUT_OF_MEMORY):
             raise ModelFileError(
-                f"{self._path} takes more than {self._settings.load_memory_mb:g} MiB of memory to be opened and run "
-                "once. Write it again with `freqfusion export`, or allow more with --load-memory-mb if it is trusted."
+                f"{self._path} takes more than {self._settings.load_memory_mb:g} MiB of memory to be opened and warmed "
+                "up. Write it again with `freqfusion export`, or allow more with --load-memory-mb if it is trusted."
             )
         raise ModelFileError(problem)
 
 
 def main(values: dict[str, Any]) -> None:
-    """Does what :class:`Probe` asks for, in the process that it starts; says ``null`` or what is wrong."""
+    """Does what :class:`Probe` asks for, in the process that it starts; says what is wrong or what a run costs."""
     order = _Order(**values)
     told = os.dup(1)
     silence = os.open(os.devnull, os.O_WRONLY)
     for handle in (1, 2):  # whatever is written there is the file's
         os.dup2(silence, handle)
     _limit(order)
-    problem = _problem(order)
-    os.write(told, json.dumps(problem).encode())
+    os.write(told, json.dumps(_try(order)).encode())
     os._exit(0)  # there is nothing to clean up, and a hostile network is not to be taken apart
 
 
-def _problem(order: _Order) -> str | None:
+def _try(order: _Order) -> tuple[str | None, float, float]:
     from freqfusion_runtime.errors import FreqFusionError
     from freqfusion_runtime.predictors.opening import open_session
     from freqfusion_runtime.serving.scheduling.warmup import warm_up
@@ -132,12 +135,12 @@ def _problem(order: _Order) -> str | None:
             threads=order.threads,
             kernels=order.kernels,  # type: ignore[arg-type]
         )
-        warm_up(session, order.max_pixels)
+        footprint = warm_up(session, order.max_pixels)
     except (FreqFusionError, OSError) as e:
-        return str(e)[:_MOST_LETTERS]
+        return str(e)[:_MOST_LETTERS], 0, 0
     except BaseException as e:
-        return f"{order.path} cannot be opened: unexpected {type(e).__name__}: {e}"[:_MOST_LETTERS]
-    return None
+        return f"{order.path} cannot be opened: unexpected {type(e).__name__}: {e}"[:_MOST_LETTERS], 0, 0
+    return None, footprint.network, footprint.picture
 
 
 def _limit(order: _Order) -> None:

@@ -149,12 +149,17 @@ class Slot:
             return "READY"
         return "UNAVAILABLE" if self.problem else "LOADING"
 
-    def load(self, settings: Settings) -> LoadedModel:
-        """Opens, checks and warms up what is in the file now; takes seconds and is for a thread."""
+    def load(self, settings: Settings, measured: Footprint | None = None) -> LoadedModel:
+        """Opens, checks and warms up what is in the file now; takes seconds and is for a thread.
+
+        Args:
+            settings: Of the server.
+            measured: What its runs cost in memory, where that has been measured elsewhere.
+        """
         source = self.source
         stamp = stamp_of(source.path)
         opened = source.opener(source.path) if source.opener else _open(source.path, settings)
-        footprint = warm_up(opened, settings.max_image_pixels)
+        footprint = warm_up(opened, settings.max_image_pixels, measured)
         if stamp_of(source.path) != stamp:
             raise ModelFileError(f"{source.path} changed while it was being read. It will be read again.")
         return LoadedModel(source, opened, settings.max_image_pixels, model_sha256(source.path), stamp, footprint)

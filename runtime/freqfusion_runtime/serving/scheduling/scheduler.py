@@ -21,6 +21,7 @@ from freqfusion_runtime.serving.operation.errors import (
     NotReadyError,
     OverloadedError,
     ServingError,
+    TooLargeError,
 )
 from freqfusion_runtime.serving.operation.metrics import Metrics
 from freqfusion_runtime.serving.operation.settings import Settings
@@ -58,6 +59,7 @@ class _Queue:
     length: int = 0
     used_s: float = 0.0
     seconds_per_item: float = 0.0
+    seconds_per_byte: float = 0.0
 
     def items(self) -> int:
         return max(self.length, sum(job.items for jobs in self.buckets.values() for job in jobs))
@@ -156,7 +158,8 @@ class Scheduler:
 
         Raises:
             OverloadedError: If there is no room.
-            TooLargeError: If a run of it needs more memory than there is.
+            TooLargeError: If a run of it needs more memory than there is, or all of them more time than the deadline
+                leaves.
             DeadlineError: If the deadline passes first.
             BadRequestError: If the model refuses the inputs.
             ModelFailedError: If it fails on them.
@@ -167,6 +170,7 @@ class Scheduler:
         items, limit = items_of(inputs), model.batch_limit(self._settings.max_batch)
         if items <= limit or not model.is_batchable:
             return await self._wait(model, self.submit(model, inputs, deadline, admission, holding), deadline)
+        self._check_time(model, inputs, items, deadline)
         outcomes = []
         for start in range(0, items, limit):
             part = {name: value[start : start + limit] for name, value in inputs.items()}
@@ -174,6 +178,18 @@ class Scheduler:
         if holding is not None:
             holding.add(sum(value.nbytes for outcome in outcomes for value in outcome.outputs.values()))
         return joined(outcomes)
+
+    def _check_time(self, model: LoadedModel, inputs: Tensors, items: int, deadline: float) -> None:
+        """Refuses what cannot be done in time even if nobody else asked; pictures differ, so it counts their memory."""
+        size = model.run_bytes(inputs[model.session.manifest.inputs[0].name].shape)
+        with self._condition:
+            needed_s = size * self._queue_of(model).seconds_per_byte
+        left_s = deadline - time.monotonic()
+        if needed_s > left_s:
+            raise TooLargeError(
+                f"{items} such inputs keep model {model.source.name!r} busy for {needed_s:.0f} s, and the request has "
+                f"{left_s:.1f} s left. Send fewer at a time, or allow more time."
+            )
 
     async def _wait(self, model: LoadedModel, future: Future[Outcome], deadline: float) -> Outcome:
         try:
@@ -304,9 +320,9 @@ class Scheduler:
             items = sum(job.items for job in batch)
             with self._condition:
                 queue.used_s += seconds
-                newest = seconds / items
-                known = queue.seconds_per_item
-                queue.seconds_per_item = newest if not known else known + _SMOOTHING * (newest - known)
+                queue.seconds_per_item = _smoothed(queue.seconds_per_item, seconds / items)
+                size = sum(job.run_bytes(job.items) for job in batch)
+                queue.seconds_per_byte = _smoothed(queue.seconds_per_byte, seconds / size)
                 self._running = None
                 self._settle()
                 self._free_since = time.monotonic()
@@ -403,6 +419,10 @@ def _charged(job: Job, outcome: Outcome) -> Outcome | ServingError:
         except ServingError as e:
             return e
     return outcome
+
+
+def _smoothed(known: float, newest: float) -> float:
+    return known + _SMOOTHING * (newest - known) if known else newest
 
 
 def late(model: LoadedModel) -> DeadlineError:

@@ -15,6 +15,7 @@ from freqfusion_runtime.errors import FreqFusionError, ModelFileError
 from freqfusion_runtime.model_files.external_data import Stamp, stamp_of
 from freqfusion_runtime.serving.operation.logs import EventLog
 from freqfusion_runtime.serving.operation.settings import Settings
+from freqfusion_runtime.serving.scheduling.footprint import Footprint
 from freqfusion_runtime.serving.scheduling.probing import Probe
 from freqfusion_runtime.serving.scheduling.registry import LoadedModel, Slot
 from freqfusion_runtime.sessions.protocol import PLAN_SUFFIXES
@@ -116,13 +117,14 @@ class Watcher:
 
     async def _open(self, slot: Slot) -> LoadedModel:
         # What is opened by others' code cannot be opened elsewhere, and a plan is code that is trusted or not loaded.
+        measured: Footprint | None = None
         if self._settings.load_timeout_s and not slot.source.opener and slot.source.path.suffix not in PLAN_SUFFIXES:
             probe = Probe(slot.source.path, self._settings)
             try:
-                await _begin(probe.run)
+                measured = await _begin(probe.run)
             finally:
                 probe.stop()
-        return await self._in_time(slot, lambda: slot.load(self._settings))
+        return await self._in_time(slot, lambda: slot.load(self._settings, measured))
 
     async def _in_time(self, slot: Slot, work: Callable[[], T]) -> T:
         limit_s = self._settings.load_timeout_s or None

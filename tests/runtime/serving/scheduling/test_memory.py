@@ -166,6 +166,20 @@ def test_the_deadline_ends_a_batch_between_its_turns_and_others_have_theirs(serv
     served(story, seconds=0.02)
 
 
+def test_a_batch_that_cannot_be_done_in_time_is_refused_once_the_model_s_pace_is_known(served):
+    async def story(service, session):
+        model = service.registry.model("colors")
+        await service.scheduler.infer(model, pictures(1), time.monotonic() + SOON)
+        session.shapes.clear()
+        with pytest.raises(
+            TooLargeError, match=r"1000 such inputs keep model 'colors' busy for \d+ s, and .* Send fewer"
+        ):
+            await service.scheduler.infer(model, pictures(1000), time.monotonic() + 2.0)
+        assert session.shapes == []
+
+    served(story, seconds=0.02)
+
+
 def test_a_run_that_nobody_waits_for_is_held_until_it_ends(served):
     async def story(service, session):
         model = service.registry.model("colors")
