@@ -86,7 +86,7 @@ class TlsConnection(asyncio.Protocol):
             self._transport.abort()
             return
         finally:
-            inner.connections.discard(self)  # type: ignore[arg-type]
+            inner.connections.discard(self)
             inner.numbers.connections.set(len(inner.connections))
         if self._is_lost or secured is None:
             return
@@ -102,7 +102,7 @@ class TlsConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Counts it no more."""
         self._is_lost = True
-        self._inner.connections.discard(self)  # type: ignore[arg-type]
+        self._inner.connections.discard(self)
         self._inner.numbers.connections.set(len(self._inner.connections))
 
     def shutdown(self) -> None:

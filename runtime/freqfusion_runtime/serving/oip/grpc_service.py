@@ -71,7 +71,7 @@ class InferenceService:
         They are called as if each took a stream: on the wire that is the same, and a method that takes one message gets
         it however long it is, without being asked.
         """
-        found = {}
+        found: dict[str, Any] = {}
         for method in pb.DESCRIPTOR.services_by_name[_SERVICE].methods:
             if method.name == "ModelStreamInfer":
                 found[method.name] = grpc.stream_stream_rpc_method_handler(self._stream, None, _serialized)
@@ -160,8 +160,8 @@ class InferenceService:
             record.holding.release()
             self._service.metrics.in_flight.dec()
             self._report(name, record, status)
-        message = "an unexpected error, which is in the server's log." if record.cause == "internal" else record.error
-        return await context.abort(grpc.StatusCode[status], message)
+        reason = "an unexpected error, which is in the server's log." if record.cause == "internal" else record.error
+        return await context.abort(grpc.StatusCode[status], reason)
 
     async def _arrived(self, context: Any) -> bytes:
         """Takes the one message of a call as it arrives, when there is a place for that.

@@ -15,7 +15,7 @@ from freqfusion_runtime.serving.operation.errors import BadRequestError
 from freqfusion_runtime.serving.scheduling.tensors import ENCODED_PICTURES, datatype
 
 # Python's types of JSON numbers that a kind of dtype takes; true is no number here, though Python counts it as one.
-_TYPES = {"f": {int, float}, "i": {int}, "u": {int}, "b": {bool}}
+_TYPES: dict[str, set[type]] = {"f": {int, float}, "i": {int}, "u": {int}, "b": {bool}}
 _POINTER_BYTES = 8
 
 

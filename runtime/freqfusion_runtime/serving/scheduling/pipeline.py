@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, InvalidStateError
@@ -220,7 +219,8 @@ def _prepare(
     if manifest.interface == "image":
         prepared = _Prepared(photo, {name: photo[None]})
     else:
-        holding.add(math.prod(network_size(*photo.shape[:2], manifest.preprocessing)) * _PREPARING_BYTES)
+        height, width = network_size(photo.shape[0], photo.shape[1], manifest.preprocessing)
+        holding.add(height * width * _PREPARING_BYTES)
         tensor = prepare(photo, manifest.preprocessing).astype(manifest.inputs[0].dtype, copy=False)
         prepared = _Prepared(photo, {name: tensor})
     stages.add("preprocess", (time.perf_counter() - start) * 1e3)
