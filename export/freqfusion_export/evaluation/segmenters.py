@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from freqfusion.checkpoint_files.weights import Choice
+from freqfusion.configs.overrides import Overrides
 from freqfusion_runtime.evaluation.errors import EvaluationError
 from freqfusion_runtime.pictures.preparation import prepare
 from freqfusion_runtime.predictors.segmenter import load_segmenter
@@ -52,7 +53,13 @@ class TorchLabeller:
     """A checkpoint on PyTorch's own operators, with the official test pipeline around it."""
 
     def __init__(
-        self, path: Path, name: str | None, provider: Provider, threads: int, which: Choice | None = None
+        self,
+        path: Path,
+        name: str | None,
+        provider: Provider,
+        threads: int,
+        which: Choice | None = None,
+        overrides: Overrides | None = None,
     ) -> None:
         import torch
         from freqfusion import load_model
@@ -64,7 +71,7 @@ class TorchLabeller:
             raise ProviderError(f"{path}: PyTorch finds no CUDA device. Use --provider cpu, or install torch for CUDA.")
         if threads:
             torch.set_num_threads(threads)
-        network, self.model, checkpoint = load_model(path, name, which=which)
+        network, self.model, checkpoint = load_model(path, name, overrides, which=which)
         self._network = network.to(provider)
         form = form_of(network, checkpoint)
         if form.task != "semantic_segmentation":
@@ -116,6 +123,7 @@ def open_labeller(
     threads: int,
     kernels: Kernels,
     which: Choice | None = None,
+    overrides: Overrides | None = None,
 ) -> PictureLabeller:
     """Opens a model file with what its suffix names.
 
@@ -125,5 +133,5 @@ def open_labeller(
     if not path.is_file():
         raise EvaluationError(f"{path} does not exist. Name checkpoints, .onnx files or engines.")
     if path.suffix.lower() in CHECKPOINT_SUFFIXES:
-        return TorchLabeller(path, name, provider, threads, which)
+        return TorchLabeller(path, name, provider, threads, which, overrides)
     return RuntimeLabeller(path, provider, threads, kernels)
