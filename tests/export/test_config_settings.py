@@ -12,6 +12,8 @@ import pytest
 import torch
 from freqfusion import load_model
 from freqfusion.configs.overrides import Overrides
+from freqfusion.configs.reader import read_config
+from freqfusion.configs.settings import settings_of
 from freqfusion_export import export
 from freqfusion_export.errors import ExportError
 from freqfusion_export.networks.forms import form_of
@@ -230,10 +232,33 @@ def test_what_is_not_understood_is_warned_of_with_what_is_assumed(weights, tmp_p
     network, _, checkpoint = load_model(write(tmp_path, weights, config))
     with pytest.warns(
         UserWarning,
-        match=r"^2 test-time settings .* not understood, .*_base_ is gone\.py \(assumed: the official settings\); "
+        match=r"^not understood in the config \(2 in all\), .*_base_ is gone\.py \(assumed: the official settings\); "
         r"model\.decode_head\.wonders is 3 \(assumed: it changes nothing\)\. Give the file .* as --config\.$",
     ):
         form_of(network, checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ("<html>", r"config is of the checkpoint: it is not Python \(line 1: .*\) \(assumed: the official settings\)"),
+        ("x = " + "[" * 1000, r"config is of the checkpoint: it is not Python .* \(assumed: the official settings\)"),
+        ("model = dict(decode_head=dict(num_classes=150))", r"decode_head\.num_classes is 150 \(assumed: 9\)"),
+        ("test_pipeline = [dict(type='Wobble')]", r"Wobble is type Wobble \(assumed: it changes nothing\)"),
+        (
+            "test_pipeline = __import__('os').system('touch executed')",
+            r"test_pipeline is __import__.* \(assumed: not there",
+        ),
+    ],
+    ids=["no Python", "1000 deep", "another class count", "an unknown transform", "asks for execution"],
+)
+def test_bad_configs_are_warned_of_in_a_sentence_with_what_is_assumed(config, sentence, demo, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    network, _, checkpoint = demo
+    settings = settings_of(read_config(config), checkpoint.state_dict)
+    with pytest.warns(UserWarning, match=rf"^not understood in the config \(1 in all\), .*{sentence}"):
+        form_of(network, replace(checkpoint, settings=settings))
+    assert not list(tmp_path.iterdir())
 
 
 def test_evaluate_and_inspect_take_the_options_of_export(weights, tmp_path, capsys):

@@ -65,8 +65,8 @@ def _warn(checkpoint: Checkpoint) -> None:
         more = f"; and {len(unknown) - _MOST_TOLD} more" if len(unknown) > _MOST_TOLD else ""
         hidden = " Give the file that training was started with as --config." if any(map(_is_hidden, unknown)) else ""
         warnings.warn(
-            f"{len(unknown)} test-time settings of the config are not understood, and answers are other than the "
-            f"training code's if one matters: {told}{more}.{hidden}",
+            f"not understood in the config ({len(unknown)} in all), and where it matters in tests, answers are other "
+            f"than the training code's: {told}{more}.{hidden}",
             stacklevel=3,
         )
 

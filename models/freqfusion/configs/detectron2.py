@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from freqfusion.configs.findings import Findings
+from freqfusion.configs.official import RESIZES
 from freqfusion.configs.reader import MAX_CHARACTERS, merge
 from freqfusion.errors import CheckpointError
 
@@ -127,7 +128,8 @@ class Detectron2Reader:
         else:
             official = self.official["long_side"], self.official["short_side"]
             self.findings.refuse("INPUT.MIN_SIZE_TEST", limits, official)
-        self.findings.refuse("INPUT.resize", "Pillow's bilinear", "OpenCV's bilinear", "detectron2 has no other")
+        if "pillow" not in RESIZES:
+            self.findings.refuse("INPUT.resize", "Pillow's bilinear", "OpenCV's bilinear", "detectron2 has no other")
         self.findings.default("size_divisor", self.official["size_divisor"])
 
     def _plan(self, key: str, name: str, value: Any, place: str) -> None:

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+RESIZES = ("cv2",)
+"""Whose bilinear resize is built; a config that asks for another library's is refused."""
 _IMAGENET = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375), "color_order": "RGB"}
 SEGMENTER: Mapping[str, Any] = {
     **_IMAGENET, "long_side": 2048, "short_side": 512, "size_divisor": 32, "size_fit": "stretch",
