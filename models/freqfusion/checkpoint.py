@@ -35,6 +35,7 @@ class Checkpoint:
         palette: One RGB colour per class, if given.
         settings: What the config in its ``meta`` says about testing, as far as it says.
         weights: ``trained``, or ``random`` for a checkpoint that says its weights are made up.
+        taken: The weights as trained (``model``), or running averages of them (``ema``).
         model: The model's name, if given: what tells apart models that have equal keys or are not official.
         notes: What was taken, stripped, renamed, left out and not understood on the way, a sentence each.
     """
@@ -44,6 +45,7 @@ class Checkpoint:
     palette: tuple[tuple[int, int, int], ...] | None = None
     settings: Settings = field(default_factory=Settings)
     weights: str = "trained"
+    taken: Choice = "model"
     model: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -71,12 +73,12 @@ def read_checkpoint(path: str | Path, which: Choice | None = None) -> Checkpoint
     path = Path(path)
     content = read_content(path)
     try:
-        state_dict, notes = find_weights(content, which)
+        state_dict, taken, notes = find_weights(content, which)
     except CheckpointError as e:
         raise CheckpointError(f"{path}: {e}") from e
     meta = as_mapping((as_mapping(content) or {}).get("meta")) or {}
     checkpoint = _with_meta(state_dict, meta)
-    return replace(checkpoint, notes=(*notes, *checkpoint.notes))
+    return replace(checkpoint, taken=taken, notes=(*notes, *checkpoint.notes))
 
 
 def load_checkpoint(model: nn.Module, path: str | Path, which: Choice | None = None) -> Checkpoint:

@@ -4,18 +4,22 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from freqfusion import load_model
+from freqfusion.configs.overrides import Overrides
+from freqfusion.configs.reader import read_config
+from freqfusion.configs.settings import settings_of
 from freqfusion_export import export
 from freqfusion_export.errors import ExportError
 from freqfusion_export.networks.forms import form_of
 from freqfusion_runtime import load
 from freqfusion_runtime.commands.cli import main
+from freqfusion_runtime.files import sha256_of
 from freqfusion_runtime.model_files.manifest import Manifest
 from freqfusion_runtime.model_files.onnx_facts import read_onnx_facts
 from PIL import Image
@@ -215,11 +219,90 @@ def test_options_that_cannot_be_are_named(options, message, weights, tmp_path, c
 
 @pytest.mark.long
 def test_options_override_the_config_and_a_config_file_replaces_it(weights, tmp_path):
-    from freqfusion.configs.overrides import Overrides
-
     path = write(tmp_path, weights, CASES["padded"].config)
     file = tmp_path / "other.py"
     file.write_text(CASES["exactly 160 x 64"].config)
     network, _, checkpoint = load_model(path, None, Overrides(config=file, preprocessing={"color_order": "BGR"}))
     plan = form_of(network, checkpoint).preprocessing
     assert (plan.exact_size, plan.size_fit, plan.color_order) == ((64, 160), "stretch", "BGR")
+
+
+def test_what_is_not_understood_is_warned_of_with_what_is_assumed(weights, tmp_path):
+    config = "_base_ = ['gone.py']\nmodel = dict(decode_head=dict(wonders=3, ham_kwargs=dict(MD_R=8)))"
+    network, _, checkpoint = load_model(write(tmp_path, weights, config))
+    with pytest.warns(
+        UserWarning,
+        match=r"^not understood in the config \(2 in all\), .*_base_ is gone\.py \(assumed: the official settings\); "
+        r"model\.decode_head\.wonders is 3 \(assumed: it changes nothing\)\. Give the file .* as --config\.$",
+    ):
+        form_of(network, checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ("<html>", r"config is of the checkpoint: it is not Python \(line 1: .*\) \(assumed: the official settings\)"),
+        ("x = " + "[" * 1000, r"config is of the checkpoint: it is not Python .* \(assumed: the official settings\)"),
+        ("model = dict(decode_head=dict(num_classes=150))", r"decode_head\.num_classes is 150 \(assumed: 9\)"),
+        ("test_pipeline = [dict(type='Wobble')]", r"Wobble is type Wobble \(assumed: it changes nothing\)"),
+        (
+            "test_pipeline = __import__('os').system('touch executed')",
+            r"test_pipeline is __import__.* \(assumed: not there",
+        ),
+    ],
+    ids=["no Python", "1000 deep", "another class count", "an unknown transform", "asks for execution"],
+)
+def test_bad_configs_are_warned_of_in_a_sentence_with_what_is_assumed(config, sentence, demo, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    network, _, checkpoint = demo
+    settings = settings_of(read_config(config), checkpoint.state_dict)
+    with pytest.warns(UserWarning, match=rf"^not understood in the config \(1 in all\), .*{sentence}"):
+        form_of(network, replace(checkpoint, settings=settings))
+    assert not list(tmp_path.iterdir())
+
+
+def test_evaluate_and_inspect_take_the_options_of_export(weights, tmp_path, capsys):
+    path = write(tmp_path, weights, CASES["padded"].config)
+    other = tmp_path / "other.py"
+    other.write_text(CASES["exactly 160 x 64"].config)
+    options = ["--config", str(other), "--channel-order", "BGR", "--set", "nmf_steps=3"]
+    assert main(["inspect", str(path), *options, "--json", str(tmp_path / "facts.json")]) == 0
+    assert "override  channel_order" in capsys.readouterr().out
+    rows = {row["name"]: row["built"] for row in json.loads((tmp_path / "facts.json").read_text())["settings"]}
+    assert (rows["image_size"], rows["channel_order"], rows["nmf_steps"]) == ("(160, 64)", "BGR", "3")
+    network, *_ = load_model(path, None, Overrides(other, {"color_order": "BGR"}, {"nmf_steps": 3}))
+    expected = reference_labels(network, photo(75, 100), replace(CASES["exactly 160 x 64"], rgb=False))
+    for folder, array in (("images", photo(75, 100)), ("annotations", expected.astype(np.uint8))):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(array).save(tmp_path / folder / "a.png")
+    arguments = ["--dataset", "ade20k", "--data", str(tmp_path), "--labels", "from-0"]
+    assert main(["evaluate", str(path), *arguments, *options, "--json", str(tmp_path / "scores.json")]) == 0
+    assert json.loads((tmp_path / "scores.json").read_text())["models"][0]["pixel_accuracy"]["value"] == 1
+    assert main(["evaluate", str(path), *arguments, "--json", str(tmp_path / "scores.json")]) == 0
+    assert json.loads((tmp_path / "scores.json").read_text())["models"][0]["pixel_accuracy"]["value"] < 1
+
+
+@pytest.mark.parametrize("command", [["inspect"], ["evaluate", "--dataset", "emoji-scenes"]])
+def test_settings_are_not_given_for_files_that_have_their_own(command, tmp_path, capsys):
+    (tmp_path / "segnext.onnx").touch()
+    assert main([*command, str(tmp_path / "segnext.onnx"), "--channel-order", "BGR"]) == 2
+    assert "--channel-order is about checkpoints, and an exported file has the test-time" in capsys.readouterr().err
+
+
+def test_the_manifest_records_which_weights_and_which_config_were_taken(weights, traced_demo, tmp_path, capsys):
+    path = tmp_path / "both.pth"
+    averaged = {f"ema.{name}": tensor for name, tensor in weights.items()}
+    torch.save({"state_dict": {**{k: v * 0 for k, v in weights.items()}, **averaged}}, path)
+    config = tmp_path / "other.py"
+    config.write_text(CASES["padded"].config)
+    network, _, checkpoint = load_model(path, None, Overrides(config), which="ema")
+    written = export(network, tmp_path / "m.onnx", checkpoint=checkpoint, checkpoint_path=path, traced=traced_demo)
+    assert (written.weights_taken, written.config_file) == ("ema", "other.py")
+    assert written.config_sha256 == sha256_of(config)
+    assert main(["inspect", str(tmp_path / "m.onnx")]) == 0
+    out = capsys.readouterr().out
+    assert f"from both.pth, averaged weights, sha256 {sha256_of(path)}" in out
+    assert f"settings of other.py, sha256 {sha256_of(config)}" in out
+    Image.fromarray(photo(75, 100)).save(tmp_path / "photo.png")
+    # parity takes the same weights again, unasked
+    assert main(["parity", str(tmp_path / "m.onnx"), str(tmp_path / "photo.png"), "--checkpoint", str(path)]) == 0

@@ -23,6 +23,8 @@ from typing import Any
 from freqfusion_runtime.commands.arguments import not_negative, not_negative_number, positive
 from freqfusion_runtime.commands.json_output import add_json_argument
 
+from freqfusion_export.commands.settings import add_setting_arguments, check_is_about_checkpoints, overrides_of
+
 # Task -> module with add_arguments(parser) for options of its own and evaluate(args) -> exit status. Nothing heavy at
 # their tops: all of them are imported for --help.
 TASKS = {
@@ -61,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for name, module in _modules().items():
         module.add_arguments(parser.add_argument_group(f"--task {name}", module.__doc__))
+    add_setting_arguments(parser)
     add_json_argument(parser)
 
 
@@ -69,6 +72,8 @@ def execute(args: argparse.Namespace) -> int:
     from freqfusion_export.evaluation.drop_gate import check_has_opponent
 
     check_has_opponent(args)
+    check_is_about_checkpoints(args, args.models)
+    args.overrides = overrides_of(args)
     return int(_modules()[args.task].evaluate(args))
 
 

@@ -14,8 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 from freqfusion_runtime.commands.json_output import add_json_argument, printer, write_json
 
+from freqfusion_export.commands.settings import (
+    add_setting_arguments,
+    check_is_about_checkpoints,
+    overrides_of,
+    setting_facts,
+    settings_table,
+)
+
 if TYPE_CHECKING:
     from freqfusion.checkpoint_files.weights import Choice
+    from freqfusion.configs.overrides import Overrides
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "file", type=Path, metavar="FILE", help=".onnx, .plan, .npz, or a checkpoint, of any suffix or a folder"
     )
     parser.add_argument("--weights", choices=("model", "ema"), help="of a checkpoint with both, as for `export`")
+    add_setting_arguments(parser)
     add_json_argument(parser)
 
 
@@ -33,6 +43,7 @@ def execute(args: argparse.Namespace) -> int:
     from freqfusion_runtime.commands.inspection import inspect_onnx, inspect_plan, inspect_reference
     from freqfusion_runtime.sessions.protocol import PLAN_SUFFIXES
 
+    check_is_about_checkpoints(args, [args.file])
     if args.file.suffix == ".onnx":
         facts, lines = inspect_onnx(args.file)
     elif args.file.suffix in PLAN_SUFFIXES:
@@ -40,7 +51,7 @@ def execute(args: argparse.Namespace) -> int:
     elif args.file.suffix == SUFFIX:
         facts, lines = inspect_reference(args.file)
     else:
-        facts, lines = _inspect_checkpoint(args.file, args.weights)
+        facts, lines = _inspect_checkpoint(args.file, args.weights, overrides_of(args))
     say = printer(args.json)
     for line in lines:
         say(line)
@@ -48,15 +59,17 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
-def _inspect_checkpoint(path: Path, which: Choice | None) -> tuple[dict[str, Any], list[str]]:
+def _inspect_checkpoint(
+    path: Path, which: Choice | None, overrides: Overrides | None
+) -> tuple[dict[str, Any], list[str]]:
     from freqfusion import UnknownModelError, read_checkpoint, recognize_model
     from freqfusion.checkpoint_files.formats import files_of
 
-    from freqfusion_export.commands.settings import setting_facts, settings_table
     from freqfusion_export.networks.checkpoint_hash import checkpoint_sha256
 
     checkpoint = read_checkpoint(path, which)
     tensors = checkpoint.state_dict
+    settings = checkpoint.settings if overrides is None else overrides.applied(checkpoint.settings, tensors)
     try:
         name, num_classes = recognize_model(tensors)
         model, problem = f"{name} with {num_classes} classes", ""
@@ -80,8 +93,9 @@ def _inspect_checkpoint(path: Path, which: Choice | None) -> tuple[dict[str, Any
         "weights": checkpoint.weights,
         "classes": checkpoint.classes,
         "palette": checkpoint.palette,
-        "image_size": checkpoint.image_size,
-        "settings": setting_facts(checkpoint.settings),
+        "weights_taken": checkpoint.taken,
+        "image_size": settings.image_size,
+        "settings": setting_facts(settings),
         "notes": checkpoint.notes,
         "tensors": {key: list(tensor.shape) for key, tensor in tensors.items()},
     }
@@ -91,10 +105,10 @@ def _inspect_checkpoint(path: Path, which: Choice | None) -> tuple[dict[str, Any
         *([f"  {problem}"] if problem else []),
         *[f"  * FreqFusion modules in {place}" for place in ours],
         f"  classes: {len(checkpoint.classes) if checkpoint.classes else 'not named'}, "
-        f"palette: {'yes' if checkpoint.palette else 'no'}, test size: {checkpoint.image_size or 'not given'}, "
+        f"palette: {'yes' if checkpoint.palette else 'no'}, test size: {settings.image_size or 'not given'}, "
         f"weights: {checkpoint.weights}",
         *[f"  {note}" for note in checkpoint.notes],
         f"  sha256 {sha256}",
-        *[f"  {line}" for line in settings_table(checkpoint.settings)],
+        *[f"  {line}" for line in settings_table(settings)],
     ]
     return facts, lines

@@ -33,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, metavar="MODEL.onnx", help="a file written by `freqfusion export`")
     parser.add_argument("pictures", type=Path, nargs="+", metavar="PHOTO", help="picture files, or folders of them")
     parser.add_argument("--checkpoint", type=Path, required=True, help="what the file was exported from")
-    parser.add_argument("--weights", choices=("model", "ema"), help="as for `export`")
+    parser.add_argument(
+        "--weights", choices=("model", "ema"), help="as for `export`; those that the file was made of if not given"
+    )
     parser.add_argument("--layers", action="store_true", help="compare every module's result, not only FreqFusion's")
     parser.add_argument(
         "--bisect", action="store_true", help="fp16, bf16: if parity is broken, find the nodes to keep in fp32"
@@ -59,6 +61,7 @@ def execute(args: argparse.Namespace) -> int:
     from freqfusion_export.commands.precision_bisection import bisect, conclude, refuse_unless_half
     from freqfusion_export.errors import ExportError
     from freqfusion_export.networks.checkpoint_hash import checkpoint_sha256
+    from freqfusion_export.networks.manifests import taken_of
     from freqfusion_export.parity.difference_picture import draw_differences
     from freqfusion_export.parity.segmenter_parity import Parity, miou_of_set, read_manifest
 
@@ -68,6 +71,7 @@ def execute(args: argparse.Namespace) -> int:
     if args.output is not None:
         check_pictures_stay(args.pictures, names, args.output)
     manifest = read_manifest(args.model)
+    args.weights = args.weights or taken_of(manifest)
     if args.bisect:
         refuse_unless_half(args.model, manifest.precision, manifest.task)
     is_half = manifest.precision in ("fp16", "bf16")

@@ -6,14 +6,22 @@ from __future__ import annotations
 import argparse
 import ast
 import re
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from freqfusion_runtime.sessions.protocol import PLAN_SUFFIXES
 
 if TYPE_CHECKING:
     from freqfusion.configs.findings import Settings
     from freqfusion.configs.overrides import Overrides
 
+_EXPORTED = (".onnx", ".ort", ".npz", *PLAN_SUFFIXES)
+_OPTIONS = (
+    "config", "mean", "std", "channel_order", "image_size", "keep_ratio", "size_divisor", "size_fit", "score_threshold",
+    "set", "ignore_setting",
+)  # fmt: skip
 _SIZE = re.compile(r"([1-9]\d{0,5})x([1-9]\d{0,5})")
 NETWORK_OPTIONS = (
     "comp_feat_upsample", "semi_conv", "hr_residual", "encoder_dilation", "nmf_rank", "nmf_steps", "style",
@@ -63,6 +71,22 @@ def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="give up a setting of the config that is refused, by the name in the message",
     )
+
+
+def check_is_about_checkpoints(args: argparse.Namespace, files: Iterable[Path]) -> None:
+    """Refuses the options where every file was exported, with settings of its own.
+
+    Raises:
+        ExportError: If one was given.
+    """
+    from freqfusion_export.errors import ExportError
+
+    given = [name for name in _OPTIONS if getattr(args, name) not in (None, [])]
+    if given and all(file.suffix.lower() in _EXPORTED for file in files):
+        raise ExportError(
+            f"--{given[0].replace('_', '-')} is about checkpoints, and an exported file has the test-time settings "
+            "that it was exported with. Leave it out, or export the checkpoint again with it."
+        )
 
 
 def overrides_of(args: argparse.Namespace) -> Overrides | None:

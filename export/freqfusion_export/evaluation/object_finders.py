@@ -86,7 +86,7 @@ def _open_checkpoint(path: Path, args: argparse.Namespace) -> Contestant:
         raise ProviderError(f"{path}: PyTorch finds no CUDA device. Use --provider cpu, or install torch for CUDA.")
     if args.threads:
         torch.set_num_threads(args.threads)
-    network, name, checkpoint = load_model(path, args.model, which=args.weights)
+    network, name, checkpoint = load_model(path, args.model, args.overrides, which=args.weights)
     if not isinstance(network, Detector):
         raise EvaluationError(f"{path} labels pixels and finds no objects. Use --task semantic, or another model.")
     manifest = network_manifest(form_of(network, checkpoint), Origin(name, checkpoint))

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from freqfusion.checkpoint_files.weights import Choice
+from freqfusion.configs.overrides import Overrides
 from freqfusion_runtime.evaluation.errors import EvaluationError
 from freqfusion_runtime.model_files.external_data import model_sha256
 from freqfusion_runtime.pictures.preparation import prepare
@@ -76,7 +77,13 @@ class TorchLabeller:
     """A checkpoint on PyTorch's own operators, with the official test pipeline around it."""
 
     def __init__(
-        self, path: Path, name: str | None, provider: Provider, threads: int, which: Choice | None = None
+        self,
+        path: Path,
+        name: str | None,
+        provider: Provider,
+        threads: int,
+        which: Choice | None = None,
+        overrides: Overrides | None = None,
     ) -> None:
         import torch
         from freqfusion import load_model
@@ -88,7 +95,7 @@ class TorchLabeller:
             raise ProviderError(f"{path}: PyTorch finds no CUDA device. Use --provider cpu, or install torch for CUDA.")
         if threads:
             torch.set_num_threads(threads)
-        network, self.model, checkpoint = load_model(path, name, which=which)
+        network, self.model, checkpoint = load_model(path, name, overrides, which=which)
         self._network = network.to(provider)
         form = form_of(network, checkpoint)
         if form.task != "semantic_segmentation":
@@ -141,6 +148,7 @@ def open_labeller(
     threads: int,
     kernels: Kernels,
     which: Choice | None = None,
+    overrides: Overrides | None = None,
 ) -> PictureLabeller:
     """Opens a model file with what its suffix names.
 
@@ -148,5 +156,5 @@ def open_labeller(
         FreqFusionError: If it cannot be used; the subclass says why.
     """
     if is_checkpoint(path):
-        return TorchLabeller(path, name, provider, threads, which)
+        return TorchLabeller(path, name, provider, threads, which, overrides)
     return RuntimeLabeller(path, provider, threads, kernels)

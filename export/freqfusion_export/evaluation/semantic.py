@@ -73,7 +73,10 @@ def evaluate(args: argparse.Namespace) -> int:
         )
     dataset = open_dataset(args.dataset, args.data, args.split, args.labels, args.columns)
     labellers = [
-        open_labeller(path, args.model, args.provider, args.threads, args.kernels, args.weights) for path in args.models
+        open_labeller(
+            path, args.model, args.provider, args.threads, args.kernels, args.weights, overrides=args.overrides
+        )
+        for path in args.models
     ]
     num_classes = len(dataset.classes) if dataset.classes is not None else labellers[0].num_classes
     for path, labeller in zip(args.models, labellers, strict=True):

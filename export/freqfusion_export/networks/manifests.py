@@ -13,6 +13,7 @@ from typing import cast
 import onnx_ir as ir
 import torch
 from freqfusion import Checkpoint
+from freqfusion.checkpoint_files.weights import Choice
 from freqfusion.configs.findings import Settings
 from freqfusion_runtime.model_files.manifest import Interface, Manifest, SettingRecord, TensorSpec
 from torch import nn
@@ -61,7 +62,15 @@ def network_manifest(form: Form, origin: Origin) -> Manifest:
         network=dict(settings.network),
         weights_file=path.name if path else None,
         weights_sha256=checkpoint_sha256(path) if path else None,
+        weights_taken=origin.checkpoint.taken if origin.checkpoint and path else "unknown",
+        config_file=settings.config_file,
+        config_sha256=settings.config_sha256,
     )
+
+
+def taken_of(manifest: Manifest) -> Choice | None:
+    """Which weights of its checkpoint a file was made of, to take the same again; None if its manifest is too old."""
+    return None if manifest.weights_taken == "unknown" else manifest.weights_taken
 
 
 def file_manifest(

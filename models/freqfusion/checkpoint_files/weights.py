@@ -52,7 +52,7 @@ class _Set:
         return " > ".join(map(repr, self.path)) or "the file itself"
 
 
-def find_weights(content: Any, choice: Choice | None = None) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def find_weights(content: Any, choice: Choice | None = None) -> tuple[dict[str, Tensor], Choice, tuple[str, ...]]:
     """Finds the weights and gives their entries the official names.
 
     Args:
@@ -61,7 +61,7 @@ def find_weights(content: Any, choice: Choice | None = None) -> tuple[dict[str, 
             ``state_dict`` holds the averages, those.
 
     Returns:
-        The weights by name, and what was taken, stripped, renamed and left out, a sentence each.
+        The weights by name, which they are, and what was taken, stripped, renamed and left out, a sentence each.
 
     Raises:
         CheckpointError: If there are no weights, not those asked for, or several kinds of them.
@@ -96,7 +96,7 @@ def find_weights(content: Any, choice: Choice | None = None) -> tuple[dict[str, 
         notes.append(f"took the {_KINDS[taken]}; there are {_KINDS[others[0].kind]} too, in {others[0]}")
     elif taken == "ema":
         notes.append(f"took the {_KINDS[taken]}; there are no others")
-    return chosen.entries, (*notes, *chosen.notes)
+    return chosen.entries, taken, (*notes, *chosen.notes)
 
 
 _KINDS: dict[Choice, str] = {"model": "weights as trained (model)", "ema": "averaged weights (ema)"}

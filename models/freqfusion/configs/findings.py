@@ -42,16 +42,25 @@ class Settings:
         preprocessing: What differs from the official test pipeline: ``long_side``, ``short_side``, ``exact_size``,
             ``size_divisor``, ``size_fit``, ``mean``, ``std``, ``color_order``, ``resizer``.
         network: Arguments for ``create_model``.
+        config_file: Name of the file that was read in place of the checkpoint's config, without folders.
+        config_sha256: Hash of that file.
     """
 
     table: tuple[Setting, ...] = ()
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     network: Mapping[str, Any] = field(default_factory=dict)
+    config_file: str | None = None
+    config_sha256: str | None = None
 
     @property
     def refused(self) -> tuple[Setting, ...]:
         """What the config asks for and is not built."""
         return tuple(setting for setting in self.table if setting.origin == "refused")
+
+    @property
+    def not_understood(self) -> tuple[Setting, ...]:
+        """What the config says and nobody here knows."""
+        return tuple(setting for setting in self.table if setting.origin == "not understood")
 
     @property
     def image_size(self) -> tuple[int, int] | None:

@@ -34,7 +34,7 @@ class Section:
     Attributes:
         built: Options with the only values that are built.
         arguments: Options that the model takes.
-        types: Classes that are built, where a name tells apart what weights may not.
+        types: Classes that are built, where a name tells apart what weights may not; others are refused.
         free: Options without effect in testing, or shown by the weights' names and shapes.
         inside: Dictionaries in it.
     """
@@ -64,8 +64,12 @@ def _is_share(value: Any) -> bool:
 
 _BUILDING = "type init_cfg pretrained _scope_ _delete_ with_cp use_checkpoint "
 _EVERYWHERE = {"conv_cfg": None}  # weights that are standardised have the usual names and shapes
-_BATCH_NORM = Section({"eps": 1e-5}, free=_free("type requires_grad momentum affine track_running_stats"))
-_GROUP_NORM = Section({"eps": 1e-5, "num_groups": 32}, free=_free("type requires_grad"))
+_BATCH_NORM = Section(
+    {"eps": 1e-5},
+    types=("BN", "BN2d", "SyncBN", "MMSyncBN", "NaiveSyncBN"),
+    free=_free("type requires_grad momentum affine track_running_stats"),
+)
+_GROUP_NORM = Section({"eps": 1e-5, "num_groups": 32}, types=("GN",), free=_free("type requires_grad"))
 
 # Of the module FreqFusion, in a head or a neck.
 _FUSION = {
@@ -140,7 +144,9 @@ def _extractor(cells: int) -> Section:
 def _nms(built: Mapping[str, Any], threshold: str, **further: Argument) -> Section:
     overlap = Argument(threshold, _is_share)
     arguments = {"iou_threshold": overlap, "iou_thr": overlap, **further}
-    return Section({"type": "nms", **built}, arguments, free=_free("max_num split_thr offset"))
+    # `split_thr` is about memory; an offset of 1 counts a box's last pixel, and `max_num` ends the list early.
+    fixed = {"type": "nms", "offset": 0, "max_num": -1, "score_threshold": 0, **built}
+    return Section(fixed, arguments, free=_free("split_thr"))
 
 
 _RESNET = Section(
@@ -180,10 +186,12 @@ _RPN_HEAD = Section(
     inside={"anchor_generator": _ANCHORS, "bbox_coder": _coder([1.0] * 4)},
 )
 _BOX_HEAD = Section(
+    {"cls_predictor_cfg": {"type": "Linear"}, "reg_predictor_cfg": {"type": "Linear"}},  # others have equal shapes
     types=("Shared2FCBBoxHead", "ConvFCBBoxHead"),
     free=_free(
         _BUILDING + "in_channels fc_out_channels roi_feat_size num_classes loss_bbox reg_class_agnostic "
-        "reg_decoded_bbox num_shared_convs num_shared_fcs with_avg_pool norm_cfg"
+        "reg_decoded_bbox num_shared_convs num_shared_fcs num_cls_convs num_cls_fcs num_reg_convs num_reg_fcs "
+        "conv_out_channels with_avg_pool norm_cfg"
     ),
     inside={
         "bbox_coder": _coder([0.1, 0.1, 0.2, 0.2]),
@@ -195,10 +203,11 @@ _BOX_HEAD = Section(
     },
 )
 _MASK_HEAD = Section(
+    {"predictor_cfg": {"type": "Conv"}},
     types=("FCNMaskHead",),
     free=_free(
         _BUILDING + "num_convs in_channels conv_out_channels num_classes loss_mask norm_cfg roi_feat_size "
-        "conv_kernel_size class_agnostic upsample_cfg predictor_cfg"
+        "conv_kernel_size class_agnostic upsample_cfg"
     ),
 )
 _RESULTS = Section(
@@ -226,6 +235,7 @@ DETECTOR = Section(
         "neck": _NECK,
         "rpn_head": _RPN_HEAD,
         "roi_head": Section(
+            {"shared_head": None},
             types=("StandardRoIHead",),
             free=_free(_BUILDING + "train_cfg test_cfg"),
             inside={
@@ -296,9 +306,11 @@ class NetworkReader:
         if "test_cfg" not in model and isinstance(outside, Mapping) and "type" not in outside:
             model["test_cfg"] = outside
         test = model.get("test_cfg")
-        if isinstance(test, Mapping) and {"rcnn", "panoptic"} <= set(test):
-            # Panoptic tests read the one; what it does not say stands in the other in 1.x.
-            model["test_cfg"] = {**test, "rcnn": {k: v for k, v in test["rcnn"].items() if k not in test["panoptic"]}}
+        if isinstance(test, Mapping) and all(isinstance(test.get(key), Mapping) for key in ("rcnn", "panoptic")):
+            # Panoptic tests of 0.x read the one, those of 1.x take boxes and masks by the other.
+            is_new = "data_preprocessor" in model or "test_dataloader" in self.config.values
+            first, second = ("rcnn", "panoptic") if is_new else ("panoptic", "rcnn")
+            model["test_cfg"] = {**test, second: {k: v for k, v in test[second].items() if k not in test[first]}}
         self._section("model", model, self.section)
         for place, shown in self.weights.items():
             found: Any = self.config.values
@@ -310,7 +322,7 @@ class NetworkReader:
 
     def _section(self, place: str, options: Mapping[str, Any], section: Section) -> None:
         if section.types and type_name(options) and type_name(options) not in section.types:
-            self.findings.wonder(f"{place}.type", type_name(options), section.types[0])
+            self.findings.refuse(f"{place}.type", type_name(options), section.types[0])
         for key, value in options.items():
             name = f"{place}.{key}"
             if isinstance(value, Unread) and key not in section.free:
@@ -323,7 +335,10 @@ class NetworkReader:
                 built = {**_EVERYWHERE, **section.built}[key]
                 if not _is_same(value, built):
                     self.findings.refuse(name, _with_neighbours(key, options), built)
-            elif key not in section.free and not (key in section.inside and value is None):
+            elif key in section.inside:
+                if value is not None:
+                    self.findings.refuse(name, value, "one part")
+            elif key not in section.free:
                 self.findings.wonder(name, value, "it changes nothing")
         for key, inner in section.inside.items():
             self._defaults(f"{place}.{key}", options, key, inner)

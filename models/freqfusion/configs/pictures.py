@@ -31,6 +31,7 @@ _REFUSED = frozenset({
     "Translate", "ColorTransform", "EqualizeTransform", "BrightnessTransform", "ContrastTransform", "Sharpness",
     "Posterize", "Solarize", "Invert", "AutoAugment", "RandAugment", "ConcatCDInput",
 })  # fmt: skip
+_PREPROCESSORS = ("SegDataPreProcessor", "DetDataPreprocessor")
 _MAX_TRANSFORMS = 500  # lists that hold each other twice over would go on for ever
 
 
@@ -126,7 +127,7 @@ class PictureReader:
                 self.findings.refuse(f"{self.place}.{kind}.{key}", value, built[key])
 
     def _load(self, options: Mapping[str, Any]) -> None:
-        built = {"to_float32": False, "color_type": "color", "imdecode_backend": "cv2"}
+        built = {"to_float32": False, "color_type": "color", "channel_order": "bgr", "imdecode_backend": "cv2"}
         self._fixed("LoadImageFromFile", options, built, {"file_client_args", "backend_args", "ignore_empty"})
 
     def _averaged(self, options: Mapping[str, Any]) -> None:
@@ -141,7 +142,8 @@ class PictureReader:
                       if isinstance(part, Mapping) and type_name(part) == "Resize"), True)  # fmt: skip
         if len(ratios) != 1:
             self.findings.refuse(f"{self.place}.{kind}.img_ratios", ratios, "one scale, nothing averaged")
-        elif "img_scale" in options:
+            ratios = [1.0]
+        if "img_scale" in options:
             self._scale(
                 f"{self.place}.{kind}.img_scale", options["img_scale"], keeps, 1.0 if ratios[0] is None else ratios[0]
             )
@@ -277,6 +279,8 @@ class PictureReader:
             self.findings.wonder(name, options, "the official numbers")
         if not isinstance(options, Mapping):
             return False
+        if (kind := type_name(options)) and kind not in _PREPROCESSORS:
+            self.findings.refuse(f"{name}.type", kind, _PREPROCESSORS[self.official["size_fit"] == "pad"])
         if "mean" in self.noted:
             self.findings.refuse(name, "mean and std", "one normalisation", "the pipeline normalises already")
         else:

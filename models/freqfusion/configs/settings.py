@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +64,15 @@ def settings_from_file(path: Path, state_dict: Mapping[str, Any]) -> Settings:
         CheckpointError: If it cannot be read, or is no config.
     """
     try:
-        if path.suffix in SUFFIXES:
-            return _of_detectron2(path, kind_of(state_dict))
-        config = read_config_file(path)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        settings = _of_detectron2(path, kind_of(state_dict)) if path.suffix in SUFFIXES else _of_mm(path, state_dict)
     except OSError as e:
         raise CheckpointError(f"{path}: the config cannot be read: {e.strerror or e}") from e
+    return replace(settings, config_file=path.name, config_sha256=digest)
+
+
+def _of_mm(path: Path, state_dict: Mapping[str, Any]) -> Settings:
+    config = read_config_file(path)
     if config.problem:
         raise CheckpointError(
             f"{path} is no config: {config.problem}. Name the .py file that training was started with"

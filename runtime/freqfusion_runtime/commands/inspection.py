@@ -195,5 +195,8 @@ def _manifest_lines(manifest: Manifest | None) -> list[str]:
         for island in manifest.islands
     ]
     if manifest.weights_file:
-        lines.append(f"  from {manifest.weights_file}, sha256 {manifest.weights_sha256}")
+        taken = {"ema": ", averaged weights", "model": ", weights as trained"}.get(manifest.weights_taken, "")
+        lines.append(f"  from {manifest.weights_file}{taken}, sha256 {manifest.weights_sha256}")
+    if manifest.config_file:
+        lines.append(f"  settings of {manifest.config_file}, sha256 {manifest.config_sha256}")
     return lines

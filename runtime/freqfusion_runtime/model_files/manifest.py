@@ -23,6 +23,7 @@ Task = Literal["semantic_segmentation", "detection", "instance_segmentation", "p
 Interface = Literal["tensor", "image"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 Weights = Literal["random", "checkpoint"]
+WeightsTaken = Literal["model", "ema", "unknown"]
 ColorOrder = Literal["RGB", "BGR"]
 SizeFit = Literal["stretch", "pad"]
 Resizer = Literal["opencv", "pillow"]
@@ -138,6 +139,9 @@ class Manifest:
         weights: ``random`` for generated weights, which show the plumbing only.
         weights_file: File name of the checkpoint, without folders.
         weights_sha256: Hash of that file.
+        weights_taken: Of what it holds the weights as trained, or running averages of them.
+        config_file: File name of the config that was given in place of the checkpoint's, without folders.
+        config_sha256: Hash of that file.
         operators: How many nodes of each FreqFusion operator the graph has.
         plugin_namespace, plugin_version: What these nodes carry for TensorRT's registry.
         versions: Of the packages that wrote the file.
@@ -169,6 +173,9 @@ class Manifest:
     nmf_bases_seed: int | None = None
     weights_file: str | None = None
     weights_sha256: str | None = None
+    weights_taken: WeightsTaken = field(default="unknown", metadata=_ADDED)
+    config_file: str | None = field(default=None, metadata=_ADDED)
+    config_sha256: str | None = field(default=None, metadata=_ADDED)
     operators: dict[str, int] = field(default_factory=dict)
     plugin_namespace: str = "freqfusion"
     plugin_version: str = "1"

@@ -241,7 +241,6 @@ def test_detectors_are_padded_to_multiples_of_their_own():
         ("model = dict(decode_head=dict(num_classes=150))", SEGMENTER, "model.decode_head.num_classes", "150", "3"),
         ("model = dict(backbone=dict(depth=101))", DETECTOR, "model.backbone.depth", "101", "50"),
         ("model = dict(decode_head=dict(x=3))", SEGMENTER, "model.decode_head.x", "3", "it changes nothing"),
-        ("model = dict(type='Cascade')", SEGMENTER, "model.type", "Cascade", "EncoderDecoder"),
         ("_base_ = ['hidden.py']", SEGMENTER, "_base_", "hidden.py", "the official settings"),
         ("<html>", SEGMENTER, "config", "of the checkpoint: it is not Python (line 1: invalid syntax)",
          "the official settings"),
@@ -252,6 +251,47 @@ def test_what_is_not_understood_is_said_with_what_is_assumed(text, weights, name
     entries = {s.name: (s.found, s.built) for s in settings.table if s.origin == "not understood"}
     assert entries == {name: (found, built)}
     assert not settings.refused
+
+
+def test_where_scales_are_averaged_the_one_without_ratio_is_built_if_the_wish_is_given_up():
+    found = read(old().replace("flip=False", "img_ratios=[0.5, 1.0]"))
+    assert [setting.name for setting in found.refused] == ["data.test.pipeline.MultiScaleFlipAug.img_ratios"]
+    assert found.image_size == (1024, 256)
+
+
+@pytest.mark.parametrize(
+    ("text", "weights", "name", "found", "built"),
+    [
+        ("type='Cascade'", SEGMENTER, "model.type", "Cascade", "EncoderDecoder"),
+        ("decode_head=dict(type='FCNHead')", SEGMENTER, "model.decode_head.type", "FCNHead", "LightHamHeadFreqAware"),
+        ("data_preprocessor=dict(type='Other', mean=[1, 2, 3], std=[4, 5, 6])", SEGMENTER,
+         "model.data_preprocessor.type", "Other", "SegDataPreProcessor"),
+        ("backbone=dict(norm_cfg=dict(type='GN'))", DETECTOR, "model.backbone.norm_cfg.type", "GN", "BN"),
+        ("neck=[dict(type='FPN'), dict(type='BFP')]", DETECTOR, "model.neck", "[type FPN, type BFP]", "one part"),
+        ("roi_head=dict(shared_head=dict(type='ResLayer'))", DETECTOR, "model.roi_head.shared_head", "type ResLayer",
+         "None"),
+        ("roi_head=dict(mask_head=dict(predictor_cfg=dict(type='NormedConv2d', tempearture=20)))", DETECTOR,
+         "model.roi_head.mask_head.predictor_cfg", "type NormedConv2d, tempearture 20", "type Conv"),
+        ("roi_head=dict(bbox_head=dict(cls_predictor_cfg=dict(type='NormedLinear')))", DETECTOR,
+         "model.roi_head.bbox_head.cls_predictor_cfg", "type NormedLinear", "type Linear"),
+        ("test_cfg=dict(rcnn=dict(nms=dict(offset=1)))", DETECTOR, "model.test_cfg.rcnn.nms.offset", "1", "0"),
+        ("test_cfg=dict(rpn=dict(nms=dict(max_num=500)))", DETECTOR, "model.test_cfg.rpn.nms.max_num", "500", "-1"),
+    ],
+)  # fmt: skip
+def test_parts_whose_weights_would_fit_another_network_are_refused_by_name(text, weights, name, found, built):
+    assert refused(read(f"model = dict({text})", weights))[name] == (found, built)
+
+
+def test_a_picture_is_read_in_opencvs_order():
+    text = "test_pipeline = [dict(type='LoadImageFromFile', channel_order='rgb')]"
+    assert refused(read(text, DETECTOR)) == {"test_pipeline.LoadImageFromFile.channel_order": ("rgb", "bgr")}
+
+
+def test_panoptic_tests_of_1x_take_boxes_by_the_settings_of_boxes():
+    rcnn = "rcnn=dict(score_thr=0.6, nms=dict(type='nms', iou_threshold=0.3, class_agnostic=True))"
+    panoptic = "panoptic=dict(score_thr=0.9, mask_overlap=0.5)"
+    text = f"model = dict(data_preprocessor=dict(mean=[0, 0, 0], std=[1, 1, 1]), test_cfg=dict({rcnn}, {panoptic}))"
+    assert read(text, DETECTOR).network == {"score_threshold": 0.6, "iou_threshold": 0.3, "class_agnostic": True}
 
 
 def test_lists_that_hold_each_other_come_to_an_end():
