@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from freqfusion_runtime.evaluation import emoji_scenes
 from freqfusion_runtime.evaluation.errors import DatasetError
 from freqfusion_runtime.evaluation.label_values import READINGS
-from freqfusion_runtime.pictures.reading import SUFFIXES, read_picture
+from freqfusion_runtime.pictures.reading import DAMAGE, MAX_PIXELS, SUFFIXES, read_picture
 
 CITYSCAPES_CLASSES = (
     "road",
@@ -42,6 +42,7 @@ CITYSCAPES_CLASSES = (
 LABEL_READINGS = {"ade20k": ("from-1", "from-0"), "cityscapes": ("label-ids", "train-ids")}
 _CITYSCAPES_ENDINGS = {"label-ids": "_gtFine_labelIds.png", "train-ids": "_gtFine_labelTrainIds.png"}
 # The part that is scored where none is named, and those that a model is trained on.
+_WHOLE = "Get a whole copy of it."
 _VALIDATION, _TRAINING = ("validation", "val"), ("training", "train")
 
 
@@ -197,13 +198,18 @@ def read_labels(path: Path) -> NDArray[np.uint8]:
     """
     try:
         with Image.open(path, formats=("PNG",)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise DatasetError(
+                    f"{path} has {image.width} x {image.height} pixels, more than the limit of "
+                    f"{MAX_PIXELS / 1e6:.0f} megapixels. {_WHOLE}"
+                )
             if image.mode not in ("L", "P", "1"):
                 raise DatasetError(
                     f"{path} has mode {image.mode}; a label file holds one byte a pixel (mode L or P). Convert it."
                 )
             return np.array(image).astype(np.uint8)
-    except (UnidentifiedImageError, OSError, SyntaxError) as e:
-        raise DatasetError(f"{path} cannot be read as a PNG of labels: {e}. Get a whole copy of it.") from e
+    except (*DAMAGE, UnidentifiedImageError, Image.DecompressionBombError) as e:
+        raise DatasetError(f"{path} cannot be read as a PNG of labels: {e}. {_WHOLE}") from e
 
 
 def _part(images: Path, split: str | None) -> str:
