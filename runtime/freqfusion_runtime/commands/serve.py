@@ -67,6 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-connections", type=positive, default=d.max_connections, help="open at one time")
     parser.add_argument("--header-timeout-s", type=_amount, default=d.header_timeout_s, help="to send headers")
     parser.add_argument("--body-timeout-s", type=_amount, default=d.body_timeout_s, help="to send a body")
+    parser.add_argument(
+        "--min-body-rate-kb", type=_amount, default=d.min_body_rate_kb, help="KiB a second of a body, 0 for any"
+    )
     parser.add_argument("--write-timeout-s", type=_amount, default=d.write_timeout_s, help="to take an answer")
     parser.add_argument("--keep-alive-s", type=_amount, default=d.keep_alive_s, help="an idle connection stays open")
     parser.add_argument(
@@ -82,6 +85,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         metavar="N",
         help="replace a worker process that crashes, up to N times a minute; 0 serves without a second process",
+    )
+    parser.add_argument(
+        "--allowed-host",
+        action="append",
+        default=[],
+        dest="allowed_hosts",
+        metavar="NAME",
+        help="a name clients may ask for in Host, and whose pages may; again for more; * for any. On loopback, only "
+        "loopback's names are taken without it",
     )
     parser.add_argument(
         "--api-key-file",
@@ -170,6 +182,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
     if args.tls_certificate is not None:
         check_tls_pair(args.tls_certificate, args.tls_key)
     fields = {name: value for name, value in vars(args).items() if name in Settings.__dataclass_fields__}
+    fields["allowed_hosts"] = tuple(args.allowed_hosts)
     if args.no_grpc:
         fields["grpc_port"] = None
     settings = Settings(**fields, api_key=_api_key(args.api_key_file))

@@ -14,10 +14,34 @@ from numpy.typing import NDArray
 from PIL import GifImagePlugin, Image, ImageFile, ImageOps, TiffImagePlugin
 
 from freqfusion_runtime.errors import PictureError
-from freqfusion_runtime.pictures.tiff import decode_tiff
+from freqfusion_runtime.pictures.tiff import decode_tiff, sample_bits
 
+_PIECE = 1 << 15  # pixels
 _DIM = 15  # of 255: the high byte of values that use 12 of 16 bits
 _BITMAP_BITS = {"BGR;15": (5, 5, 5), "BGR;16": (5, 6, 5)}  # of red, green, blue
+
+
+# Most bytes a pixel that decode() has at one time, its result included, by format, and by mode where that takes more;
+# tests/runtime/pictures/test_decoding_memory.py holds them to what is measured.
+_DECODING_BYTES = {"JPEG": 18, "MPO": 18, "PNG": 16, "WEBP": 31, "BMP": 17, "GIF": 31, "PPM": 17, "TIFF": 13}
+_LARGER_MODES = {"CMYK": 21, "RGBA": 22, "RGBX": 22, "RGBa": 22, "LA": 22, "F": 22, "I": 22}
+_DEEP_COLOR_BYTES = 34
+
+
+def decoding_bytes(image: ImageFile.ImageFile) -> int:
+    """Most memory that decoding an opened file takes, known from its header.
+
+    Args:
+        image: The file as Pillow opened it, its pixels not yet read.
+
+    Returns:
+        Bytes, the resulting picture included, the file itself not.
+    """
+    each = max(_DECODING_BYTES[str(image.format)], _LARGER_MODES.get(image.mode, 0))
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        bits = sample_bits(image)
+        each = _DEEP_COLOR_BYTES if len(bits) > 2 and max(bits) > 8 else each
+    return each * image.width * image.height
 
 
 def decode(image: ImageFile.ImageFile, file: BinaryIO, name: str) -> NDArray[np.uint8]:
@@ -65,7 +89,7 @@ def by_mode(image: Image.Image, name: str) -> NDArray[np.uint8]:
     if image.mode == "F" or image.mode.startswith("I"):
         return _as_color(_high_bytes(np.asarray(image), name))
     if image.mode == "CMYK":
-        return _from_adobe_inks(np.asarray(image).astype(np.int32))
+        return _from_adobe_inks(np.asarray(image))
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
@@ -89,13 +113,18 @@ def _high_bytes(values: NDArray[Any], name: str) -> NDArray[np.uint8]:
     return (values.astype(np.uint16) >> 8).astype(np.uint8)
 
 
-def _from_adobe_inks(inks: NDArray[np.int32]) -> NDArray[np.uint8]:
+def _from_adobe_inks(inks: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Multiplies light by light: R = (255 - C) * (255 - K) / 255, with OpenCV's rounding.
 
     Source: ``icvCvt_CMYK2BGR_8u_C4C3R`` of OpenCV. Pillow has already undone Adobe's inversion.
     """
-    light = 255 - inks[:, :, 3:]
-    result: NDArray[np.uint8] = (light - ((inks[:, :, :3] * light) >> 8)).astype(np.uint8)
+    result = np.empty((*inks.shape[:2], 3), np.uint8)
+    # Piece by piece: as 32-bit numbers a whole picture would take ten times the memory of its bytes.
+    pieces, rest = inks.reshape(-1, 4), result.reshape(-1, 3)
+    for start in range(0, len(pieces), _PIECE):
+        piece = pieces[start : start + _PIECE].astype(np.int32)
+        light = 255 - piece[:, 3:]
+        rest[start : start + _PIECE] = light - ((piece[:, :3] * light) >> 8)
     return result
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from freqfusion_runtime.errors import InputError, NoPicturesError, PictureError, PictureTooLargeError
-from freqfusion_runtime.pictures.decoding import by_mode, decode
+from freqfusion_runtime.pictures.decoding import by_mode, decode, decoding_bytes
 from freqfusion_runtime.pictures.tiff import MAGIC as TIFF_MAGIC
 from freqfusion_runtime.pictures.tiff import unreadable_tiff
 
@@ -92,7 +92,8 @@ def read_picture_bytes(
         data: The file's bytes.
         name: What error messages call it.
         max_pixels: Refuse anything larger before decoding it.
-        before_decoding: Called with the number of pixels; what it raises passes as it is.
+        before_decoding: Called with the most bytes that decoding will take, the result included; what it raises
+            passes as it is.
     """
     return _open(io.BytesIO(data), name, max_pixels, before_decoding)
 
@@ -152,7 +153,7 @@ def _open(
     def whole(file: BinaryIO) -> Picture:
         with _opened(file, max_pixels) as image:
             _check_size(image, name, max_pixels)
-            before_decoding(image.width * image.height)
+            before_decoding(decoding_bytes(image))
             return np.ascontiguousarray(decode(image, file, name))
 
     try:

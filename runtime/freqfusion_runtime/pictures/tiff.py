@@ -20,6 +20,7 @@ from PIL import Image, ImageFile, TiffImagePlugin
 
 from freqfusion_runtime.errors import PictureError
 
+_PIECE = 1 << 15  # pixels
 MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 
 # TIFF tags.
@@ -119,9 +120,13 @@ def decode_tiff(image: TiffImagePlugin.TiffImageFile, file: BinaryIO, name: str)
     if layout.meaning == _PALETTE:
         return _from_palette(image), bits
     if layout.meaning == _CMYK:
-        light = 255 - np.asarray(image).astype(np.uint16)
-        return (light[:, :, 3:] * light[:, :, :3] // 255).astype(np.uint8), bits
+        return _light(np.asarray(image)), bits
     return np.asarray(image.convert("RGB")), bits  # YCbCr, which libjpeg has turned into RGB
+
+
+def sample_bits(image: TiffImagePlugin.TiffImageFile) -> tuple[int, ...]:
+    """Reads how many bits each sample of a pixel has."""
+    return _layout(image.tag_v2).bits
 
 
 def unreadable_tiff(file: BinaryIO, name: str) -> PictureError:
@@ -222,6 +227,15 @@ def _from_palette(image: TiffImagePlugin.TiffImageFile) -> NDArray[np.uint8]:
         levels >>= 8
     picture: NDArray[np.uint8] = levels.T.astype(np.uint8)[np.asarray(image)]
     return picture
+
+
+def _light(inks: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    result = np.empty((*inks.shape[:2], 3), np.uint8)
+    pieces, rest = inks.reshape(-1, 4), result.reshape(-1, 3)
+    for start in range(0, len(pieces), _PIECE):  # one at a time, for the memory of large pictures
+        light = 255 - pieces[start : start + _PIECE].astype(np.uint16)
+        rest[start : start + _PIECE] = light[:, 3:] * light[:, :3] // 255
+    return result
 
 
 def _unpack_as(image: ImageFile.ImageFile, names: dict[str, str]) -> None:

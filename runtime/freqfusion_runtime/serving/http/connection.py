@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One HTTP connection: uvicorn's, with the limits on time and size that it leaves to a proxy.
 
+Beyond the limit on connections a few more are taken, to see whether they ask for the health of the server: those are
+answered whatever holds the others.
+
 A client may be slow to send its headers, may never read its answer, may send headers without end, or may still be
 sending a body that was refused. Each of these ends here, and costs a timer.
 """
@@ -24,6 +27,9 @@ _LINGER_S = 2.0
 _LINGER_BODIES = 8  # and up to so many times the longest body; a client that sends more does not look for an answer
 # A stopping server leaves idle connections so long, for requests that are on their way.
 _LAST_REQUEST_S = 0.2
+RESERVED = 16  # connections beyond the limit
+_RESERVED_S = 0.5  # for their headers
+_HEALTH = b"/v2/health/"
 _HEADER_OVERHEAD = 32  # bytes a header costs beside its text, so that many empty ones count
 
 
@@ -47,7 +53,7 @@ class _Transport:
         self._transport.close()
 
 
-def connection_class(settings: Settings, metrics: Metrics) -> type[asyncio.Protocol]:
+def connection_class(settings: Settings, metrics: Metrics) -> type[Connection]:
     """Makes the protocol class for a server with these limits."""
 
     class LimitedConnection(Connection):
@@ -74,8 +80,10 @@ class Connection(HttpToolsProtocol):
         self._messages_begun = self._dropped_bytes = 0
         super().connection_made(self._transport)  # type: ignore[arg-type]
         self.numbers.connections.set(len(self.connections))
-        if len(self.connections) > self.limits.max_connections:
-            self._refuse(503, f"{self.limits.max_connections} connections are open, which is the limit. Try again.")
+        beyond = len(self.connections) - self.limits.max_connections
+        self._is_reserved = self._is_last = beyond > 0
+        if beyond > RESERVED:
+            self._refuse_one_too_many()
             return
         self._start_head_timer()
 
@@ -126,6 +134,9 @@ class Connection(HttpToolsProtocol):
         """Stops the clock and hands the request on."""
         self._is_in_head = False
         self._stop_timer()
+        if self._is_reserved and not self.url.startswith(_HEALTH):
+            self._fault = 503
+            raise httptools.HttpParserError("one connection too many")
         super().on_headers_complete()
         if self._is_last and self.cycle is not None:
             self.cycle.keep_alive = False
@@ -151,6 +162,8 @@ class Connection(HttpToolsProtocol):
         """Answers what is no HTTP, or too much of it."""
         if self._fault == 431:
             self._refuse_long_head()
+        elif self._fault == 503:
+            self._refuse_one_too_many()
         else:
             self._refuse(400, "the request is not valid HTTP/1.1. Check its request line, headers and lengths.")
 
@@ -186,6 +199,9 @@ class Connection(HttpToolsProtocol):
     def _refuse_long_head(self) -> None:
         self._refuse(431, f"the request line and headers are longer than {self.limits.max_header_kb:g} KiB. Send less.")
 
+    def _refuse_one_too_many(self) -> None:
+        self._refuse(503, f"{self.limits.max_connections} connections are open, which is the limit. Try again.")
+
     def _refuse(self, status: int, message: str) -> None:
         body = json.dumps({"error": message}).encode()
         lines = [b"content-type: application/json", b"content-length: %d" % len(body), b"connection: close"]
@@ -216,10 +232,15 @@ class Connection(HttpToolsProtocol):
 
     def _start_head_timer(self) -> None:
         self._stop_timer()
-        self._timer = self.loop.call_later(self.limits.header_timeout_s, self._head_is_late)
+        within_s = self.limits.header_timeout_s
+        self._timer = self.loop.call_later(
+            min(within_s, _RESERVED_S) if self._is_reserved else within_s, self._head_is_late
+        )
 
     def _head_is_late(self) -> None:
-        if self._is_in_head:
+        if self._is_reserved:
+            self._refuse_one_too_many()
+        elif self._is_in_head:
             self._refuse(408, f"the headers did not arrive in {self.limits.header_timeout_s:g} s. Send them faster.")
         else:
             self._transport.close()

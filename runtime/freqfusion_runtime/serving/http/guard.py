@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from freqfusion_runtime.serving.http.origins import Origins
 from freqfusion_runtime.serving.http.requests import Record, new_record, record_of
 from freqfusion_runtime.serving.operation.errors import OverloadedError, ServingError, UnauthorizedError
 from freqfusion_runtime.serving.scheduling.service import Service
@@ -26,6 +27,8 @@ from freqfusion_runtime.serving.scheduling.service import Service
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SHORT_BODY = 256 * 1024
 _GONE = 499  # nginx's number for a client that left before its answer
+# Pages of other sites get nothing of an answer, not even as a picture they show.
+_HEADERS = {"Cross-Origin-Resource-Policy": "same-origin", "X-Content-Type-Options": "nosniff"}
 # What monitors and people without a key may see: nothing of it costs, nothing of it holds data of clients.
 _GUARDED = ("/v1/", "/v2/models", "/v2/repository")
 
@@ -33,8 +36,8 @@ _GUARDED = ("/v1/", "/v2/models", "/v2/repository")
 class Guard:
     """ASGI middleware; see the module."""
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
-        self.app, self.service = app, service
+    def __init__(self, app: ASGIApp, service: Service, origins: Origins) -> None:
+        self.app, self.service, self._origins = app, service, origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
@@ -53,6 +56,8 @@ class Guard:
                 status = message["status"]
                 answer = MutableHeaders(scope=message)
                 answer["X-Request-Id"] = record.request_id
+                for name, value in _HEADERS.items():
+                    answer.setdefault(name, value)
                 if self.service.is_draining or (status >= 400 and _may_be_long(status, headers)):
                     # A refused body may never end; and a stopping server wants its clients to go elsewhere.
                     answer["Connection"] = "close"
@@ -60,6 +65,7 @@ class Guard:
 
         self.service.metrics.in_flight.inc()
         try:
+            self._origins.check(scope["method"], headers)
             self._check_key(scope["path"], headers)
             await self.app(scope, receive, sending)
         except ClientDisconnect:

@@ -22,11 +22,16 @@ from freqfusion_runtime.serving.operation.errors import (
 from freqfusion_runtime.serving.operation.settings import MEBIBYTE, Settings
 from freqfusion_runtime.serving.operation.stages import Stages
 from freqfusion_runtime.serving.scheduling.memory import Holding, MemoryBudget
+from freqfusion_runtime.serving.scheduling.service import Service
 
 T = TypeVar("T")
 
+# Parsing shorter bodies takes less time than handing them to a thread.
+INLINE_BYTES = 64 * 1024
+FORM_TYPE = "application/x-www-form-urlencoded"
 DEADLINE_HEADER = "X-Deadline-Ms"
 _INFLATE_STEP = 1 * MEBIBYTE
+_GRACE_S = 5.0  # before the least rate is demanded: a phone's connection may pause for seconds
 
 
 @dataclass
@@ -54,6 +59,11 @@ def new_record(request_id: str, budget: MemoryBudget) -> Record:
     return Record(request_id, budget.hold())
 
 
+def content_type(request: Request) -> str:
+    """Reads the type of the body without its parameters, in lower case; empty where the client names none."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 def deadline_of(request: Request, settings: Settings) -> float:
     """Reads when a request must be done, by ``time.monotonic()``: its own wish, or the server's limit if sooner.
 
@@ -74,45 +84,106 @@ def deadline_of(request: Request, settings: Settings) -> float:
     return record_of(request).started + min(asked, settings.deadline_ms) / 1e3
 
 
-async def read_body(request: Request, settings: Settings) -> bytes:
-    """Reads a whole body, inflated where it came compressed.
+async def read_body(request: Request, service: Service, deadline: float) -> bytes:
+    """Reads a whole body, inflated where it came compressed. Bytes are held from when they arrive, not before.
+
+    Args:
+        request: The request.
+        service: The server.
+        deadline: By which it must be inflated, by ``time.monotonic()``.
 
     Raises:
         TooLargeError: If it is longer than the limit, as declared, as sent or as inflated.
-        SlowClientError: If it does not arrive in time.
+        SlowClientError: If it does not arrive in time, or comes more slowly than the least rate.
         UnsupportedMediaError: If it is compressed in an unknown way.
         BadRequestError: If it ends early or cannot be inflated.
+        OverloadedError: If what arrives is more than there is memory for now.
+        DeadlineError: If inflating it takes too long.
     """
-    record = record_of(request)
+    record, settings = record_of(request), service.settings
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip", "deflate"):
         raise UnsupportedMediaError(f"content encoding {encoding[:40]!r} is not known. Use gzip, deflate or none.")
     declared = int(request.headers.get("content-length") or 0)  # the HTTP parser has refused anything but digits
     if declared > settings.max_body_bytes:
         raise _too_long(f"{declared / MEBIBYTE:.1f} MiB", settings)
-    record.holding.add(declared)
+    pace = Pace(settings)
     try:
-        body = await asyncio.wait_for(_collect(request, declared, settings, record.holding), settings.body_timeout_s)
-    except asyncio.TimeoutError as e:
-        raise SlowClientError(
-            f"the body did not arrive within {settings.body_timeout_s:g} s. Send it faster, or a smaller one."
-        ) from e
+        body = await _collect(request, settings, record.holding, pace)
+    except asyncio.CancelledError:
+        if pace.is_late:
+            raise pace.error() from None
+        raise
+    finally:
+        pace.stop()
     record.received_bytes = len(body)
     if encoding == "identity":
         return body
-    return _inflate(body, encoding, settings, record.holding)
+
+    def inflate() -> bytes:
+        return _inflate(body, encoding, settings, record.holding)
+
+    return await service.in_thread(service.workers, inflate, record.holding, deadline)
 
 
-async def _collect(request: Request, declared: int, settings: Settings, holding: Holding) -> bytes:
+async def _collect(request: Request, settings: Settings, holding: Holding, pace: Pace) -> bytes:
     parts, length = [], 0
     async for part in request.stream():
         length += len(part)
         if length > settings.max_body_bytes:
             raise _too_long(f"more than {settings.max_body_mb:g} MiB", settings)
-        if length > declared:
-            holding.add(len(part))
+        holding.add(len(part))
+        pace.received += len(part)
         parts.append(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    if len(parts) == 1:
+        return parts[0]
+    holding.add(length)
+    body = b"".join(parts)
+    del parts[:]
+    holding.give_back(length)
+    return body
+
+
+class Pace:
+    """Ends the present task if what it waits for comes too slowly; to be stopped when it has come.
+
+    Args:
+        settings: The least rate and the longest time.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.received, self.is_late = 0, False
+        self._settings, self._started = settings, time.monotonic()
+        self._task = asyncio.current_task()
+        self._timer: asyncio.TimerHandle | None = None
+        self._look()
+
+    def error(self) -> SlowClientError:
+        """Words the answer to a client that was too slow."""
+        whole, rate = self._settings.body_timeout_s, self._settings.min_body_rate_kb
+        if time.monotonic() - self._started >= whole:
+            return SlowClientError(f"the body did not arrive within {whole:g} s. Send it faster, or a smaller one.")
+        return SlowClientError(
+            f"{self.received} bytes of the body came in {time.monotonic() - self._started:.0f} s, fewer than "
+            f"{rate:g} KiB/s. Send it faster, or start the server with a smaller --min-body-rate-kb."
+        )
+
+    def stop(self) -> None:
+        """Stops the clock."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        settings = self._settings
+        allowed_s = settings.body_timeout_s
+        if settings.min_body_rate_kb > 0:
+            allowed_s = min(allowed_s, _GRACE_S + self.received / (settings.min_body_rate_kb * 1024))
+        left_s = self._started + allowed_s - time.monotonic()
+        if left_s > 0:
+            self._timer = asyncio.get_running_loop().call_later(left_s, self._look)
+        elif self._task is not None:
+            self.is_late = True
+            self._task.cancel()
 
 
 def _too_long(length: str, settings: Settings) -> TooLargeError:
@@ -134,7 +205,7 @@ def _inflate(body: bytes, encoding: str, settings: Settings, holding: Holding) -
             length += len(part)
             if length > settings.max_body_bytes:
                 raise _too_long(f"more than {settings.max_body_mb:g} MiB when inflated", settings)
-            holding.add(len(part))
+            holding.add(2 * len(part))  # once more when they are joined
             parts.append(part)
             rest = stream.unconsumed_tail
     except zlib.error as e:
@@ -142,7 +213,9 @@ def _inflate(body: bytes, encoding: str, settings: Settings, holding: Holding) -
     if not stream.eof or stream.unused_data:
         reason = "it goes on after its end" if stream.eof else "it ends early"
         raise BadRequestError(f"the body is not valid {encoding}: {reason}. Compress it again, or send it plain.")
-    return b"".join(parts)
+    inflated = b"".join(parts)
+    holding.give_back(length)
+    return inflated
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -16,8 +16,16 @@ from starlette.responses import Response
 from freqfusion_runtime.results.segmentation import Segmentation
 from freqfusion_runtime.serving.http.answers import Answer
 from freqfusion_runtime.serving.http.api_schema import ERRORS, SEGMENT_ANSWER, SEGMENT_BODY
-from freqfusion_runtime.serving.http.encoders import Encoded, Wish, choose, encode
-from freqfusion_runtime.serving.http.requests import deadline_of, read_body, record_of, while_connected
+from freqfusion_runtime.serving.http.encoders import ENCODING_BYTES, Encoded, Wish, choose, encode, geometry_bytes
+from freqfusion_runtime.serving.http.requests import (
+    FORM_TYPE,
+    INLINE_BYTES,
+    content_type,
+    deadline_of,
+    read_body,
+    record_of,
+    while_connected,
+)
 from freqfusion_runtime.serving.operation.errors import BadRequestError, NotAcceptableError, UnsupportedMediaError
 from freqfusion_runtime.serving.scheduling.inference import counted
 from freqfusion_runtime.serving.scheduling.pipeline import segment
@@ -102,11 +110,12 @@ async def segment_answer(service: Service, request: Request, query: SegmentQuery
     record.model = loaded.source.name
     selected = _selected(query.classes, loaded)
     service.scheduler.check_room(loaded, deadline)
-    data = await _picture(request, await read_body(request, settings))
+    data = await _picture(request, await read_body(request, service, deadline), service, deadline)
 
     def finish(segmentation: Segmentation) -> Encoded:
         facts = {"model": loaded.source.name, "version": loaded.source.version, "request_id": record.request_id}
         wish = Wish(kind, selected, query.opacity, _GEOMETRY[query.geometry], facts)
+        record.holding.add(geometry_bytes(segmentation.labels, wish))
         return record.stages.timed("encode", lambda: encode(segmentation, wish))
 
     with service.scheduler.admit(loaded, deadline) as admission, counted(service, loaded, record.stages):
@@ -121,6 +130,7 @@ async def segment_answer(service: Service, request: Request, query: SegmentQuery
             deadline=deadline,
             stages=record.stages,
             finish=finish,
+            finish_bytes=ENCODING_BYTES[kind],
         )
         encoded = await while_connected(request, work)
     headers = {**encoded.headers, "Server-Timing": record.stages.header(), "Vary": "Accept"}
@@ -147,35 +157,59 @@ def _selected(classes: str | None, model: LoadedModel) -> frozenset[int] | None:
     return frozenset(found)
 
 
-async def _picture(request: Request, body: bytes) -> bytes:
+async def _picture(request: Request, body: bytes, service: Service, deadline: float) -> bytes:
     """Takes the picture out of a form, or the body as it is."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = content_type(request)
     if kind == "multipart/form-data":
-        body = await _from_form(request, body)
-    elif kind.startswith(("text/", "multipart/")) or kind == "application/json":
+        holding = record_of(request).holding
+        holding.add(2 * len(body))  # in the form, and out of it
+        size = len(body)
+        if size > INLINE_BYTES:
+            body = await service.in_thread(service.readers, lambda: _from_form(request, body), holding, deadline)
+        else:
+            body = _from_form(request, body)
+        holding.give_back(size)
+    elif kind.startswith(("text/", "multipart/")) or kind in ("application/json", FORM_TYPE):
         raise UnsupportedMediaError(
             f"a body of type {kind[:60]!r} is no picture. Send the file itself, as image/jpeg for example, or a form "
             "with the field 'image'."
         )
     if not body:
-        raise BadRequestError("the body is empty. Send a picture with --data-binary @photo.jpg or -F image=@photo.jpg.")
+        raise BadRequestError(
+            "the body is empty. Send a picture with -H 'Content-Type: image/jpeg' --data-binary @photo.jpg or "
+            "-F image=@photo.jpg."
+        )
     return body
 
 
-async def _from_form(request: Request, body: bytes) -> bytes:
+def _from_form(request: Request, body: bytes) -> bytes:
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
-    parser = MultiPartParser(request.headers, stream(), max_files=2, max_fields=2)
-    parser.spool_max_size = len(body) + 1  # it is in memory already, and must not go to disk from there
+    async def parsed() -> bytes:
+        parser = MultiPartParser(request.headers, stream(), max_files=2, max_fields=2)
+        parser.spool_max_size = len(body) + 1  # it is in memory already, and must not go to disk from there
+        try:
+            form = await parser.parse()
+        except (MultiPartException, KeyError, ValueError) as e:
+            reason = getattr(e, "message", str(e)) or "it is malformed"
+            raise BadRequestError(f"the form cannot be read: {reason}. Send it as curl -F does.") from e
+        fields: list[tuple[str, Any]] = form.multi_items()
+        if len(fields) != 1 or fields[0][0] != "image" or not isinstance(fields[0][1], UploadFile):
+            names = ", ".join(repr(name[:40]) for name, _ in fields) or "no field"
+            raise BadRequestError(
+                f"the form must have one field, the file 'image', got {names}. Use -F image=@photo.jpg."
+            )
+        content: bytes = await fields[0][1].read()
+        return content
+
+    # All of it is in memory, so nothing here waits, and no event loop is needed.
+    parsing = parsed()
     try:
-        form = await parser.parse()
-    except (MultiPartException, KeyError, ValueError) as e:
-        reason = getattr(e, "message", str(e)) or "it is malformed"
-        raise BadRequestError(f"the form cannot be read: {reason}. Send it as curl -F image=@photo.jpg does.") from e
-    fields: list[tuple[str, Any]] = form.multi_items()
-    if len(fields) != 1 or fields[0][0] != "image" or not isinstance(fields[0][1], UploadFile):
-        names = ", ".join(repr(name[:40]) for name, _ in fields) or "no field"
-        raise BadRequestError(f"the form must have one field, the file 'image', got {names}. Use -F image=@photo.jpg.")
-    content: bytes = await fields[0][1].read()
-    return content
+        parsing.send(None)
+    except StopIteration as done:
+        content: bytes = done.value
+        return content
+    finally:
+        parsing.close()
+    raise AssertionError("the form was not read in one go")

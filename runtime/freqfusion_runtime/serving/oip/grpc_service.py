@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Open Inference Protocol v2 over gRPC, in the event loop of the HTTP server.
 
-Messages and the service's base class are those of ``tritonclient``: another copy generated from the same file could not
-be loaded beside them in one process.
+Messages are those of ``tritonclient``: another copy generated from the same file could not be loaded beside them in one
+process.
 """
 
 from __future__ import annotations
@@ -11,113 +11,139 @@ import asyncio
 import secrets
 import time
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
-import numpy as np
 from google.protobuf import json_format
-from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2 as pb
-from tritonclient.grpc import service_pb2_grpc
 
 from freqfusion_runtime.serving.http.guard import check_key
-from freqfusion_runtime.serving.http.requests import Record, new_record
-from freqfusion_runtime.serving.oip.left_out import GRPC_METHODS, classification, grpc_refusal, shared_memory
-from freqfusion_runtime.serving.operation.errors import BadRequestError, ServingError
+from freqfusion_runtime.serving.http.requests import INLINE_BYTES, Record, new_record
+from freqfusion_runtime.serving.oip.grpc_messages import parsing_bytes, read_call, read_request, write_answer
+from freqfusion_runtime.serving.oip.left_out import grpc_refusal
+from freqfusion_runtime.serving.operation.errors import OverloadedError, ServingError, SlowClientError, TooLargeError
 from freqfusion_runtime.serving.operation.listening import ListenError
 from freqfusion_runtime.serving.scheduling import tensors
 from freqfusion_runtime.serving.scheduling.inference import EXTENSIONS, SERVER_NAME, counted, infer
-from freqfusion_runtime.serving.scheduling.memory import Holding
 from freqfusion_runtime.serving.scheduling.service import Service, release
-from freqfusion_runtime.serving.scheduling.tensors import InferCall, WantedOutput
+from freqfusion_runtime.serving.scheduling.tensors import InferCall
 
-# Which field of InferTensorContents holds a dtype's values.
-_CONTENTS = {
-    "BOOL": "bool_contents",
-    **{f"INT{bits}": "int_contents" for bits in (8, 16, 32)},
-    **{f"UINT{bits}": "uint_contents" for bits in (8, 16, 32)},
-    "INT64": "int64_contents",
-    "UINT64": "uint64_contents",
-    "FP32": "fp32_contents",
-    "FP64": "fp64_contents",
-}
+_SERVICE = "GRPCInferenceService"
+_MAX_ID = 256
+_MOST_ARRIVING = 64  # messages at one time
+_ARRIVAL_S = 20.0  # for one of them, since others may wait for its place
 _OPEN = ("ServerLive", "ServerReady")  # as their HTTP routes, without a key
 
 Handler = Callable[[Any, Record, float], Awaitable[Any]]
 
 
-class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
-    """Every call of the protocol that this server has; those it leaves out are refused below the class."""
+class InferenceService:
+    """Every call of the protocol that this server has; those it leaves out are refused with a reason.
+
+    Messages come as bytes, one after the other and only when asked for, so that each is counted before it is read, and
+    long ones are read in a thread.
+    """
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        settings = service.settings
+        # Of a message that is still arriving gRPC tells nothing, so those of calls and those of streams may each be a
+        # quarter of all memory at most.
+        places = settings.max_memory_bytes // (4 * max(1, settings.max_body_bytes))
+        self._places = min(_MOST_ARRIVING, max(2, places))
+        self._arriving, self._streams = asyncio.Semaphore(self._places), 0
+        self._handlers: dict[str, Handler] = {
+            "ServerLive": self._live,
+            "ServerReady": self._ready,
+            "ModelReady": self._model_ready,
+            "ServerMetadata": self._server_metadata,
+            "ModelMetadata": self._model_metadata,
+            "ModelConfig": self._model_config,
+            "ModelStatistics": self._model_statistics,
+            "RepositoryIndex": self._index,
+            "ModelInfer": self._infer,
+        }
 
-    async def ServerLive(self, request: Any, context: Any) -> Any:
-        """Says that the process answers."""
-        return await self._answer("ServerLive", request, context, self._live)
+    def handlers(self) -> Any:
+        """All methods of the protocol, for a server.
 
-    async def ServerReady(self, request: Any, context: Any) -> Any:
-        """Says whether every model can answer and new requests are welcome."""
-        return await self._answer("ServerReady", request, context, self._ready)
+        They are called as if each took a stream: on the wire that is the same, and a method that takes one message gets
+        it however long it is, without being asked.
+        """
+        found = {}
+        for method in pb.DESCRIPTOR.services_by_name[_SERVICE].methods:
+            if method.name == "ModelStreamInfer":
+                found[method.name] = grpc.stream_stream_rpc_method_handler(self._stream, None, _serialized)
+                continue
+            handler = self._handlers.get(method.name) or self._refusing(method.name)
+            answer = self._answering(method.name, getattr(pb, method.input_type.name), handler)
+            found[method.name] = grpc.stream_unary_rpc_method_handler(answer, None, _serialized)
+        return grpc.method_handlers_generic_handler(f"inference.{_SERVICE}", found)
 
-    async def ModelReady(self, request: Any, context: Any) -> Any:
-        """Says whether a model can answer."""
-        return await self._answer("ModelReady", request, context, self._model_ready)
-
-    async def ServerMetadata(self, request: Any, context: Any) -> Any:
-        """Names the server, its version and the extensions it has."""
-        return await self._answer("ServerMetadata", request, context, self._server_metadata)
-
-    async def ModelMetadata(self, request: Any, context: Any) -> Any:
-        """Names a model's inputs and outputs."""
-        return await self._answer("ModelMetadata", request, context, self._model_metadata)
-
-    async def ModelConfig(self, request: Any, context: Any) -> Any:
-        """Describes a model as Triton's configuration does."""
-        return await self._answer("ModelConfig", request, context, self._model_config)
-
-    async def ModelStatistics(self, request: Any, context: Any) -> Any:
-        """Counts and times of one model or all."""
-        return await self._answer("ModelStatistics", request, context, self._model_statistics)
-
-    async def RepositoryIndex(self, request: Any, context: Any) -> Any:
-        """Lists every model and version with its state."""
-        return await self._answer("RepositoryIndex", request, context, self._index)
-
-    async def ModelInfer(self, request: Any, context: Any) -> Any:
-        """Runs a model on tensors."""
-        return await self._answer("ModelInfer", request, context, self._infer)
-
-    async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+    async def _stream(self, messages: Any, context: Any) -> AsyncIterator[Any]:
         """Runs the requests of a stream one after the other; an error is a message, and the stream goes on."""
         try:
             self._check_key(context)
+            if self._streams >= self._places:
+                raise OverloadedError(
+                    f"{self._streams} streams are open, which is the limit. Try again, or start the server with a "
+                    "larger --max-memory-mb or a smaller --max-body-mb."
+                )
         except ServingError as e:
             await context.abort(grpc.StatusCode[e.grpc_status], str(e))
-        async for request in requests:
-            record = self._new_record()
+        self._streams += 1
+        try:
+            async for response in self._responses(context):
+                yield response
+        finally:
+            self._streams -= 1
+
+    async def _responses(self, context: Any) -> AsyncIterator[Any]:
+        while (message := await context.read()) is not grpc.aio.EOF:
+            record, request_id = self._new_record(), ""
             try:
-                response = await self._infer(request, record, self._deadline(record, context))
+                record.received_bytes = len(message)
+                record.holding.add(len(message))
+                call_deadline = self._deadline(record, context)
+                request = await self._read(message, pb.ModelInferRequest, record, call_deadline)
+                del message
+                request_id = request.id[:_MAX_ID]
+                response = await self._infer(request, record, call_deadline)
                 yield pb.ModelStreamInferResponse(infer_response=response)
             except ServingError as e:
                 record.cause, record.error = e.cause, str(e)
-                failed = pb.ModelInferResponse(id=request.id)
+                failed = pb.ModelInferResponse(id=request_id)
                 yield pb.ModelStreamInferResponse(error_message=str(e), infer_response=failed)
             finally:
                 record.holding.release()
                 self._report("ModelStreamInfer", record, "OK" if not record.cause else record.cause)
 
-    async def _answer(self, name: str, request: Any, context: Any, handler: Handler) -> Any:
+    def _answering(self, name: str, kind: Any, handler: Handler) -> Callable[[Any, Any], Awaitable[Any]]:
+        async def answer(messages: Any, context: Any) -> Any:
+            return await self._answer(name, kind, context, handler)
+
+        return answer
+
+    async def _answer(self, name: str, kind: Any, context: Any, handler: Handler) -> Any:
         record = self._new_record()
         status = "CANCELLED"
         self._service.metrics.in_flight.inc()
         try:
-            if name not in _OPEN:
+            request = None
+            deadline = self._deadline(record, context)
+            if name not in _OPEN:  # those say nothing, and are answered whatever else arrives
                 self._check_key(context)
-            record.received_bytes = request.ByteSize() if name == "ModelInfer" else 0
-            record.holding.add(record.received_bytes)
-            response = await handler(request, record, self._deadline(record, context))
+                message = await self._arrived(context)
+                record.received_bytes = len(message)
+                if handler != self._infer and len(message) > INLINE_BYTES:
+                    raise TooLargeError(
+                        f"the message has {len(message)} bytes, {name} takes {INLINE_BYTES}. Send less."
+                    )
+                record.holding.add(len(message))
+                request = await self._read(message, kind, record, deadline)
+                del message
+            response = await handler(request, record, deadline)
             status = "OK"
             return response
         except ServingError as e:
@@ -136,6 +162,30 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
             self._report(name, record, status)
         message = "an unexpected error, which is in the server's log." if record.cause == "internal" else record.error
         return await context.abort(grpc.StatusCode[status], message)
+
+    async def _arrived(self, context: Any) -> bytes:
+        """Takes the one message of a call as it arrives, when there is a place for that.
+
+        Raises:
+            SlowClientError: If it does not come in time.
+        """
+        within_s = min(self._service.settings.body_timeout_s, _ARRIVAL_S)
+        async with self._arriving:
+            try:
+                message = await asyncio.wait_for(context.read(), within_s)
+            except asyncio.TimeoutError as e:
+                raise SlowClientError(f"the message did not arrive within {within_s:g} s. Send it faster.") from e
+        return b"" if message is grpc.aio.EOF else bytes(message)
+
+    async def _read(self, message: bytes, kind: Any, record: Record, deadline: float) -> Any:
+        def read() -> Any:
+            if kind is pb.ModelInferRequest:
+                record.holding.add(parsing_bytes(message))
+            return read_request(message, kind)
+
+        if len(message) <= INLINE_BYTES:
+            return read()
+        return await self._service.in_thread(self._service.readers, read, record.holding, deadline)
 
     def _new_record(self) -> Record:
         return new_record(secrets.token_hex(8), self._service.memory)
@@ -173,13 +223,11 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
             **facts,
         )
 
-    async def refuse(self, name: str, request: Any, context: Any) -> Any:
-        """Says why a call is left out."""
-
-        async def handler(request: Any, record: Record, deadline: float) -> Any:
+    def _refusing(self, name: str) -> Handler:
+        async def refuse(request: Any, record: Record, deadline: float) -> Any:
             raise grpc_refusal(name, request)
 
-        return await self._answer(name, request, context, handler)
+        return refuse
 
     async def _live(self, request: Any, record: Record, deadline: float) -> Any:
         return pb.ServerLiveResponse(live=True)
@@ -217,7 +265,7 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
 
     async def _index(self, request: Any, record: Record, deadline: float) -> Any:
         models = [
-            {"name": s.source.name, "version": s.source.version, "state": s.state, "reason": s.problem}
+            {"name": s.source.name, "version": s.source.version, "state": s.state, "reason": s.told_problem}
             for s in self._service.registry.slots
             if s.state == "READY" or not request.ready
         ]
@@ -228,93 +276,23 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
         model = service.registry.model(request.model_name, request.model_version)
         record.model = model.source.name
         service.scheduler.check_room(model, deadline)
+        charge = record.holding.add
+
+        def read() -> InferCall:
+            return record.stages.timed("decode", lambda: read_call(request, model, charge))
+
         with counted(service, model, record.stages):
-            call = record.stages.timed("decode", lambda: _parse(request, len(model.session.manifest.inputs)))
-            outputs = await infer(service, model, call, deadline, record.stages)
-            return record.stages.timed("encode", lambda: _response(call, outputs, model, record.holding))
+            if record.received_bytes > INLINE_BYTES:
+                call = await service.in_thread(service.readers, read, record.holding, deadline)
+            else:
+                call = read()
+            outputs = await infer(service, model, call, deadline, record.stages, record.holding)
+            return record.stages.timed("encode", lambda: write_answer(call, outputs, model, charge))
 
 
-def _left_out(name: str) -> Callable[[InferenceService, Any, Any], Awaitable[Any]]:
-    async def method(self: InferenceService, request: Any, context: Any) -> Any:
-        return await self.refuse(name, request, context)
-
-    return method
-
-
-# The base class's own raise NotImplementedError, which an asynchronous server answers with a stranger's words.
-for _name in GRPC_METHODS:
-    setattr(InferenceService, _name, _left_out(_name))
-
-
-def _parse(request: Any, count: int) -> InferCall:
-    if not 1 <= len(request.inputs) <= count:
-        raise BadRequestError(
-            f"model {request.model_name!r} takes {count} inputs, got {len(request.inputs)}. Correct inputs."
-        )
-    raw = request.raw_input_contents
-    if raw and len(raw) != len(request.inputs):
-        raise BadRequestError(
-            f"raw_input_contents must hold the data of all {len(request.inputs)} inputs or be empty, got {len(raw)} "
-            "entries. Send one for each input."
-        )
-    inputs: dict[str, NDArray[Any]] = {}
-    for index, tensor in enumerate(request.inputs):
-        if tensor.name in inputs:
-            raise BadRequestError(f"input {tensor.name[:40]!r} is there twice. Send it once.")
-        if "shared_memory_region" in tensor.parameters:
-            raise shared_memory(f"input {tensor.name[:40]!r}")
-        dtype = tensors.checked_dtype(tensor.name, tensor.datatype)
-        shape = tensors.checked_shape(tensor.name, list(tensor.shape))
-        if raw:
-            inputs[tensor.name] = tensors.from_bytes(tensor.name, dtype, shape, raw[index])
-        else:
-            inputs[tensor.name] = _from_contents(tensor, dtype, shape)
-    outputs = []
-    for output in request.outputs:
-        if "shared_memory_region" in output.parameters:
-            raise shared_memory(f"output {output.name[:40]!r}")
-        if "classification" in output.parameters:
-            raise classification(f"output {output.name[:40]!r}")
-        outputs.append(WantedOutput(output.name, True))
-    timeout = request.parameters["timeout"].int64_param if "timeout" in request.parameters else 0
-    if timeout < 0:
-        raise BadRequestError(f"timeout must be a number of microseconds, got {timeout}. Correct it.")
-    return InferCall(request.id, inputs, outputs, True, timeout or None)
-
-
-def _from_contents(tensor: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    if tensor.datatype not in _CONTENTS:
-        raise BadRequestError(f"input {tensor.name[:40]!r}: {tensor.datatype} has no typed contents. Send raw ones.")
-    name = _CONTENTS[tensor.datatype]
-    values = np.array(getattr(tensor.contents, name))
-    expected = int(np.prod([1, *shape], dtype=object))
-    if len(values) != expected:
-        raise BadRequestError(
-            f"input {tensor.name[:40]!r}: shape {list(shape)} has {expected} values, {name} has {len(values)}. "
-            "Correct one of them."
-        )
-    if dtype.kind in "iu" and expected:
-        limits = np.iinfo(dtype)
-        if int(values.min()) < limits.min or int(values.max()) > limits.max:
-            raise BadRequestError(
-                f"input {tensor.name[:40]!r}: {tensor.datatype} holds {limits.min} to {limits.max}, {name} has "
-                f"{values.min()} to {values.max()}. Convert it."
-            )
-    result: NDArray[Any] = values.astype(dtype).reshape(shape)
-    return result
-
-
-def _response(call: InferCall, outputs: Mapping[str, NDArray[Any]], model: Any, holding: Holding) -> Any:
-    response = pb.ModelInferResponse(
-        model_name=model.source.name, model_version=model.source.version, id=call.request_id
-    )
-    for output in call.outputs or [WantedOutput(name) for name in outputs]:
-        value = outputs[output.name]
-        response.outputs.add(name=output.name, datatype=tensors.datatype(value.dtype), shape=value.shape)
-        data = tensors.to_bytes(value)
-        holding.add(len(data))
-        response.raw_output_contents.append(data)
-    return response
+def _serialized(message: Any) -> bytes:
+    content: bytes = message.SerializeToString()
+    return content
 
 
 async def start_grpc(service: Service, address: str) -> tuple[Any, int]:
@@ -335,10 +313,11 @@ async def start_grpc(service: Service, address: str) -> tuple[Any, int]:
             ("grpc.max_metadata_size", int(settings.max_header_kb * 1024)),
             ("grpc.so_reuseport", 0),
             ("grpc.keepalive_time_ms", round(settings.keep_alive_s * 1e3)),
+            ("grpc.server_handshake_timeout_ms", round(settings.header_timeout_s * 1e3)),
             ("grpc.keepalive_timeout_ms", round(settings.write_timeout_s * 1e3)),
         ],
     )
-    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(InferenceService(service), server)
+    server.add_generic_rpc_handlers((InferenceService(service).handlers(),))
     try:
         if settings.tls_certificate and settings.tls_key:
             pair = (settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes())

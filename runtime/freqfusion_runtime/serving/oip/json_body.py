@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from freqfusion_runtime.model_files.hostile_json import JsonError, JsonLimits, read_json
+from freqfusion_runtime.serving.oip.json_numbers import to_array
 from freqfusion_runtime.serving.oip.left_out import classification, shared_memory
 from freqfusion_runtime.serving.operation.errors import BadRequestError, TooLargeError
 from freqfusion_runtime.serving.scheduling.registry import LoadedModel
@@ -28,15 +30,25 @@ from freqfusion_runtime.serving.scheduling.tensors import (
     datatype,
     from_bytes,
     is_encoded_picture,
+    shown,
     to_bytes,
 )
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
-_MAX_JSON_NUMBERS = 4_000_000  # 130 MB as Python objects
+_MAX_JSON_NUMBERS = 4_000_000
+# Most bytes that a number of an answer takes as a Python object, as text, and as that text once more with the rest.
+_BYTES_PER_NUMBER = 40 + 2 * 25
 _MAX_ID = 256
+_MAX_DEPTH = 16  # a tensor's lists in an input in the list of inputs in the request
 
 
-def parse(body: bytes, header_length: str | None, max_json: int, model: LoadedModel) -> InferCall:
+def parse(
+    body: bytes,
+    header_length: str | None,
+    max_json: int,
+    model: LoadedModel,
+    charge: Callable[[int], None] = lambda _: None,
+) -> InferCall:
     """Reads an inference request.
 
     Args:
@@ -44,6 +56,7 @@ def parse(body: bytes, header_length: str | None, max_json: int, model: LoadedMo
         header_length: Value of the header that tells where JSON ends and bytes begin; None where all is JSON.
         max_json: Longest JSON part in bytes.
         model: For which it is meant.
+        charge: Told how many bytes will be taken, before they are; what it raises passes as it is.
 
     Raises:
         BadRequestError: If it is malformed.
@@ -55,10 +68,10 @@ def parse(body: bytes, header_length: str | None, max_json: int, model: LoadedMo
             f"the request has {length} bytes of JSON, the limit is {max_json}. Send tensors as binary data, or start "
             "the server with a larger --max-json-mb."
         )
-    fields = _object(_load(body[:length]), "the request")
+    fields = _object(_load(body if length == len(body) else body[:length], charge), "the request")
     rest = memoryview(body)[length:]
     parameters = _object(fields.get("parameters", {}), "parameters")
-    inputs = _inputs(_list(fields.get("inputs"), "inputs"), rest, model)
+    inputs = _inputs(_list(fields.get("inputs"), "inputs"), rest, model, charge)
     return InferCall(
         request_id=_text(fields.get("id", ""), "id"),
         inputs=inputs,
@@ -97,8 +110,16 @@ def parse_raw(body: bytes, shape_header: str | None, model: LoadedModel) -> Infe
     return InferCall("", {spec.name: from_bytes(spec.name, dtype, shape, body)}, binary_output=True)
 
 
-def write(call: InferCall, outputs: Mapping[str, NDArray[Any]], model: LoadedModel) -> tuple[list[bytes], int | None]:
+def write(
+    call: InferCall, outputs: Mapping[str, NDArray[Any]], model: LoadedModel, charge: Callable[[int], None]
+) -> tuple[list[bytes], int | None]:
     """Writes the answer to a call.
+
+    Args:
+        call: The call.
+        outputs: All of the model's.
+        model: Which answered.
+        charge: Told how many bytes the parts will take, once more for joining them included.
 
     Returns:
         Parts of the body, and the length of its JSON part where bytes follow, else None.
@@ -116,11 +137,12 @@ def write(call: InferCall, outputs: Mapping[str, NDArray[Any]], model: LoadedMod
             "shape": list(value.shape),
         }
         if call.binary_output if output.binary is None else output.binary:
+            charge(2 * value.nbytes)
             data = to_bytes(value)
             entry["parameters"] = {"binary_data_size": len(data)}
             parts.append(data)
         else:
-            entry["data"] = _numbers(output.name, value)
+            entry["data"] = _numbers(output.name, value, charge)
         entries.append(entry)
     answer: dict[str, Any] = {"model_name": model.source.name, "model_version": model.source.version}
     if call.request_id:
@@ -130,41 +152,24 @@ def write(call: InferCall, outputs: Mapping[str, NDArray[Any]], model: LoadedMod
     return [header, *parts], len(header) if parts else None
 
 
-def parse_index_request(body: bytes) -> bool:
+def parse_index_request(body: bytes, charge: Callable[[int], None]) -> bool:
     """Reads whether only models that are ready are to be listed; an empty body lists all.
 
     Raises:
         BadRequestError: If it is malformed.
     """
-    fields = _object(_load(body), "the request") if body.strip() else {}
+    fields = _object(_load(body, charge), "the request") if body.strip() else {}
     return _flag(fields.get("ready", False), "ready")
 
 
-def _load(text: bytes) -> Any:
+def _load(text: bytes, charge: Callable[[int], None]) -> Any:
+    limits = JsonLimits(length=len(text), depth=_MAX_DEPTH)
     try:
-        return json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
-    except UnicodeDecodeError as e:
-        remedy = ENCODED_PICTURES if is_encoded_picture(text) else "Encode it so."
-        raise BadRequestError(f"the JSON is not UTF-8: {e.reason} at byte {e.start}. {remedy}") from e
-    except RecursionError as e:
-        raise BadRequestError("the JSON is nested too deeply. Send tensors as flat lists.") from e
-    except ValueError as e:
-        remedy = ENCODED_PICTURES if is_encoded_picture(text) else "Correct it."
-        raise BadRequestError(f"the JSON cannot be read: {e}. {remedy}") from e
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Reads an object; a member that is null is as good as absent, as clients in typed languages write it."""
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise BadRequestError(f"the field {twice[:40]!r} is there twice. Send it once.")
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-def _no_constant(text: str) -> Any:
-    raise ValueError(f"{text} is no JSON number")
+        return read_json(text, "the JSON", limits, charge)
+    except JsonError as e:
+        if is_encoded_picture(text):
+            raise BadRequestError(f"{e.fact}. {ENCODED_PICTURES}") from e
+        raise BadRequestError(str(e)) from e
 
 
 def _header_length(text: str, length: int) -> int:
@@ -175,7 +180,9 @@ def _header_length(text: str, length: int) -> int:
     return int(text)
 
 
-def _inputs(entries: list[Any], rest: memoryview, model: LoadedModel) -> dict[str, NDArray[Any]]:
+def _inputs(
+    entries: list[Any], rest: memoryview, model: LoadedModel, charge: Callable[[int], None]
+) -> dict[str, NDArray[Any]]:
     count = len(model.session.manifest.inputs)
     if not 1 <= len(entries) <= count:
         raise BadRequestError(f"model {model.source.name!r} takes {count} inputs, got {len(entries)}. Correct inputs.")
@@ -195,12 +202,15 @@ def _inputs(entries: list[Any], rest: memoryview, model: LoadedModel) -> dict[st
         if (size is None) == ("data" not in fields):
             raise BadRequestError(f"input {name!r} needs either data or binary_data_size, and not both. Correct it.")
         if size is None:
-            inputs[name] = _from_numbers(name, dtype, shape, fields["data"])
+            data = fields["data"]
+            if isinstance(data, str):
+                raise BadRequestError(f"input {name!r}: data is a text, no {datatype(dtype)}. {ENCODED_PICTURES}")
+            inputs[name] = to_array(name, dtype, shape, _list(data, f"data of input {name!r}"), charge)
             continue
         if type(size) is not int or not 0 <= size <= len(rest) - at:
             raise BadRequestError(
                 f"input {name!r}: binary_data_size must be a number up to the {len(rest) - at} bytes that are left in "
-                f"the body, got {str(size)[:40]}. Correct it, or send the whole body."
+                f"the body, got {shown(size)}. Correct it, or send the whole body."
             )
         inputs[name] = from_bytes(name, dtype, shape, rest[at : at + size])
         at += size
@@ -208,35 +218,6 @@ def _inputs(entries: list[Any], rest: memoryview, model: LoadedModel) -> dict[st
     if at != len(rest):
         raise BadRequestError(f"{len(rest) - at} bytes follow the last input's data. Send none, or correct the sizes.")
     return inputs
-
-
-def _from_numbers(name: str, dtype: np.dtype[Any], shape: tuple[int, ...], data: Any) -> NDArray[Any]:
-    if isinstance(data, str) or (isinstance(data, list) and data and isinstance(data[0], str)):
-        raise BadRequestError(f"input {name!r}: data holds texts, which are no {datatype(dtype)}. {ENCODED_PICTURES}")
-    try:
-        values = np.array(_list(data, f"data of input {name!r}"))
-    except (ValueError, OverflowError) as e:
-        raise BadRequestError(f"input {name!r}: data is ragged or no numbers. Send a flat list.") from e
-    if values.size != math.prod(shape) or (values.ndim != 1 and values.shape != shape):
-        raise BadRequestError(
-            f"input {name!r}: shape {list(shape)} has {math.prod(shape)} values, got {values.size} as "
-            f"{list(values.shape)}. Correct one of them."
-        )
-    kinds = {"f": "fiu", "i": "iu", "u": "iu", "b": "b"}[dtype.kind]
-    if values.size and values.dtype.kind not in kinds:
-        raise BadRequestError(f"input {name!r}: data holds values that are no {datatype(dtype)}. Convert them.")
-    if values.size and dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        if int(values.min()) < limits.min or int(values.max()) > limits.max:
-            raise BadRequestError(
-                f"input {name!r}: {datatype(dtype)} holds {limits.min} to {limits.max}, data has {values.min()} to "
-                f"{values.max()}. Convert it."
-            )
-    with np.errstate(over="ignore"):
-        result: NDArray[Any] = values.astype(dtype).reshape(shape)
-    if dtype.kind == "f" and not np.isfinite(result).all():
-        raise BadRequestError(f"input {name!r}: data has numbers too large for {datatype(dtype)}. Scale them.")
-    return result
 
 
 def _outputs(entries: list[Any], model: LoadedModel) -> list[WantedOutput]:
@@ -273,7 +254,7 @@ def _only_shape(name: str, spec: Sequence[int | str], values: int) -> tuple[int,
     return tuple(values // max(1, fixed) if side == -1 else side for side in sides)
 
 
-def _numbers(name: str, value: NDArray[Any]) -> list[Any]:
+def _numbers(name: str, value: NDArray[Any], charge: Callable[[int], None]) -> list[Any]:
     if value.size > _MAX_JSON_NUMBERS:
         raise BadRequestError(
             f"output {name!r} has {value.size} values, too many for JSON. Ask for it with binary_data: true."
@@ -283,14 +264,16 @@ def _numbers(name: str, value: NDArray[Any]) -> list[Any]:
             f"output {name!r} has infinite values or such that are no number, which JSON cannot hold. Ask for it with "
             "binary_data: true."
         )
+    charge(value.size * _BYTES_PER_NUMBER)
     numbers: list[Any] = value.ravel().tolist()
     return numbers
 
 
 def _object(value: Any, what: str) -> dict[str, Any]:
+    """Checks an object; a member that is null is as good as absent, as clients in typed languages write it."""
     if not isinstance(value, dict):
         raise BadRequestError(f"{what} must be a JSON object, got {_kind(value)}. Correct it.")
-    return value
+    return {name: member for name, member in value.items() if member is not None}
 
 
 def _list(value: Any, what: str) -> list[Any]:
@@ -321,4 +304,4 @@ def _timeout(value: Any) -> int | None:
 
 
 def _kind(value: Any) -> str:
-    return "nothing" if value is None else f"{type(value).__name__} {str(value)[:40]!r}"
+    return "nothing" if value is None else f"{type(value).__name__} {shown(value)}"

@@ -34,11 +34,10 @@ _GRPC_METHODS: Mapping[str, str] = {
     "LogSettings": _LOG,
 }
 _LOADING = {"RepositoryModelLoad": "load", "RepositoryModelUnload": "unload"}
-GRPC_METHODS = (*_GRPC_METHODS, *_LOADING)
 
 
 def grpc_refusal(method: str, request: Any) -> ServingError:
-    """Words the refusal of a gRPC call of :data:`GRPC_METHODS`; its status is UNIMPLEMENTED, as clients expect."""
+    """Words the refusal of a gRPC call that is left out; its status is UNIMPLEMENTED, as clients expect."""
     if method in _LOADING:
         return NotSupportedError(str(loading(_LOADING[method], request.model_name)))
     return NotSupportedError(_GRPC_METHODS[method])

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import functools
 import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -14,11 +14,19 @@ from starlette.responses import JSONResponse, Response
 
 from freqfusion_runtime.serving.http.answers import Answer
 from freqfusion_runtime.serving.http.api_schema import ERRORS
-from freqfusion_runtime.serving.http.requests import deadline_of, read_body, record_of, while_connected
+from freqfusion_runtime.serving.http.requests import (
+    FORM_TYPE,
+    INLINE_BYTES,
+    content_type,
+    deadline_of,
+    read_body,
+    record_of,
+    while_connected,
+)
 from freqfusion_runtime.serving.oip import schema as schema
 from freqfusion_runtime.serving.oip.json_body import HEADER_LENGTH, parse, parse_index_request, parse_raw, write
 from freqfusion_runtime.serving.oip.left_out import HTTP_ROUTES, loading
-from freqfusion_runtime.serving.operation.errors import LeftOutError
+from freqfusion_runtime.serving.operation.errors import LeftOutError, UnsupportedMediaError
 from freqfusion_runtime.serving.scheduling import tensors
 from freqfusion_runtime.serving.scheduling.inference import EXTENSIONS, SERVER_NAME, counted, infer
 from freqfusion_runtime.serving.scheduling.pipeline import decode
@@ -26,8 +34,6 @@ from freqfusion_runtime.serving.scheduling.registry import Slot
 from freqfusion_runtime.serving.scheduling.service import Service, release
 
 _SHAPE_HEADER = "X-Tensor-Shape"
-# Parsing and writing shorter bodies takes less time than handing them to a thread.
-_INLINE_BYTES = 64 * 1024
 _COMPRESSION_LEVEL = 1
 
 
@@ -69,7 +75,7 @@ def _add_server_routes(routes: APIRouter, service: Service) -> None:
     )
     async def ready() -> Response:
         """Says whether every model can answer and new requests are welcome; `problems` names what is wrong."""
-        problems = {_label(slot): slot.problem for slot in service.registry.slots if slot.problem}
+        problems = {_label(slot): slot.told_problem for slot in service.registry.slots if slot.problem}
         body = {"ready": service.is_ready, "live": True, "draining": service.is_draining, "problems": problems}
         return JSONResponse(body, 200 if service.is_ready else 503)
 
@@ -82,10 +88,16 @@ def _add_server_routes(routes: APIRouter, service: Service) -> None:
     )
     async def index(request: Request) -> Any:
         """Lists every model and version with its state."""
-        body = await read_body(request, service.settings)
-        ready_only = parse_index_request(body)
+        record, deadline = record_of(request), deadline_of(request, service.settings)
+        _checked_type(request)
+        body = await read_body(request, service, deadline)
+
+        def read() -> bool:
+            return parse_index_request(body, record.holding.add)
+
+        ready_only = await service.in_thread(service.readers, read, record.holding, deadline)
         return [
-            {"name": s.source.name, "version": s.source.version, "state": s.state, "reason": s.problem}
+            {"name": s.source.name, "version": s.source.version, "state": s.state, "reason": s.told_problem}
             for s in service.registry.slots
             if s.state == "READY" or not ready_only
         ]
@@ -139,7 +151,7 @@ def _add_model_routes(routes: APIRouter, service: Service) -> None:
                 "name": slot.source.name,
                 "version": slot.source.version,
                 "ready": slot.model is not None,
-                "problem": slot.problem,
+                "problem": slot.told_problem,
             }
             return JSONResponse(body, 200 if slot.model is not None else 503)
 
@@ -203,38 +215,49 @@ async def infer_answer(service: Service, request: Request, name: str, version: s
     record.model = model.source.name
     deadline = deadline_of(request, settings)
     service.scheduler.check_room(model, deadline)
-    body = await read_body(request, settings)
-    loop = asyncio.get_running_loop()
+    kind = _checked_type(request)
+    body = await read_body(request, service, deadline)
+    charge = record.holding.add
     with counted(service, model, record.stages):
         header_length = request.headers.get(HEADER_LENGTH)
-        kind = request.headers.get("content-type", "").lower()
+        is_picture = kind.startswith("image/")
         shape = request.headers.get(_SHAPE_HEADER)
 
         def read() -> tensors.InferCall:
-            if kind.startswith("image/"):
+            if is_picture:
                 photo = decode(body, settings.max_image_pixels, record.holding)
                 spec = model.session.manifest.inputs[0]
                 return tensors.InferCall("", {spec.name: photo[None]}, binary_output=True)
             if header_length == "0":
                 return parse_raw(body, shape, model)
-            return parse(body, header_length, settings.max_json_bytes, model)
+            before = record.holding.size
+            call = parse(body, header_length, settings.max_json_bytes, model, charge)
+            kept = sum(value.nbytes for value in call.inputs.values())
+            record.holding.give_back(record.holding.size - before - kept)  # the JSON is gone, its tensors are there
+            return call
 
-        json_bytes = len(body) if header_length is None else 0
-        if json_bytes > _INLINE_BYTES or kind.startswith("image/"):
-            call = await loop.run_in_executor(service.workers, record.stages.timed, "decode", read)
+        # Even a body that is mostly bytes may be JSON to as long a part as its header likes.
+        if is_picture or (len(body) > INLINE_BYTES and header_length != "0"):
+            timed = functools.partial(record.stages.timed, "decode", read)
+            pool = service.workers if is_picture else service.readers
+            call = await service.in_thread(pool, timed, record.holding, deadline)
         else:
             call = record.stages.timed("decode", read)
-        outputs = await while_connected(request, infer(service, model, call, deadline, record.stages))
+        outputs = await while_connected(request, infer(service, model, call, deadline, record.stages, record.holding))
         encoding = _encoding(request.headers.get("accept-encoding", ""))
 
         def answer() -> tuple[bytes, int | None]:
-            parts, json_length = write(call, outputs, model)
-            return _compressed(b"".join(parts), encoding), json_length
+            parts, json_length = write(call, outputs, model, charge)
+            content = b"".join(parts)
+            if encoding is None:
+                return content, json_length
+            charge(len(content))
+            return _compressed(content, encoding), json_length
 
         size = sum(value.nbytes for value in outputs.values())
-        record.holding.add(size)
-        if size > _INLINE_BYTES and not (call.binary_output and encoding is None):
-            content, json_length = await loop.run_in_executor(service.workers, record.stages.timed, "encode", answer)
+        if size > INLINE_BYTES and not (call.binary_output and encoding is None):
+            timed_answer = functools.partial(record.stages.timed, "encode", answer)
+            content, json_length = await service.in_thread(service.workers, timed_answer, record.holding, deadline)
         else:
             content, json_length = record.stages.timed("encode", answer)
     headers = {"Server-Timing": record.stages.header()}
@@ -246,6 +269,21 @@ async def infer_answer(service: Service, request: Request, name: str, version: s
     return Answer(content, media_type=media_type, headers=headers)
 
 
+def _checked_type(request: Request) -> str:
+    """Refuses the types that any page of the web can make a browser send, since these are no requests of the protocol.
+
+    Raises:
+        UnsupportedMediaError: If the body has one of them.
+    """
+    kind = content_type(request)
+    if kind.startswith(("text/", "multipart/")) or kind == FORM_TYPE:
+        raise UnsupportedMediaError(
+            f"a body of type {kind[:60]!r} is no request of the protocol. Send it as application/json, as "
+            "application/octet-stream where bytes follow the JSON, or a picture as image/*."
+        )
+    return kind
+
+
 def _encoding(accepted: str) -> str | None:
     """Picks gzip or deflate if the client names it first; label maps shrink thirty-fold at little cost."""
     for word in accepted.lower().split(","):
@@ -255,9 +293,7 @@ def _encoding(accepted: str) -> str | None:
     return None
 
 
-def _compressed(content: bytes, encoding: str | None) -> bytes:
-    if encoding is None:
-        return content
+def _compressed(content: bytes, encoding: str) -> bytes:
     stream = zlib.compressobj(_COMPRESSION_LEVEL, zlib.DEFLATED, 31 if encoding == "gzip" else 15)
     return stream.compress(content) + stream.flush()
 

@@ -45,6 +45,30 @@ class NotAllowedError(ServingError):
     http_status, grpc_status, cause = 403, "PERMISSION_DENIED", "not_allowed"
 
 
+class WrongHostError(ServingError):
+    """The request is for a server of another name: a page may have made its own name resolve to this machine."""
+
+    http_status, grpc_status, cause = 421, "PERMISSION_DENIED", "wrong_host"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"this server is not called {name[:80]!r}. Ask it by the address it listens on, or start it with "
+            "--allowed-host NAME."
+        )
+
+
+class CrossSiteError(ServingError):
+    """A page of another site has made a browser send this."""
+
+    http_status, grpc_status, cause = 403, "PERMISSION_DENIED", "cross_site"
+
+    def __init__(self, origin: str) -> None:
+        super().__init__(
+            f"the request comes from a page of another site ({origin[:80]!r}). Use this server's own page, or start "
+            "the server with --allowed-host and the name of that site if it is yours."
+        )
+
+
 class UnknownModelError(ServingError):
     """No model has this name, or none this version."""
 

@@ -33,14 +33,19 @@ class Settings:
         max_json_mb: Longest JSON part of a request in MiB; parsing holds Python's lock, about 20 ms a MiB.
         max_header_kb: Longest request line and headers in KiB.
         max_connections: Open HTTP connections; the next one is answered 503 and closed.
-        max_memory_mb: Bodies and decoded pictures held at one time in MiB; what does not fit is answered 503.
+        max_memory_mb: MiB that all requests together may take, from the first byte of a body to the last of its answer,
+            the networks' own memory while they run included; what does not fit is answered 503.
         header_timeout_s: Time for a client to send its headers.
         body_timeout_s: Time for a client to send its body.
+        min_body_rate_kb: KiB a second that a client must send of a body on average, five seconds after its start; 0
+            for any.
         write_timeout_s: Time for a client to take its answer.
         keep_alive_s: Time an idle connection stays open.
         drain_delay_s: Time between SIGTERM, when readiness ends, and the end of listening.
         drain_timeout_s: Time accepted requests then have to finish.
         reload_interval_s: How often model files are looked at, 0 for never.
+        allowed_hosts: Names under which clients may ask, and whose pages may, beside the address listened on; ``*`` for
+            any name. Without any, a server on loopback takes loopback's names only and others take all.
         api_key: Clients must present it, except to the health routes, the metrics and the page; None for no key.
         tls_certificate, tls_key: PEM files; both or neither.
         log_file: Where log lines go instead of to standard error.
@@ -64,11 +69,13 @@ class Settings:
     max_memory_mb: float = 2048.0
     header_timeout_s: float = 10.0
     body_timeout_s: float = 60.0
+    min_body_rate_kb: float = 16.0
     write_timeout_s: float = 60.0
     keep_alive_s: float = 75.0
     drain_delay_s: float = 0.5
     drain_timeout_s: float = 60.0
     reload_interval_s: float = 1.0
+    allowed_hosts: tuple[str, ...] = ()
     api_key: str | None = None
     tls_certificate: Path | None = None
     tls_key: Path | None = None

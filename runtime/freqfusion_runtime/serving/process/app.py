@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from freqfusion_runtime.serving.http import catalog_routes, metrics_routes, page_routes, segment_routes
-from freqfusion_runtime.serving.http.guard import Guard, add_error_answers
+from freqfusion_runtime.serving.http.guard import add_error_answers
 from freqfusion_runtime.serving.oip import routes as oip_routes
 from freqfusion_runtime.serving.operation.settings import Settings
 from freqfusion_runtime.serving.process.shortcuts import Application
@@ -49,7 +49,6 @@ def create_app(models: Sequence[str | os.PathLike[str] | ModelSource], settings:
         docs_url=None,
         redoc_url=None,
     )
-    app.add_middleware(Guard, service=service)
     add_error_answers(app)
     app.include_router(segment_routes.router(service))
     app.include_router(oip_routes.router(service))

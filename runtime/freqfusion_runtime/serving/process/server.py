@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import uvicorn
 
 from freqfusion_runtime.serving.http.connection import connection_class
+from freqfusion_runtime.serving.http.tls import server_context, tls_class
 from freqfusion_runtime.serving.operation.listening import inherited, listen
 from freqfusion_runtime.serving.operation.settings import Settings
 from freqfusion_runtime.serving.process.app import create_app
@@ -56,13 +57,15 @@ async def serve(
 
     Raises:
         ListenError: If an address cannot be had.
+        CertificateError: If the files for TLS cannot be used.
         ModelFileError: If no model is named.
     """
     app = create_app(models, settings)
     service: Service = app.state.service
+    protocol = _protocol(service)
     socket = inherited() or listen(settings.host, settings.port)
     stopping = stop or asyncio.Event()
-    http = _HttpServer(_uvicorn_config(app, service))
+    http = _HttpServer(_uvicorn_config(app, service, protocol))
     with _stop_on_signals(stopping, http):
         async with service.running():
             running = asyncio.create_task(http.serve(sockets=[socket]))
@@ -90,11 +93,19 @@ async def serve(
                 await asyncio.gather(*closing)
 
 
-def _uvicorn_config(app: object, service: Service) -> uvicorn.Config:
+def _protocol(service: Service) -> type[asyncio.Protocol]:
+    settings = service.settings
+    connections = connection_class(settings, service.metrics)
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return connections
+    return tls_class(connections, server_context(settings.tls_certificate, settings.tls_key))
+
+
+def _uvicorn_config(app: object, service: Service, protocol: type[asyncio.Protocol]) -> uvicorn.Config:
     settings = service.settings
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
-        http=connection_class(settings, service.metrics),
+        http=protocol,
         ws="none",
         lifespan="off",  # the service outlives both protocols, so it is not tied to one of them
         log_config=None,
@@ -103,8 +114,6 @@ def _uvicorn_config(app: object, service: Service) -> uvicorn.Config:
         proxy_headers=False,  # nothing here asks who the client is; a layer less on each request's way
         timeout_keep_alive=round(settings.keep_alive_s),
         timeout_graceful_shutdown=round(settings.drain_timeout_s),
-        ssl_certfile=settings.tls_certificate,
-        ssl_keyfile=settings.tls_key,
     )
 
 

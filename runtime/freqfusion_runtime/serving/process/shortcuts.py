@@ -20,6 +20,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from freqfusion_runtime.serving.http.guard import Guard
+from freqfusion_runtime.serving.http.origins import Origins
 from freqfusion_runtime.serving.http.segment_routes import SegmentQuery, segment_answer
 from freqfusion_runtime.serving.oip.routes import infer_answer
 from freqfusion_runtime.serving.scheduling.service import Service
@@ -46,7 +47,8 @@ class Application(FastAPI):
     def __init__(self, service: Service, **options: Any) -> None:
         super().__init__(**options)
         self.state.service = service
-        self._service = service
+        self._service, self._origins = service, Origins(service.settings)
+        self.add_middleware(Guard, service=service, origins=self._origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one connection's request."""
@@ -59,7 +61,7 @@ class Application(FastAPI):
                     response = await handler(Request(inner, receive, send))
                     await response(inner, receive, send)
 
-                await Guard(answer, self._service)(scope, receive, send)
+                await Guard(answer, self._service, self._origins)(scope, receive, send)
                 return
         await super().__call__(scope, receive, send)
 

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from freqfusion_runtime.serving.operation.stages import Stages
+from freqfusion_runtime.serving.scheduling.jobs import Tensors
+from freqfusion_runtime.serving.scheduling.memory import Holding
 from freqfusion_runtime.serving.scheduling.registry import LoadedModel
-from freqfusion_runtime.serving.scheduling.scheduler import Tensors
 from freqfusion_runtime.serving.scheduling.service import Service
 from freqfusion_runtime.serving.scheduling.tensors import InferCall, check_call
 
@@ -24,7 +25,9 @@ EXTENSIONS = (
 )
 
 
-async def infer(service: Service, model: LoadedModel, call: InferCall, deadline: float, stages: Stages) -> Tensors:
+async def infer(
+    service: Service, model: LoadedModel, call: InferCall, deadline: float, stages: Stages, holding: Holding
+) -> Tensors:
     """Runs a call.
 
     Args:
@@ -33,6 +36,7 @@ async def infer(service: Service, model: LoadedModel, call: InferCall, deadline:
         call: The parsed request.
         deadline: By ``time.monotonic()``; the call's own time-out may be sooner.
         stages: Filled with the time in the queue and in the network.
+        holding: Charged with the outputs.
 
     Returns:
         All outputs.
@@ -43,7 +47,7 @@ async def infer(service: Service, model: LoadedModel, call: InferCall, deadline:
     check_call(call, model)
     if call.timeout_us is not None:
         deadline = min(deadline, time.monotonic() + call.timeout_us / 1e6)
-    outcome = await service.scheduler.infer(model, call.inputs, deadline)
+    outcome = await service.scheduler.infer(model, call.inputs, deadline, holding=holding)
     stages.add("queue", outcome.queue_ms)
     stages.add("inference", outcome.inference_ms)
     return outcome.outputs

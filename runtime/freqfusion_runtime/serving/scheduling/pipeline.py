@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, InvalidStateError
@@ -18,18 +19,19 @@ from PIL import Image
 from freqfusion_runtime.errors import NetworkOutputError, PictureError, PictureTooLargeError
 from freqfusion_runtime.pictures.preparation import prepare
 from freqfusion_runtime.pictures.reading import Picture, read_picture_bytes
+from freqfusion_runtime.pictures.sizes import network_size
 from freqfusion_runtime.results.labels import checked_labels, labels_of_picture
 from freqfusion_runtime.results.segmentation import Segmentation
 from freqfusion_runtime.serving.operation.errors import BadPictureError, ModelFailedError, TooLargeError
 from freqfusion_runtime.serving.operation.stages import Stages
+from freqfusion_runtime.serving.scheduling.jobs import Admission, Outcome, Tensors
 from freqfusion_runtime.serving.scheduling.memory import Holding
 from freqfusion_runtime.serving.scheduling.registry import LoadedModel
-from freqfusion_runtime.serving.scheduling.scheduler import Admission, Outcome, Scheduler, Tensors, late
+from freqfusion_runtime.serving.scheduling.scheduler import Scheduler, late
 
 T = TypeVar("T")
 
-# What a request holds beside its body, per pixel: the photo, its tensor or label maps, and what is being encoded.
-_BYTES_PER_PIXEL = 12
+_PREPARING_BYTES = 24  # for a pixel of the network's input: it in 8 bits, twice, as float32, and in the model's dtype
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +52,7 @@ async def segment(
     deadline: float,
     stages: Stages,
     finish: Callable[[Segmentation], T],
+    finish_bytes: int,
 ) -> T:
     """Labels one encoded picture.
 
@@ -60,10 +63,11 @@ async def segment(
         scheduler: Runs the network.
         admission: The request's place in its queue.
         workers: Threads for everything else.
-        holding: Charged with what decoding takes.
+        holding: Charged with what each step takes; held until the last thread has ended its work for the request.
         deadline: By ``time.monotonic()``.
         stages: Filled with the time of each stage.
         finish: Makes something of the labels, in the thread that made them.
+        finish_bytes: Memory that it takes for each pixel.
 
     Returns:
         What ``finish`` returns.
@@ -72,8 +76,8 @@ async def segment(
         BadPictureError, TooLargeError: If the picture cannot be used.
         ServingError: As :meth:`Scheduler.infer`.
     """
-    chain = _Chain(model, scheduler, admission, workers, deadline, stages, finish)
-    workers.submit(chain.prepare, data, size, holding)
+    chain = _Chain(model, scheduler, admission, workers, deadline, stages, holding, finish, finish_bytes)
+    chain.start(data, size)
     try:
         return await asyncio.wait_for(asyncio.wrap_future(chain.result), max(0.0, deadline - time.monotonic()))
     except asyncio.TimeoutError as e:
@@ -97,26 +101,51 @@ class _Chain(Generic[T]):
         workers: Executor,
         deadline: float,
         stages: Stages,
+        holding: Holding,
         finish: Callable[[Segmentation], T],
+        finish_bytes: int,
     ) -> None:
         self.result: Future[T] = Future()
         self._model, self._scheduler, self._admission, self._workers = model, scheduler, admission, workers
-        self._deadline, self._stages, self._finish = deadline, stages, finish
+        self._deadline, self._stages, self._holding = deadline, stages, holding
+        self._finish, self._finish_bytes = finish, finish_bytes
         self._job: Future[Outcome] | None = None
         self._is_abandoned = False
 
-    def prepare(self, data: bytes, size: int | None, holding: Holding) -> None:
-        """Decodes the picture and queues it; for a worker."""
+    def start(self, data: bytes, size: int | None) -> None:
+        """Hands the picture to a worker."""
+        self._to_worker(lambda: self._prepare(data, size))
+
+    def _to_worker(self, work: Callable[[], tuple[T] | None]) -> None:
+        """Lets a worker do something, and holds the request's memory until it has; what it gives is the result."""
+        part = self._holding.shared()
+
+        def run() -> None:
+            done, error = None, None
+            try:
+                if not self._is_abandoned:
+                    done = work()
+            except BaseException as e:
+                error = e
+            part.release()
+            with suppress(InvalidStateError):  # cancelled meanwhile
+                if error is not None:
+                    self.result.set_exception(error)
+                elif done is not None:
+                    self.result.set_result(done[0])
+
         try:
-            if self._is_abandoned:
-                return
-            prepared = _prepare(self._model, data, size, holding, self._stages)
-            self._job = self._scheduler.submit(self._model, prepared.inputs, self._deadline, self._admission)
-            self._job.add_done_callback(lambda job: self._hand_on(job, prepared))
-            if self._is_abandoned:  # meanwhile
-                self._scheduler.give_up(self._job)
-        except BaseException as e:
-            self._fail(e)
+            self._workers.submit(run)
+        except BaseException:  # RuntimeError where the workers are shut down
+            part.release()
+            raise
+
+    def _prepare(self, data: bytes, size: int | None) -> None:
+        prepared = _prepare(self._model, data, size, self._holding, self._stages, self._finish_bytes)
+        self._job = self._scheduler.submit(self._model, prepared.inputs, self._deadline, self._admission, self._holding)
+        self._job.add_done_callback(lambda job: self._hand_on(job, prepared))
+        if self._is_abandoned:  # meanwhile
+            self._scheduler.give_up(self._job)
 
     def abandon(self) -> None:
         """Ends what has not begun, once nobody waits for the result."""
@@ -127,45 +156,33 @@ class _Chain(Generic[T]):
     def _hand_on(self, job: Future[Outcome], prepared: _Prepared) -> None:
         if job.cancelled() or self._is_abandoned:
             return
-        error = job.exception()
         try:
-            if error is not None:
-                raise error
-            self._workers.submit(self._conclude, job.result(), prepared)
+            outcome = job.result()
+            self._to_worker(lambda: self._conclude(outcome, prepared))
         except BaseException as e:  # RuntimeError where the workers are shut down
-            self._fail(e)
-
-    def _conclude(self, outcome: Outcome, prepared: _Prepared) -> None:
-        try:
-            self._stages.add("queue", outcome.queue_ms)
-            self._stages.add("inference", outcome.inference_ms)
-            model = self._model
-            labels = _labels(model, prepared, outcome.outputs, self._stages)
-            photo = prepared.photo
-            done = self._finish(Segmentation(labels, model.classes, model.palette, photo, self._stages.ms))
-        except BaseException as e:
-            self._fail(e)
-        else:
             with suppress(InvalidStateError):  # cancelled meanwhile
-                self.result.set_result(done)
+                self.result.set_exception(e)
 
-    def _fail(self, error: BaseException) -> None:
-        with suppress(InvalidStateError):
-            self.result.set_exception(error)
+    def _conclude(self, outcome: Outcome, prepared: _Prepared) -> tuple[T]:
+        self._stages.add("queue", outcome.queue_ms)
+        self._stages.add("inference", outcome.inference_ms)
+        model = self._model
+        labels = _labels(model, prepared, outcome.outputs, self._stages, self._holding)
+        photo = prepared.photo
+        return (self._finish(Segmentation(labels, model.classes, model.palette, photo, self._stages.ms)),)
 
 
 def decode(data: bytes, max_pixels: int, holding: Holding) -> Picture:
-    """Decodes a picture from a stranger.
+    """Decodes a picture from a stranger; the holding has the picture's bytes afterwards.
 
     Raises:
         BadPictureError: If it is none.
         TooLargeError: If it has too many pixels; nothing of it was decoded.
         OverloadedError: If there is no memory for it now.
     """
+    before = holding.size
     try:
-        return read_picture_bytes(
-            data, "the picture", max_pixels, before_decoding=lambda pixels: holding.add(pixels * _BYTES_PER_PIXEL)
-        )
+        photo = read_picture_bytes(data, "the picture", max_pixels, before_decoding=holding.add)
     except PictureError as e:
         fact = str(e).partition(". ")[0]  # the remedies are for those who run the server
         if isinstance(e, PictureTooLargeError) or isinstance(e.__cause__, Image.DecompressionBombError):
@@ -173,6 +190,8 @@ def decode(data: bytes, max_pixels: int, holding: Holding) -> Picture:
                 f"{fact}. Send a smaller one, or start the server with a larger --max-image-pixels."
             ) from e
         raise BadPictureError(f"{fact}. Send a whole JPEG, PNG, WebP, BMP, TIFF, GIF or PPM file.") from e
+    holding.give_back(holding.size - before - photo.nbytes)
+    return photo
 
 
 def shrink(photo: Picture, long_side: int | None) -> Picture:
@@ -185,22 +204,32 @@ def shrink(photo: Picture, long_side: int | None) -> Picture:
     return np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.BILINEAR))
 
 
-def _prepare(model: LoadedModel, data: bytes, long_side: int | None, holding: Holding, stages: Stages) -> _Prepared:
+def _prepare(
+    model: LoadedModel, data: bytes, long_side: int | None, holding: Holding, stages: Stages, finish_bytes: int
+) -> _Prepared:
     manifest = model.session.manifest
     photo = stages.timed("decode", lambda: decode(data, model.max_pixels, holding))
     start = time.perf_counter()
-    photo = shrink(photo, long_side)
+    if long_side is not None and long_side < max(photo.shape[:2]):
+        holding.add(photo.nbytes * 2)  # Pillow's own copy, and the smaller picture
+        photo = shrink(photo, long_side)
+    pixels = photo.shape[0] * photo.shape[1]
+    labels = 1 if manifest.num_classes <= 256 else 4
+    holding.add(pixels * (labels + finish_bytes))
     name = manifest.inputs[0].name
     if manifest.interface == "image":
         prepared = _Prepared(photo, {name: photo[None]})
     else:
+        holding.add(math.prod(network_size(*photo.shape[:2], manifest.preprocessing)) * _PREPARING_BYTES)
         tensor = prepare(photo, manifest.preprocessing).astype(manifest.inputs[0].dtype, copy=False)
         prepared = _Prepared(photo, {name: tensor})
     stages.add("preprocess", (time.perf_counter() - start) * 1e3)
     return prepared
 
 
-def _labels(model: LoadedModel, prepared: _Prepared, outputs: Tensors, stages: Stages) -> NDArray[Any]:
+def _labels(
+    model: LoadedModel, prepared: _Prepared, outputs: Tensors, stages: Stages, holding: Holding
+) -> NDArray[Any]:
     start = time.perf_counter()
     manifest = model.session.manifest
     result = outputs[manifest.outputs[0].name]
@@ -212,6 +241,8 @@ def _labels(model: LoadedModel, prepared: _Prepared, outputs: Tensors, stages: S
             f"model {model.source.name!r} answered with shape {result.shape}, expected {expected} and no label map "
             "can be made of it. Its file must be written again."
         )
+    if tensor:
+        holding.add(2 * result.nbytes)  # in another order, and whether each is finite
     try:
         labels: NDArray[Any] = (
             labels_of_picture(result[0], size, manifest.preprocessing)

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -23,6 +23,7 @@ from freqfusion_runtime.predictors.opening import open_session
 from freqfusion_runtime.serving.operation.errors import NotReadyError, NotSupportedError, UnknownModelError
 from freqfusion_runtime.serving.operation.logs import EventLog
 from freqfusion_runtime.serving.operation.settings import Settings
+from freqfusion_runtime.serving.scheduling.footprint import Footprint
 from freqfusion_runtime.serving.scheduling.warmup import warm_up
 from freqfusion_runtime.sessions.protocol import Session
 
@@ -81,6 +82,7 @@ class LoadedModel:
         max_pixels: Of one picture or tensor.
         sha256: Hash of its files; see :func:`model_sha256`.
         stamp: State of these files; see :func:`stamp_of`.
+        footprint: What a run costs in memory.
     """
 
     source: ModelSource
@@ -88,6 +90,7 @@ class LoadedModel:
     max_pixels: int
     sha256: str
     stamp: Stamp
+    footprint: Footprint = field(default_factory=Footprint)
 
     @property
     def is_segmenter(self) -> bool:
@@ -111,6 +114,10 @@ class LoadedModel:
         sides = {spec.shape[0] if spec.shape else 1 for spec in (*manifest.inputs, *manifest.outputs)}
         return len(sides) == 1 and isinstance(sides.pop(), str)
 
+    def run_bytes(self, shape: tuple[int, ...]) -> int:
+        """Memory that a run over a first input of this shape takes beside the input."""
+        return self.footprint.run_bytes(self.session.manifest, shape)
+
     def batch_limit(self, allowed: int) -> int:
         """How many items may run together: what the server allows, and no more than an engine's profiles take."""
         return min(allowed, getattr(self.session, "max_batch", allowed)) if self.is_batchable else 1
@@ -128,6 +135,16 @@ class Slot:
         self._refused: Stamp | None = None
 
     @property
+    def told_problem(self) -> str:
+        """The problem in words for everyone: files by their names, without the folders of this machine."""
+        folders = {self.source.path.parent, self.source.path.parent.absolute(), self.source.path.parent.resolve()}
+        told = self.problem
+        for folder in sorted(map(str, folders), key=len, reverse=True):
+            if folder != ".":
+                told = told.replace(f"{folder.rstrip(os.sep)}{os.sep}", "")
+        return told
+
+    @property
     def state(self) -> State:
         """``LOADING`` until the first load ends."""
         if self.model is not None:
@@ -139,10 +156,10 @@ class Slot:
         source = self.source
         stamp = stamp_of(source.path)
         opened = source.opener(source.path) if source.opener else _open(source.path, settings)
-        warm_up(opened, settings.max_image_pixels)
+        footprint = warm_up(opened, settings.max_image_pixels)
         if stamp_of(source.path) != stamp:
             raise ModelFileError(f"{source.path} changed while it was being read. It will be read again.")
-        return LoadedModel(source, opened, settings.max_image_pixels, model_sha256(source.path), stamp)
+        return LoadedModel(source, opened, settings.max_image_pixels, model_sha256(source.path), stamp, footprint)
 
     def is_stale(self) -> bool:
         """Whether the file is another one than the served one, and not one already refused; touches the disk."""
@@ -161,6 +178,10 @@ class Slot:
 
     def accept(self, model: LoadedModel) -> None:
         """Serves ``model`` from now on; requests already given to the earlier one finish there."""
+        earlier = self.model
+        if earlier is not None and _network(earlier) == _network(model):
+            # It was measured when the server was at rest; now requests may have been in work.
+            model = replace(model, footprint=earlier.footprint)
         self.reloads += self.model is not None
         self.model, self.problem, self._refused = model, "", None
 
@@ -169,6 +190,13 @@ class Slot:
         self.problem = problem
         with contextlib.suppress(OSError, ModelFileError):
             self._refused = stamp_of(self.source.path)
+
+
+def _network(model: LoadedModel) -> tuple[object, ...]:
+    """What the memory of a run depends on, beside the picture."""
+    manifest = model.session.manifest
+    plan = manifest.preprocessing
+    return manifest.model, manifest.interface, manifest.precision, manifest.num_classes, plan, model.session.provider
 
 
 def _told_task(path: Path) -> str | None:
@@ -258,7 +286,7 @@ class Registry:
         """
         slot = self.slot(name, version)
         if slot.model is None:
-            raise NotReadyError(f"model {name!r} is not ready: {slot.problem or 'it is being loaded'}")
+            raise NotReadyError(f"model {name!r} is not ready: {slot.told_problem or 'it is being loaded'}")
         return slot.model
 
     async def load_all(self, executor: Executor) -> None:

@@ -8,75 +8,43 @@ share the device by time: the next turn goes to the model that has used least of
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from freqfusion_runtime.errors import FreqFusionError, InputError
 from freqfusion_runtime.serving.operation.errors import (
-    BadRequestError,
     DeadlineError,
-    ModelFailedError,
     NotReadyError,
     OverloadedError,
     ServingError,
 )
 from freqfusion_runtime.serving.operation.metrics import Metrics
 from freqfusion_runtime.serving.operation.settings import Settings
+from freqfusion_runtime.serving.scheduling.jobs import (
+    Admission,
+    Job,
+    Outcome,
+    Tensors,
+    as_serving_error,
+    bucket_of,
+    fail,
+    items_of,
+    joined,
+    run_together,
+)
+from freqfusion_runtime.serving.scheduling.memory import Holding, MemoryBudget
 from freqfusion_runtime.serving.scheduling.registry import LoadedModel
 from freqfusion_runtime.serving.scheduling.statistics import Statistics
-
-Tensors = Mapping[str, NDArray[Any]]
 
 # Share of a request's time that its estimated wait may fill. Runs differ: at twice the capacity of a busy machine, 5 %
 # of those admitted up to the whole of it came too late.
 _HEADROOM = 0.7
+_STOPPING = "the server is stopping. Ask again, it may be back soon."
 _SMOOTHING = 0.2  # weight of the newest run in the estimate of a model's time for one item
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a run gave; ``batch`` is the number of items that ran together."""
-
-    outputs: Tensors
-    queue_ms: float
-    inference_ms: float
-    batch: int
-
-
-class Admission:
-    """A place among the requests that wait for a model; a context manager that gives it up if it was not used."""
-
-    def __init__(self, give_up: Callable[[], None]) -> None:
-        self._give_up = give_up
-        self.is_held = True
-
-    def __enter__(self) -> Admission:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._give_up()
-
-
-@dataclass(eq=False)
-class _Job:
-    model: LoadedModel
-    inputs: Tensors
-    items: int
-    arrived: float
-    deadline: float
-    number: int
-    admission: Admission
-    future: Future[Outcome] = field(default_factory=Future)
 
 
 @dataclass(eq=False)
@@ -86,7 +54,7 @@ class _Queue:
     ``length`` counts those that were admitted and do not run yet; some of them are still being decoded.
     """
 
-    buckets: dict[Any, list[_Job]] = field(default_factory=dict)
+    buckets: dict[Any, list[Job]] = field(default_factory=dict)
     length: int = 0
     used_s: float = 0.0
     seconds_per_item: float = 0.0
@@ -98,14 +66,16 @@ class _Queue:
 class Scheduler:
     """Runs models for many requests at once. Safe to use from several threads."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, statistics: Statistics) -> None:
-        self._settings, self._metrics, self._statistics = settings, metrics, statistics
+    def __init__(self, settings: Settings, metrics: Metrics, statistics: Statistics, memory: MemoryBudget) -> None:
+        self._settings, self._metrics, self._statistics, self._memory = settings, metrics, statistics, memory
         self._delay_s = settings.max_delay_ms / 1e3
         self._condition = threading.Condition()
         self._queues: dict[str, _Queue] = {}
         self._numbers = itertools.count()
         self._running: _Queue | None = None
         self._running_items = 0
+        # Runs follow each other, so the largest that waits or runs is all that they take together.
+        self._device_memory = memory.hold()
         self._thread: threading.Thread | None = None
         # The delay counts from here where the device was busy before: the clients just answered are about to ask again,
         # and without them two half batches take turns for ever (8 clients: 58 % of the best throughput, with it 90 %).
@@ -126,7 +96,7 @@ class Scheduler:
                 queue.buckets.clear()
             self._condition.notify_all()
         for job in left:
-            _fail(job, NotReadyError("the server is stopping. Ask again, it may be back soon."))
+            fail(job, NotReadyError(_STOPPING))
         if self._thread is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._thread.join, 30.0)
 
@@ -166,26 +136,46 @@ class Scheduler:
         return admission
 
     async def infer(
-        self, model: LoadedModel, inputs: Tensors, deadline: float, admission: Admission | None = None
+        self,
+        model: LoadedModel,
+        inputs: Tensors,
+        deadline: float,
+        admission: Admission | None = None,
+        holding: Holding | None = None,
     ) -> Outcome:
         """Waits for the device and runs a model; if the caller is cancelled, so is the request.
+
+        What has more items than may run together is run in several turns, others' in between.
 
         Args:
             model: The model.
             inputs: Checked inputs, all with the same first side.
             deadline: By ``time.monotonic()``.
             admission: The request's place; one is taken here where it has none yet.
+            holding: Charged with the outputs.
 
         Raises:
             OverloadedError: If there is no room.
+            TooLargeError: If a run of it needs more memory than there is.
             DeadlineError: If the deadline passes first.
             BadRequestError: If the model refuses the inputs.
             ModelFailedError: If it fails on them.
         """
         if admission is None:
             with self.admit(model, deadline) as taken:
-                return await self.infer(model, inputs, deadline, taken)
-        future = self.submit(model, inputs, deadline, admission)
+                return await self.infer(model, inputs, deadline, taken, holding)
+        items, limit = items_of(inputs), model.batch_limit(self._settings.max_batch)
+        if items <= limit or not model.is_batchable:
+            return await self._wait(model, self.submit(model, inputs, deadline, admission, holding), deadline)
+        outcomes = []
+        for start in range(0, items, limit):
+            part = {name: value[start : start + limit] for name, value in inputs.items()}
+            outcomes.append(await self._wait(model, self.submit(model, part, deadline, admission, holding), deadline))
+        if holding is not None:
+            holding.add(sum(value.nbytes for outcome in outcomes for value in outcome.outputs.values()))
+        return joined(outcomes)
+
+    async def _wait(self, model: LoadedModel, future: Future[Outcome], deadline: float) -> Outcome:
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), max(0.0, deadline - time.monotonic()))
         except asyncio.TimeoutError as e:
@@ -198,25 +188,66 @@ class Scheduler:
         if future.cancel():
             self._forget()
 
-    def submit(self, model: LoadedModel, inputs: Tensors, deadline: float, admission: Admission) -> Future[Outcome]:
+    def submit(
+        self,
+        model: LoadedModel,
+        inputs: Tensors,
+        deadline: float,
+        admission: Admission,
+        holding: Holding | None = None,
+    ) -> Future[Outcome]:
         """Queues a request, as :meth:`infer` does, from any thread; what the future calls back must be short.
 
         Raises:
             NotReadyError: If the server is stopping.
+            OverloadedError, TooLargeError: If there is no memory for its run.
         """
-        items = next(iter(inputs.values())).shape[0]
         with self._condition:
             queue = self._queue_of(model)
             if self._is_stopping:
-                raise NotReadyError("the server is stopping. Ask again, it may be back soon.")
+                raise NotReadyError(_STOPPING)
+            if not admission.is_held:  # it was for the first of several turns
+                admission.is_held = True
+                self._count(queue, model.source.name, 1)
             if not queue.buckets and queue is not self._running:
                 # A model that did nothing for a while has saved up no claim on the device.
                 busy = [other.used_s for other in self._queues.values() if other.buckets or other is self._running]
                 queue.used_s = max(queue.used_s, min(busy, default=queue.used_s))
-            job = _Job(model, inputs, items, time.monotonic(), deadline, next(self._numbers), admission)
-            queue.buckets.setdefault(_bucket(job), []).append(job)
+            number = next(self._numbers)
+            job = Job(model, inputs, items_of(inputs), time.monotonic(), deadline, number, admission, holding)
+            size = job.run_bytes(job.items)
+            if holding is not None:
+                self._memory.check(holding.size + size)
+            self._reserve(size)
+            if holding is not None:
+                part = holding.shared()  # until the run has ended, even if nobody waits for it
+                job.future.add_done_callback(lambda _: part.release())
+            queue.buckets.setdefault(bucket_of(job), []).append(job)
             self._condition.notify()
         return job.future
+
+    def _reserve(self, size: int) -> None:
+        """Sees to it that a run of ``size`` bytes has its memory.
+
+        Raises:
+            OverloadedError, TooLargeError: If it cannot have it.
+        """
+        more = size - self._device_memory.size
+        if more > 0:
+            self._device_memory.add(more)
+
+    def _settle(self) -> None:
+        """Gives back what no request that waits needs."""
+        needed = max(
+            (
+                job.run_bytes(job.items)
+                for queue in self._queues.values()
+                for jobs in queue.buckets.values()
+                for job in jobs
+            ),
+            default=0,
+        )
+        self._device_memory.give_back(self._device_memory.size - needed)
 
     def _queue_of(self, model: LoadedModel) -> _Queue:
         return self._queues.setdefault(model.source.name, _Queue())
@@ -232,7 +263,7 @@ class Scheduler:
 
     def _check_room(self, queue: _Queue, name: str, deadline: float) -> None:
         if self._is_stopping:
-            raise NotReadyError("the server is stopping. Ask again, it may be back soon.")
+            raise NotReadyError(_STOPPING)
         sharing = sum(1 for other in self._queues.values() if other.length and other is not queue) + 1
         running = self._running_items if queue is self._running else 0
         wait_s = (queue.items() + running) * queue.seconds_per_item * sharing
@@ -261,12 +292,14 @@ class Scheduler:
                         queue.buckets[key] = kept
                     else:
                         del queue.buckets[key]
+            if self._running is None:
+                self._settle()
 
     def _serve(self) -> None:
         for name, batch in self._batches():
             queue = self._queues[name]
             start = time.monotonic()
-            self._run_batch(batch, start)
+            ended = self._run_batch(batch, start)
             seconds = time.monotonic() - start
             items = sum(job.items for job in batch)
             with self._condition:
@@ -275,12 +308,18 @@ class Scheduler:
                 known = queue.seconds_per_item
                 queue.seconds_per_item = newest if not known else known + _SMOOTHING * (newest - known)
                 self._running = None
+                self._settle()
                 self._free_since = time.monotonic()
             self._metrics.batches.labels(name).observe(items)
+            for job, result in ended:
+                if isinstance(result, ServingError):
+                    fail(job, result)
+                else:
+                    job.future.set_result(result)
 
-    def _batches(self) -> Iterator[tuple[str, list[_Job]]]:
+    def _batches(self) -> Iterator[tuple[str, list[Job]]]:
         while True:
-            expired: list[_Job] = []
+            expired: list[Job] = []
             with self._condition:
                 name, key, wait_s = self._choose(time.monotonic())
                 if self._is_stopping:
@@ -293,7 +332,7 @@ class Scheduler:
                 if batch:
                     self._running, self._running_items = queue, sum(job.items for job in batch)
             for job in expired:
-                _fail(job, DeadlineError("the request's time ended in the queue. Allow more, or ask less often."))
+                fail(job, DeadlineError("the request's time ended in the queue. Allow more, or ask less often."))
             if batch:
                 yield name, batch
 
@@ -312,16 +351,16 @@ class Scheduler:
                     best = rank
         return (best[2], best[3], None) if best else (None, None, wait_s)
 
-    def _room(self, jobs: list[_Job]) -> int:
+    def _room(self, jobs: list[Job]) -> int:
         limit = jobs[0].model.batch_limit(self._settings.max_batch)
         return limit - sum(job.items for job in jobs)
 
-    def _take(self, queue: _Queue, name: str, key: Any, expired: list[_Job]) -> list[_Job]:
+    def _take(self, queue: _Queue, name: str, key: Any, expired: list[Job]) -> list[Job]:
         jobs = queue.buckets[key]
         limit = jobs[0].model.batch_limit(self._settings.max_batch)
-        batch: list[_Job] = []
+        batch: list[Job] = []
         now = time.monotonic()
-        while jobs and (not batch or sum(job.items for job in batch) + jobs[0].items <= limit):
+        while jobs and (not batch or self._may_join(jobs[0], sum(job.items for job in batch), limit)):
             job = jobs.pop(0)
             self._release(job.admission, queue, name)
             if not job.future.set_running_or_notify_cancel():
@@ -331,21 +370,39 @@ class Scheduler:
             del queue.buckets[key]
         return batch
 
-    def _run_batch(self, batch: list[_Job], start: float) -> None:
+    def _may_join(self, job: Job, items: int, limit: int) -> bool:
+        if items + job.items > limit:
+            return False
         try:
-            results = _run_together(batch)
+            self._reserve(job.run_bytes(items + job.items))
+        except ServingError:  # it runs alone, later
+            return False
+        return True
+
+    def _run_batch(self, batch: list[Job], start: float) -> list[tuple[Job, Outcome | ServingError]]:
+        try:
+            results = run_together(batch)
         except BaseException as e:  # an engine may raise anything, and this thread must live
             if len(batch) == 1:
-                _fail(batch[0], _as_serving_error(batch[0].model, e))
-                return
-            for job in batch:  # one bad request must not fail its neighbours
-                self._run_batch([job], time.monotonic())
-            return
+                return [(batch[0], as_serving_error(batch[0].model, e))]
+            # One bad request must not fail its neighbours.
+            return [ended for job in batch for ended in self._run_batch([job], time.monotonic())]
         inference_ms = (time.monotonic() - start) * 1e3
         total = sum(job.items for job in batch)
         self._statistics.add_execution(batch[0].model, total, inference_ms)
-        for job, outputs in zip(batch, results, strict=True):
-            job.future.set_result(Outcome(outputs, (start - job.arrived) * 1e3, inference_ms, total))
+        return [
+            (job, _charged(job, Outcome(outputs, (start - job.arrived) * 1e3, inference_ms, total)))
+            for job, outputs in zip(batch, results, strict=True)
+        ]
+
+
+def _charged(job: Job, outcome: Outcome) -> Outcome | ServingError:
+    if job.holding is not None:
+        try:
+            job.holding.add(sum(value.nbytes for value in outcome.outputs.values()))
+        except ServingError as e:
+            return e
+    return outcome
 
 
 def late(model: LoadedModel) -> DeadlineError:
@@ -353,40 +410,3 @@ def late(model: LoadedModel) -> DeadlineError:
     return DeadlineError(
         f"model {model.source.name!r} did not answer within the request's time. Allow more, or ask less often."
     )
-
-
-def _bucket(job: _Job) -> Any:
-    """What must be equal for two requests to run together; pictures are never stretched to make them so."""
-    shapes = tuple((name, value.dtype.str, value.shape[1:]) for name, value in sorted(job.inputs.items()))
-    return id(job.model), shapes
-
-
-def _run_together(batch: list[_Job]) -> list[Tensors]:
-    session = batch[0].model.session
-    if len(batch) == 1:
-        return [session.run(batch[0].inputs)]
-    inputs = {name: np.concatenate([job.inputs[name] for job in batch]) for name in batch[0].inputs}
-    outputs = session.run(inputs)
-    total = sum(job.items for job in batch)
-    for name, value in outputs.items():
-        if value.shape[:1] != (total,):
-            raise ModelFailedError(f"output {name!r} has shape {value.shape} for a batch of {total}.")
-    ends = list(itertools.accumulate(job.items for job in batch))
-    return [
-        {name: value[end - job.items : end] for name, value in outputs.items()}
-        for job, end in zip(batch, ends, strict=True)
-    ]
-
-
-def _as_serving_error(model: LoadedModel, error: BaseException) -> ServingError:
-    if isinstance(error, ServingError):
-        return error
-    if isinstance(error, InputError):
-        return BadRequestError(str(error))
-    reason = str(error) if isinstance(error, FreqFusionError) else f"{type(error).__name__}: {error}"
-    return ModelFailedError(f"model {model.source.name!r} failed: {reason}")
-
-
-def _fail(job: _Job, error: ServingError) -> None:
-    with contextlib.suppress(Exception):  # cancelled meanwhile
-        job.future.set_exception(error)

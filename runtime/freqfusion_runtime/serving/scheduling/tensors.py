@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -110,7 +111,7 @@ def checked_shape(name: str, shape: Any) -> tuple[int, ...]:
     is_list = isinstance(shape, Sequence) and not isinstance(shape, str) and len(shape) <= _MAX_RANK
     if not is_list or not all(type(side) is int and 0 <= side <= _MAX_SIDE for side in shape):
         raise BadRequestError(
-            f"input {name!r}: shape must be a list of up to {_MAX_RANK} sizes, got {str(shape)[:60]}. Correct it."
+            f"input {name!r}: shape must be a list of up to {_MAX_RANK} sizes, got {shown(shape)}. Correct it."
         )
     return tuple(shape)
 
@@ -124,9 +125,14 @@ def checked_dtype(name: str, text: Any) -> np.dtype[Any]:
     if not isinstance(text, str) or text not in DTYPES:
         remedy = ENCODED_PICTURES if text == "BYTES" else "Convert it."
         raise BadRequestError(
-            f"input {name!r}: datatype must be one of {', '.join(DTYPES)}, got {str(text)[:40]!r}. {remedy}"
+            f"input {name!r}: datatype must be one of {', '.join(DTYPES)}, got {shown(text)}. {remedy}"
         )
     return DTYPES[text]
+
+
+def shown(value: Any) -> str:
+    """Writes something a client sent in a few words, however much of it there is."""
+    return reprlib.repr(value)[:80]
 
 
 def is_encoded_picture(data: memoryview | bytes) -> bool:

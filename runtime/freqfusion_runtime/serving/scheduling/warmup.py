@@ -8,19 +8,24 @@ import math
 import numpy as np
 
 from freqfusion_runtime.errors import ModelFileError
+from freqfusion_runtime.pictures.sizes import network_size
 from freqfusion_runtime.predictors.loading import predictor_of
+from freqfusion_runtime.serving.scheduling.footprint import Footprint, Run, measure
 from freqfusion_runtime.sessions.protocol import Session
 
-_RUNS = 2  # the second shows that the first left nothing broken, and is as fast as the later ones
 _SIDE = 512  # the side SegNeXt is tested at
+_LARGER = 2  # times each side, of the second picture: enough to tell what a pixel costs from what is made once
 
 
-def warm_up(session: Session, max_pixels: int) -> None:
-    """Runs a model on an even grey picture twice, as its task wants it.
+def warm_up(session: Session, max_pixels: int) -> Footprint:
+    """Runs a model on two even grey pictures, as its task wants it; the second also shows that it can do it again.
 
     Args:
         session: The model.
         max_pixels: Most pixels the picture may have.
+
+    Returns:
+        What its runs cost in memory.
 
     Raises:
         ModelFileError: If no sense can be made of its answer.
@@ -30,13 +35,24 @@ def warm_up(session: Session, max_pixels: int) -> None:
     sides = shape[1:3] if manifest.interface == "image" else shape[2:4]
     free = min(_SIDE, math.isqrt(max_pixels))
     height, width = (side if isinstance(side, int) else free for side in sides)
-    if manifest.interface == "image":
+    is_free = not any(isinstance(side, int) for side in sides)
+    if manifest.interface == "image" and hasattr(session, "usual_size"):
         # An engine may take no picture of that size; it knows its own.
-        height, width = getattr(session, "usual_size", (height, width))
-    picture = np.full((height, width, 3), 128, np.uint8)
+        (height, width), is_free = session.usual_size, False
+    factor = min(_LARGER, math.isqrt(max_pixels // (height * width))) if is_free else 1
     try:
         predictor = predictor_of(session, max_pixels)
-        for _ in range(_RUNS):
-            predictor.predict(picture)
+
+        def run(height: int, width: int) -> Run:
+            picture = np.full((height, width, 3), 128, np.uint8)
+            inner = network_size(height, width, manifest.preprocessing)
+            return Run(lambda: predictor.predict(picture), math.prod(inner), height * width)
+
+        larger = run(factor * height, factor * width)
+        if factor > 1:
+            return measure(run(height, width), larger)
+        footprint = measure(larger, None)
+        larger.work()
+        return footprint
     except Exception as e:  # whatever an engine raises: a model that fails here would fail each request
         raise ModelFileError(f"{session.path} was loaded but cannot label a picture: {e}") from e
