@@ -23,6 +23,8 @@ from freqfusion.errors import CheckpointError, UnknownModelError
 from freqfusion.registry import arguments_for, create_model, recognize_model
 
 _MOST_TOLD = 10  # entries of each kind in a message
+MOST_CLASSES, LONGEST_NAME = 1 << 16, 200
+"""How many class names are read, and the most characters of one: what a manifest can hold."""
 
 
 @dataclass(frozen=True)
@@ -202,8 +204,8 @@ def _as_list(value: Any) -> list[Any] | None:
     """Takes lists, arrays and dictionaries that number their values from 0 as lists."""
     if isinstance(value, Array):
         return value.tolist()
-    if isinstance(value, Tensor):
-        value = value.tolist()
+    if isinstance(value, Tensor):  # which a stride of 0 can make as long as one likes
+        value = value.tolist() if value.numel() <= 3 * MOST_CLASSES else None
     if isinstance(value, Mapping) and {str(key) for key in value} == {str(i) for i in range(len(value))}:
         value = [value[key] for key in sorted(value, key=lambda key: int(key))]
     return list(value) if isinstance(value, list | tuple) else None
@@ -213,6 +215,13 @@ def _as_names(value: Any) -> tuple[tuple[str, ...] | None, list[str]]:
     if value is None:
         return None, []
     names = _as_list(value)
+    if names and len(names) > MOST_CLASSES:
+        return (), [f"did not understand the class names: at most {MOST_CLASSES} are read, and they are {len(names)}"]
+    if names and any(isinstance(name, str) and len(name) > LONGEST_NAME for name in names):
+        longest = max(len(name) for name in names if isinstance(name, str))
+        return (), [
+            f"did not understand the class names: each has at most {LONGEST_NAME} characters, and one has {longest}"
+        ]
     if names and all(isinstance(name, str) for name in names):
         return tuple(names), []
     kind = type(value).__name__ if names is None else "list of other things than names"
@@ -224,9 +233,9 @@ def _as_palette(value: Any) -> tuple[tuple[tuple[int, int, int], ...] | None, li
         return None, []
     try:
         levels = [[float(level) for level in (_as_list(color) or ())] for color in _as_list(value) or ()]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # OverflowError: a whole number that no float holds
         levels = []
-    if not levels or any(len(color) != 3 or min(color) < 0 or not max(color) <= 255 for color in levels):
+    if not levels or not all(len(color) == 3 and all(0 <= level <= 255 for level in color) for color in levels):
         return None, ["did not understand the palette: three levels from 0 to 255 are expected for each class"]
     is_share = any(level % 1 for color in levels for level in color) and all(max(color) <= 1 for color in levels)
     scale = 255 if is_share else 1

@@ -28,6 +28,11 @@ if sys.platform != "win32":
 _MARK = ".partial"
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _SCRATCH = re.compile(r"\.?freqfusion-[a-z-]+-[0-9a-f]{8}\.scratch")
+# What a terminal obeys instead of showing it: control characters, separators of lines, what turns the direction of
+# writing; and halves of characters, which no encoding has: a file name that is no UTF-8 is made of them.
+_TURNING = "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+_BEYOND_ASCII = re.compile(f"[\x7f-\x9f{_TURNING}]")
+_OBEYED = re.compile(f"[\x00-\x1f\x7f-\x9f{_TURNING}]")
 
 
 @contextmanager
@@ -141,9 +146,16 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
 def json_text(content: Any, indent: int | None = None, sort_keys: bool = False) -> str:
     """Writes JSON as its standard has it: a number that is infinite or not a number becomes null."""
     try:
-        return json.dumps(content, indent=indent, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(content, indent=indent, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False)
     except ValueError:
-        return json.dumps(finite(content), indent=indent, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(finite(content), indent=indent, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False)
+    # The line breaks between its values stay; those inside texts are escaped already.
+    return _BEYOND_ASCII.sub(lambda character: f"\\u{ord(character[0]):04x}", text)
+
+
+def printable(text: str) -> str:
+    """Escapes as Python does what a terminal would obey instead of showing it, line breaks included."""
+    return _OBEYED.sub(lambda character: character[0].encode("unicode_escape").decode(), text)
 
 
 def finite(content: Any) -> Any:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,7 @@ def _read_shards(index: Path) -> dict[str, Any]:
     weight_map = _weight_map(index)
     state_dict: dict[str, Any] = {}
     for shard in sorted(set(weight_map.values())):
-        if not (index.parent / shard).is_file():
+        if not os.path.isfile(index.parent / shard):
             raise CheckpointError(f"{index} names the shard {shard}, which is not beside it; fetch it too")
         content = read_content(index.parent / shard)
         held = content.get("state_dict", content) if isinstance(content, Mapping) else {}

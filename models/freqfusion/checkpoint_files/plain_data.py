@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a pickle may name and get: constructors of plain data, none of which runs anything else or reserves memory."""
+"""What a pickle may name and get: constructors of plain data, none of which runs anything else or reserves memory.
+
+Reserving is the kind: what is made of a few bytes is a view of the file, and a size that the file only names is none.
+"""
 
 from __future__ import annotations
 
@@ -125,6 +128,7 @@ class Array(Buildable):
         self.shape: tuple[int, ...] = ()
         self.is_fortran = False
         self.data: Any = b""
+        self._values: Any = None  # read once, however many names it has: bytes of another order are copied
 
     def build(self, state: Any) -> None:
         match state:
@@ -132,6 +136,7 @@ class Array(Buildable):
                 isinstance(extent, int) and extent >= 0 for extent in shape
             ):
                 self.shape, self.dtype, self.is_fortran, self.data = shape, dtype, bool(is_fortran), data
+                self._values = None
 
     def values(self) -> Any:
         """The numpy array; None of objects and of types that are not numpy's own.
@@ -139,14 +144,23 @@ class Array(Buildable):
         Raises:
             CheckpointError: If there are more or fewer bytes than the shape says.
         """
-        import numpy as np
-
         if not isinstance(self.dtype, NumpyType) or "O" in self.dtype.name:
             return None
-        data = self.data.encode("latin-1") if isinstance(self.data, str) else self.data
+        if self._values is None:
+            self._values = self._read()
+        return self._values
+
+    def _read(self) -> Any:
+        import numpy as np
+
+        data = self.data.encode("latin-1", "replace") if isinstance(self.data, str) else self.data
+        if not isinstance(data, bytes | bytearray):
+            return None
         try:
             dtype = np.dtype(self.dtype.name).newbyteorder(self.dtype.order)
         except TypeError:  # such as i3
+            return None
+        if not dtype.itemsize:  # of texts without a character, for each of which numpy makes room all the same
             return None
         if math.prod(self.shape) * dtype.itemsize != len(data):
             raise CheckpointError(f"an array of shape {self.shape} and type {dtype} has {len(data)} bytes")
@@ -158,7 +172,7 @@ class Array(Buildable):
     def tolist(self) -> list[Any]:
         """Its values as a list."""
         values = self.values()
-        found = list(self.data) if values is None else values.tolist()
+        found = (list(self.data) if isinstance(self.data, list | tuple) else []) if values is None else values.tolist()
         return found if isinstance(found, list) else [found]
 
     def tensor(self) -> Tensor | None:
@@ -186,6 +200,7 @@ class EmptyTensor(Buildable):
                 self.tensor = storage.tensor(offset, size, stride)
 
 
+_MOST_BITS = 10_000  # of a number that names something: Python writes none of more than 4300 digits
 _SCALARS = str | int | float | complex | bytes | torch.dtype | torch.device | None
 
 
@@ -193,6 +208,8 @@ def as_key(value: Any) -> Any:
     """Returns ``value``, or an :class:`Inert` for what is no usual key: hashing nested tuples can take for ever."""
     if isinstance(value, tuple) and len(value) <= 1000 and all(map(_is_short, value)):
         return value
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        return Inert("int")
     return value if isinstance(value, _SCALARS | Inert | frozenset) else Inert(type(value).__name__)
 
 
@@ -312,9 +329,12 @@ def _same(data: Any, *_: Any) -> Any:
     return data
 
 
-def _of_type(data: Any, dtype: torch.dtype, *_: Any) -> Any:
-    tensor: Any = data.tensor() if isinstance(data, Array) else data
-    return tensor.to(dtype)
+def _from_device(data: Any, *_: Any) -> Any:
+    """A tensor of a device that is not here: the one it was copied to, in that one's type.
+
+    Converting it to the other type would make a copy for each of the names that a few bytes can give it.
+    """
+    return data.tensor() if isinstance(data, Array) else data
 
 
 def _without_class(function: Any, kind: Any, arguments: tuple[Any, ...], *_: Any) -> Any:
@@ -334,7 +354,12 @@ def _sparse(layout: torch.layout, data: tuple[Any, ...]) -> Tensor:
 
 def _quantized(storage: Storage, offset: int, size: Sequence[int], stride: Sequence[int], *rest: Any) -> Any:
     plain = torch.int32 if storage.dtype == torch.qint32 else torch.uint8
-    storage.tensor(offset, size, stride, plain)  # torch reserves memory for the size before it looks at the storage
+    # torch reserves memory for the size before it looks at the storage, and a stride of 0 makes that any size.
+    if storage.tensor(offset, size, stride, plain).numel() > storage.data.numel():
+        raise CheckpointError(
+            f"a quantised tensor of size {tuple(size)} has more elements than its storage of {storage.data.numel()} "
+            "bytes; the file is damaged, fetch it again"
+        )
     typed = torch.storage.TypedStorage(wrap_storage=storage.data.untyped_storage(), dtype=storage.dtype, _internal=True)
     return torch._utils._rebuild_qtensor(typed, offset, size, stride, *rest)
 
@@ -386,8 +411,8 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "torch._tensor.Tensor": lambda: EmptyTensor(),
     "torch._tensor._rebuild_from_type": _without_class,
     "torch._tensor._rebuild_from_type_v2": _without_class,
-    "torch._utils._rebuild_device_tensor_from_cpu_tensor": _of_type,
-    "torch._utils._rebuild_device_tensor_from_numpy": _of_type,
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": _from_device,
+    "torch._utils._rebuild_device_tensor_from_numpy": _from_device,
     "torch._utils._rebuild_meta_tensor_no_storage": _without_values,
     "torch._utils._rebuild_parameter": _same,
     "torch._utils._rebuild_parameter_with_state": _same,

@@ -26,7 +26,7 @@ from freqfusion.errors import CheckpointError
 # The number in the first pickle of an old file, as protocols 2 to 5 and as protocols 0 and 1 write it.
 _LEGACY_MAGIC = (b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", b"L119547037146038801333356L\n.")
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
-_MOST_GROWTH = 100  # a compressed record may be so many times the whole file
+_MOST_GROWTH = 100  # compressed records may be so many times the whole file
 
 
 def read_zip(path: Path) -> Any:
@@ -50,18 +50,22 @@ def read_zip(path: Path) -> Any:
                 f"{', '.join(sorted(records)[:3])}"
             )
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        packed = [info for info in records.values() if info.compress_type != zipfile.ZIP_STORED]  # by somebody else
+        growth = sum(info.file_size for info in packed)
+        if growth > _MOST_GROWTH * len(mapped):
+            largest = max(packed, key=lambda info: info.file_size).filename
+            what = f"record {largest}" if len(packed) == 1 else f"{len(packed)} records, {largest} the largest,"
+            raise CheckpointError(
+                f"its {what} would grow to {growth} bytes, more than {_MOST_GROWTH} times the file's {len(mapped)}; "
+                "save it without compression"
+            )
 
         def record(name: str) -> tuple[Any, int, int]:
             """Finds a record: what holds it, where it begins there, and its size."""
             info = records[f"{top}/{name}"]
             if info.flag_bits & 1:
                 raise CheckpointError(f"its record {info.filename} is encrypted; save it without a password")
-            if info.compress_type != zipfile.ZIP_STORED:  # somebody packed it again
-                if info.file_size > _MOST_GROWTH * len(mapped):
-                    raise CheckpointError(
-                        f"its record {info.filename} would grow to {info.file_size} bytes, more than {_MOST_GROWTH} "
-                        f"times the file's {len(mapped)}; save it without compression"
-                    )
+            if info.compress_type != zipfile.ZIP_STORED:
                 return bytearray(archive.read(info)), 0, info.file_size
             signature, *lengths = _LOCAL_HEADER.unpack_from(mapped, info.header_offset)
             start = info.header_offset + _LOCAL_HEADER.size + sum(lengths)

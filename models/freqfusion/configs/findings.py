@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -106,6 +106,9 @@ def _holds_unread(value: Any) -> bool:
     return isinstance(value, Unread) or any(isinstance(item, Unread) for item in items)
 
 
+_WIDEST = 80  # characters of a value in the table
+
+
 def shown(value: Any) -> str:
     """Writes a value for the table."""
     if isinstance(value, str):
@@ -113,9 +116,20 @@ def shown(value: Any) -> str:
     elif isinstance(value, float):
         text = f"{value:.6g}"
     elif isinstance(value, Sequence):
-        text = f"({', '.join(map(shown, value))})" if isinstance(value, tuple) else f"[{', '.join(map(shown, value))}]"
+        inner = _joined(map(shown, value), _WIDEST - 2)
+        text = f"({inner})" if isinstance(value, tuple) else f"[{inner}]"
     elif isinstance(value, Mapping):
-        text = ", ".join(f"{key} {shown(item)}" for key, item in value.items())
+        text = _joined((f"{key} {shown(item)}" for key, item in value.items()), _WIDEST)
     else:
         text = str(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return text if len(text) <= _WIDEST else text[: _WIDEST - 3] + "..."
+
+
+def _joined(parts: Iterable[str], room: int) -> str:
+    """Joins as many as are seen, and one more: lists that hold each other have more than can be counted."""
+    text = ""
+    for part in parts:
+        text += f", {part}" if text else part
+        if len(text) > room:
+            break
+    return text

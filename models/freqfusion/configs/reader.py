@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import json
 import operator
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,9 @@ from typing import Any
 MAX_CHARACTERS = 4_000_000
 """A longer text is not read; expanded configs of mm have a tenth of a million at most."""
 _MAX_ITEMS = 100_000  # of one list or text made by an operator: `[0] * 10**9` is not carried out
+_MAX_MADE = 5_000_000  # of all lists, dictionaries and texts that are made
+_MAX_NODES = 1_000_000  # of a pickled config as a tree: lists that hold each other double it with every one
+_MAX_COPIED_DEPTH, _MAX_DEPTH = 100, 200  # of a pickled config, and of one whose lists are as its text made them
 _LARGE = 1e18  # of numbers that are calculated with; powers, which grow without bound, are not
 _NUMBERS: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -77,6 +81,7 @@ def read_config(content: Any, source: str = "the checkpoint") -> Config:
         return Config(source=source)
     try:
         if isinstance(content, Mapping):
+            _check_tree(content)
             return _finished(_plain(content), source)
         if not isinstance(content, str):
             return Config(problem=f"it is a {type(content).__name__}, not text", source=source)
@@ -89,6 +94,8 @@ def read_config(content: Any, source: str = "the checkpoint") -> Config:
         return Config(problem=f"it is not Python (line {e.lineno}: {e.msg})", source=source)
     except json.JSONDecodeError as e:
         return Config(problem=f"it is not JSON ({e})", source=source)
+    except _TooMuchError as e:
+        return Config(problem=f"it is no config of a network: {e}", source=source)
     except (ValueError, RecursionError, MemoryError) as e:  # ast and json raise these for what is nested too deep
         return Config(problem=f"it cannot be parsed ({type(e).__name__}: {e})", source=source)
 
@@ -107,8 +114,8 @@ def _read_file(path: Path, above: tuple[Path, ...]) -> Config:
     merged: dict[str, Any] = {}
     missing: list[str] = []
     for name in config.bases:
-        base = (path.parent / name).resolve()
-        if base in above or len(above) > 20 or not base.is_file():
+        place = path.parent / name
+        if not os.path.isfile(place) or (base := place.resolve()) in above or len(above) > 20:
             missing.append(name)
             continue
         below = _read_file(base, (*above, path.resolve()))
@@ -131,7 +138,55 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
+class _TooMuchError(Exception):
+    """What a config says is too much to be one."""
+
+
+def _check_tree(values: Any) -> None:
+    """Makes sure that a copy of the values, in which nothing is shared, stays small.
+
+    Raises:
+        _TooMuchError: If they are nested too deep, or have very many parts when what is shared is counted each time.
+    """
+    left, nodes = [(values, 0)], 0
+    while left:
+        value, depth = left.pop()
+        inner = _inside(value)
+        nodes += len(inner)
+        if depth > _MAX_COPIED_DEPTH or nodes > _MAX_NODES:
+            raise _TooMuchError(
+                f"it is nested more than {_MAX_COPIED_DEPTH} deep"
+                if depth > _MAX_COPIED_DEPTH
+                else f"it has more than {_MAX_NODES} parts, those that are shared counted each time"
+            )
+        left += [(item, depth + 1) for item in inner]
+
+
+def _height(value: Any, heights: dict[int, int], depth: int = 0) -> int:
+    """How deep a value is nested; what is shared is looked at once.
+
+    Raises:
+        _TooMuchError: If that is too deep for who walks through it, or the value holds itself.
+    """
+    inner = _inside(value)
+    if not inner:
+        return 0
+    height = heights.get(id(value))
+    if height is None and depth <= _MAX_DEPTH:
+        height = heights[id(value)] = 1 + max(_height(item, heights, depth + 1) for item in inner)
+    if height is None or depth + height > _MAX_DEPTH:
+        raise _TooMuchError(f"it is nested more than {_MAX_DEPTH} deep")
+    return height
+
+
+def _inside(value: Any) -> list[Any]:
+    if isinstance(value, Mapping):
+        return list(value.values())
+    return list(value) if isinstance(value, list | tuple) else []
+
+
 def _finished(values: dict[str, Any], source: str) -> Config:
+    _height(values, {})
     bases = values.pop(_BASE, ())
     names = [bases] if isinstance(bases, str) else bases if isinstance(bases, list | tuple) else [str(bases)]
     lazy = values.pop(_LAZY, ())
@@ -140,8 +195,8 @@ def _finished(values: dict[str, Any], source: str) -> Config:
 
 def _plain(value: Any, depth: int = 0) -> Any:
     """Copies dictionaries, lists and numbers of any class; other objects are marked."""
-    if depth > 100:
-        raise RecursionError("nested more than 100 deep")
+    if depth > _MAX_COPIED_DEPTH:
+        raise RecursionError(f"nested more than {_MAX_COPIED_DEPTH} deep")
     if isinstance(value, Mapping):
         return {str(key): _plain(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -158,6 +213,7 @@ class _Reader:
     def __init__(self) -> None:
         self.names: dict[str, Any] = {}
         self.lazy: list[str] = []
+        self.made = 0
 
     def module(self, tree: ast.Module) -> dict[str, Any]:
         for statement in tree.body:
@@ -212,7 +268,7 @@ class _Reader:
         method = call.func.attr
         if method == "update" and isinstance(holder, dict) and all(isinstance(part, dict) for part in arguments):
             for part in (*arguments, named):
-                holder.update(part)
+                holder.update(self._counted(part))
         elif method in ("append", "extend", "insert") and isinstance(holder, list) and not named:
             items = arguments[-1]
             if method == "append":
@@ -220,7 +276,7 @@ class _Reader:
             elif method == "insert" and len(arguments) == 2 and isinstance(arguments[0], int):
                 holder.insert(arguments[0], items)
             elif isinstance(items, list | tuple) and len(items) + len(holder) <= _MAX_ITEMS:
-                holder.extend(items)
+                holder.extend(self._counted(items))
             else:
                 self._forget(call.func.value)
         else:
@@ -238,12 +294,12 @@ class _Reader:
         by_kind: dict[type[ast.expr], Callable[[Any], Any]] = {
             ast.Constant: lambda n: n.value,
             ast.Name: lambda n: self.names.get(n.id, Unread(n.id)),
-            ast.List: lambda n: list(self._items(n.elts)),
-            ast.Tuple: lambda n: tuple(self._items(n.elts)),
-            ast.Dict: lambda n: self._pairs((k and str(self.value(k)), v) for k, v in zip(n.keys, n.values)),  # noqa: B905
-            ast.Call: self._call,
+            ast.List: lambda n: self._counted(list(self._items(n.elts))),
+            ast.Tuple: lambda n: self._counted(tuple(self._items(n.elts))),
+            ast.Dict: lambda n: self._pairs((k and self._key(k), v) for k, v in zip(n.keys, n.values)),  # noqa: B905
+            ast.Call: lambda n: self._counted(self._call(n)),
             ast.UnaryOp: self._unary,
-            ast.BinOp: lambda n: _arithmetic(n.op, self.value(n.left), self.value(n.right)),
+            ast.BinOp: lambda n: self._counted(_arithmetic(n.op, self.value(n.left), self.value(n.right))),
             ast.Subscript: self._subscript,
             ast.Attribute: lambda n: self.value(n.value)[n.attr],  # mm's dictionaries allow it
             ast.IfExp: self._choice,
@@ -269,8 +325,23 @@ class _Reader:
             if key is not None:
                 result[key] = value
             else:
-                result |= value if isinstance(value, dict) else {f"**{value}": value}
-        return result
+                result |= value if isinstance(value, dict) else {f"**{_source(node)}": value}
+        return self._counted(result)
+
+    def _key(self, node: ast.expr) -> str:
+        value = self.value(node)
+        return str(value) if isinstance(value, str | int | float | Unread | None) else _source(node)
+
+    def _counted(self, made: Any) -> Any:
+        """Adds what was made to all that was made before.
+
+        Raises:
+            _TooMuchError: If it is too much: a line of a config can copy a list, and there may be very many lines.
+        """
+        self.made += len(made) if isinstance(made, list | tuple | str | dict) else 0
+        if self.made > _MAX_MADE:
+            raise _TooMuchError(f"its lists and texts have more than {_MAX_MADE} items in all")
+        return made
 
     def _call(self, node: ast.Call) -> Any:
         """Builds what ``dict``, ``list``, ``tuple``, ``int`` and ``float`` do of plain data; calls nothing else."""
@@ -302,7 +373,7 @@ class _Reader:
         if not isinstance(node.slice, ast.Slice):
             return holder[self.value(node.slice)]
         parts = (node.slice.lower, node.slice.upper, node.slice.step)
-        return holder[slice(*(None if part is None else self.value(part) for part in parts))]
+        return self._counted(holder[slice(*(None if part is None else self.value(part) for part in parts))])
 
     def _choice(self, node: ast.IfExp) -> Any:
         test = self.value(node.test)

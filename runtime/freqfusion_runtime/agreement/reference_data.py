@@ -7,7 +7,6 @@ file, by hash.
 
 from __future__ import annotations
 
-import json
 import os
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -18,15 +17,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from freqfusion_runtime.agreement.array_archive import ArchiveError, ArrayArchive
 from freqfusion_runtime.agreement.noise import NoiseEntry
 from freqfusion_runtime.errors import ReferenceDataError
 from freqfusion_runtime.files import atomic_path, json_text
+from freqfusion_runtime.model_files.hostile_json import JsonError, JsonLimits, read_json
 from freqfusion_runtime.model_files.manifest import Manifest
+from freqfusion_runtime.model_files.typed_records import RecordError, read_record
 from freqfusion_runtime.sessions.protocol import OperatorPath
 
 SUFFIX = ".npz"
 FORMAT_VERSION = 1
-_DAMAGE = (zipfile.BadZipFile, OSError, KeyError, ValueError, EOFError)  # what reading an array may raise
+_FACTS_LIMITS = JsonLimits(length=64 << 20)
+_MOST_OPERATOR_BYTES = 1 << 30  # protobuf, which ONNX is written in, goes up to twice that
 _FACTS, _OPERATORS = "facts.json", "operators.onnx"
 _REMEDY = (
     "Write it again with `freqfusion parity MODEL.onnx PHOTO... --checkpoint CHECKPOINT --save-reference FILE.npz`."
@@ -116,6 +119,13 @@ def write_reference_data(
         archive.writestr(_FACTS, json_text(record, indent=1, sort_keys=True))
 
 
+@dataclass(frozen=True)
+class _Names:
+    """Of the pictures, in the record beside the facts."""
+
+    pictures: tuple[str, ...]
+
+
 class ReferenceData:
     """Reference data in a file; arrays are read when they are asked for.
 
@@ -131,21 +141,17 @@ class ReferenceData:
         if not path.is_file():
             raise ReferenceDataError(f"{path} does not exist. {_REMEDY}")
         try:
-            with zipfile.ZipFile(path) as archive:
-                record = json.loads(archive.read(_FACTS))
-                self.operator_model = archive.read(_OPERATORS)
-            version = record.pop("format_version")
-            self.names: tuple[str, ...] = tuple(record.pop("pictures"))
+            with ArrayArchive(path) as archive:
+                record = read_json(archive.content(_FACTS, _FACTS_LIMITS.length), _FACTS, _FACTS_LIMITS)
+                self.operator_model = archive.content(_OPERATORS, _MOST_OPERATOR_BYTES)
+            version = record.pop("format_version", None) if isinstance(record, dict) else None
             if version != FORMAT_VERSION:
                 raise ReferenceDataError(
-                    f"{path} has reference format {version!r}, this runtime reads {FORMAT_VERSION}. {_REMEDY}"
+                    f"{path} has reference format {version!r:.40}, this runtime reads {FORMAT_VERSION}. {_REMEDY}"
                 )
-            operators = tuple(
-                ReferenceOperator(**{**entry, "inputs": tuple(entry["inputs"])}) for entry in record.pop("operators")
-            )
-            noise = tuple(NoiseEntry(**entry) for entry in record.pop("noise_floor"))
-            self.facts = ReferenceFacts(operators=operators, noise_floor=noise, **record)
-        except (zipfile.BadZipFile, OSError, KeyError, TypeError, ValueError, AttributeError) as e:
+            self.names = read_record(_Names, {"pictures": record.pop("pictures", None)}, _FACTS).pictures
+            self.facts = read_record(ReferenceFacts, record, _FACTS, defaults=True)
+        except (ArchiveError, JsonError, RecordError) as e:
             raise self._damaged(e) from e
         self.manifest = Manifest.from_json(self.facts.manifest, source=str(path))
 
@@ -168,10 +174,9 @@ class ReferenceData:
             ReferenceDataError: If it is damaged.
         """
         try:
-            with np.load(self.path, allow_pickle=False) as archive:
-                photo: NDArray[np.uint8] = archive[f"{index}/photo"]
-                return photo
-        except _DAMAGE as e:
+            with ArrayArchive(self.path) as archive:
+                return archive.array(f"{index}/photo")
+        except ArchiveError as e:
             raise self._damaged(e) from e
 
     def picture(self, index: int) -> ReferencePicture:
@@ -183,24 +188,25 @@ class ReferenceData:
         groups: dict[str, dict[str, NDArray[Any]]] = {"values": {}, "alone": {}, "outputs": {}}
         single: dict[str, NDArray[Any]] = {}
         try:
-            with np.load(self.path, allow_pickle=False) as archive:
-                for key in archive.files:
+            with ArrayArchive(self.path) as archive:
+                for key in archive.names:
                     head, _, rest = key.partition("/")
                     if head != str(index):
                         continue
                     group, _, name = rest.partition("/")
                     if group in groups:
-                        groups[group][name] = archive[key]
+                        groups[group][name] = archive.array(key)
                     else:
-                        single[group] = archive[key]
-            return ReferencePicture(self.names[index], single["photo"], labels=single.get("labels"), **groups)
-        except _DAMAGE as e:
+                        single[group] = archive.array(key)
+        except ArchiveError as e:
             raise self._damaged(e) from e
+        if "photo" not in single or not 0 <= index < len(self.names):
+            raise self._damaged(ArchiveError(f"it holds no {index}/photo"))
+        return ReferencePicture(self.names[index], single["photo"], labels=single.get("labels"), **groups)
 
     def _damaged(self, error: Exception) -> ReferenceDataError:
-        return ReferenceDataError(
-            f"{self.path} is no reference data, or damaged ({type(error).__name__}: {error}). {_REMEDY}"
-        )
+        reason = error.fact if isinstance(error, JsonError) else error
+        return ReferenceDataError(f"{self.path} is no reference data, or damaged ({reason}). {_REMEDY}")
 
 
 class RecordedSession:

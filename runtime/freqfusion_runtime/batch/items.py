@@ -130,6 +130,8 @@ def content(item: Item, max_pixels: int = MAX_PIXELS) -> bytes:
             data = read_cell(item.path, item.mtime_ns, item.row, item.column, item.key)
     except OSError as e:
         raise PictureError(f"{item.key} cannot be read: {(e.strerror or str(e)).lower()}. Check it.") from e
+    except ValueError as e:  # a name with a NUL in it, which no file has
+        raise PictureError(f"{item.key!r} cannot be read: {e}. Correct the name.") from e
     if not data:
         raise PictureError(f"{item.key} is empty (0 bytes). Get a whole copy of it.")
     return data
@@ -177,7 +179,7 @@ def _listed(text: str, source: Path) -> Item:
 def _file_item(path: str, name: str) -> Item:
     try:
         status = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL in its name
         return Item(path, name, -1, 0)
     return Item(path, name, status.st_size, status.st_mtime_ns)
 

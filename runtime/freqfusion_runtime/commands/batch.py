@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from freqfusion_runtime.commands.arguments import not_negative, positive
 from freqfusion_runtime.commands.json_output import add_json_argument, printer, write_json
+from freqfusion_runtime.commands.terminal import print_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,12 +116,11 @@ def execute(args: argparse.Namespace) -> int:
     if classes:
         say("  " + ", ".join(f"{entry['name']} {entry['share']:.1%}" for entry in classes[:_NAMED_CLASSES]))
     for failure in failures:
-        print(f"freqfusion batch: {failure}", file=sys.stderr)
+        print_error(f"freqfusion batch: {failure}")
     if summary.failed:
-        print(
+        print_error(
             f"freqfusion batch: {summary.failed} of {len(todo)} pictures could not be done; "
-            f"all are in {args.output / FAILURES_FILE}",
-            file=sys.stderr,
+            f"all are in {args.output / FAILURES_FILE}"
         )
     write_json(
         args.json,

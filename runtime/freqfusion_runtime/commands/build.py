@@ -14,7 +14,6 @@ engine must compute what the ONNX file computes, and what PyTorch computed where
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING
 from freqfusion_runtime.commands.arguments import positive
 from freqfusion_runtime.commands.build_gate import gate_json, open_gate, print_gate
 from freqfusion_runtime.commands.json_output import add_json_argument, printer, write_json
+from freqfusion_runtime.commands.terminal import print_error
 
 if TYPE_CHECKING:
     from freqfusion_runtime.building.builder import BuiltEngine, EngineBuilder
@@ -94,7 +94,7 @@ def execute(args: argparse.Namespace) -> int:
     try:
         return _dry_run(builder, args, say) if args.dry_run else _run(builder, output, gate, args, say, start)
     except BuildInterruptedError as e:
-        print(f"freqfusion build: {e}", file=sys.stderr)
+        print_error(f"freqfusion build: {e}")
         return 130
 
 

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
+from freqfusion_runtime.files import printable
+
 _TICK_S = 1.0  # a single phase may take most of a build, and the clock should not stand still meanwhile
 _NARROW = 60  # columns below which the phase's name is left out
 
@@ -66,4 +68,5 @@ def _columns() -> int:
 
 
 def _clipped(text: str, width: int) -> str:
+    text = printable(text)
     return text if len(text) <= width else text[: max(width - 1, 1)] + "…"

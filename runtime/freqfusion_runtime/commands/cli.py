@@ -20,6 +20,9 @@ from contextlib import contextmanager
 from importlib import metadata
 from typing import Any
 
+from freqfusion_runtime.commands.terminal import print_error, print_line
+from freqfusion_runtime.files import printable
+
 # Names only: this package imports nothing of the packages above it.
 COMMANDS = {
     "models": "freqfusion_export.commands.models",
@@ -77,10 +80,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(overview())
+        for line in overview().split("\n"):
+            print_line(line)
         return 0 if arguments else 2
     if arguments[0] == "--version":
-        print(f"freqfusion {_release()}")
+        print_line(f"freqfusion {_release()}")
         return 0
     name = arguments[0]
     if name not in COMMANDS:
@@ -96,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _fail(f"freqfusion {name}", _install_hint(package))
     except KeyboardInterrupt:
-        print(file=sys.stderr)
+        print_error("")
         return _fail(f"freqfusion {name}", "interrupted; files already written are whole", status=130)
     except BrokenPipeError:
         # The reader of our output went away (`| head`); what is still buffered must not raise again at exit.
@@ -116,9 +120,9 @@ def _warnings_on_one_line(command: str) -> Iterator[None]:
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         if category is UserWarning:
-            print(f"freqfusion {command}: {' '.join(str(message).split())}", file=sys.stderr)
+            print_error(f"freqfusion {command}: {' '.join(str(message).split())}")
         else:
-            usual(message, category, *where, **more)
+            usual(printable(str(message)), category, *where, **more)
 
     with warnings.catch_warnings():
         warnings.showwarning = show
@@ -141,6 +145,13 @@ def overview() -> str:
     return "\n".join(lines)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Prints as everything else does: an argument can be the name of a file, which a shell put there."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        super()._print_message("\n".join(map(printable, message.split("\n"))), file)
+
+
 class _Help(argparse.RawDescriptionHelpFormatter):
     """Keeps a docstring's lines, and shows each default that says something."""
 
@@ -152,7 +163,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 
 def _parser(name: str, module: Any) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"freqfusion {name}",
         description=inspect.cleandoc(module.__doc__ or ""),
         formatter_class=_Help,
@@ -185,7 +196,7 @@ def _suggestion(name: str) -> str:
 
 
 def _fail(prefix: str, message: str, status: int = 2) -> int:
-    print(f"{prefix}: {' '.join(message.split())}", file=sys.stderr)
+    print_error(f"{prefix}: {' '.join(message.split())}")
     return status
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from freqfusion_runtime.commands.json_output import add_json_argument, printer, write_json
+from freqfusion_runtime.commands.terminal import print_error
 from freqfusion_runtime.errors import FreqFusionError
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def execute(args: argparse.Namespace) -> int:
                 entries.append(_one(client, picture, names.get(picture), args))
             except FreqFusionError as e:
                 failures.append({"picture": str(picture), "error": str(e)})
-                print(f"freqfusion client: {picture}: {e}", file=sys.stderr)
+                print_error(f"freqfusion client: {picture}: {e}")
                 continue
             say(f"{picture} -> {entries[-1]['file']}  {entries[-1]['total_ms']:.1f} ms ({entries[-1]['timing']})")
     write_json(args.json, {"url": args.url, "pictures": entries, "failures": failures})

@@ -14,9 +14,10 @@ from freqfusion_runtime.agreement.reference_data import ReferenceData
 from freqfusion_runtime.building.report import path_lines, profile_lines
 from freqfusion_runtime.engines.plan_header import read_plan_header
 from freqfusion_runtime.engines.record import read_plan_manifest
+from freqfusion_runtime.errors import ManifestError
 from freqfusion_runtime.files import sha256_of
 from freqfusion_runtime.model_files.external_data import check_external_files, model_sha256
-from freqfusion_runtime.model_files.manifest import METADATA_KEY, Manifest, TensorSpec, sidecar_path
+from freqfusion_runtime.model_files.manifest import METADATA_KEY, Manifest, TensorSpec, read_sidecar, sidecar_path
 from freqfusion_runtime.model_files.onnx_facts import read_onnx_facts
 from freqfusion_runtime.model_files.onnx_nodes import DOMAIN
 from freqfusion_runtime.model_files.setting_table import setting_lines
@@ -164,10 +165,12 @@ def _beside(path: Path, sha256: str) -> str:
     if not sidecar.is_file():
         return "none"
     try:
-        told = json.loads(sidecar.read_text(encoding="utf-8")).get("sha256")
-    except (OSError, ValueError, AttributeError) as e:
-        return f"{sidecar.name} cannot be read: {e}"
-    return f"{sidecar.name}, of this file" if told == sha256 else f"{sidecar.name}, of ANOTHER file (sha256 {told})"
+        told = read_sidecar(sidecar, "Write it again.").get("sha256")
+    except ManifestError as e:
+        return str(e)
+    return (
+        f"{sidecar.name}, of this file" if told == sha256 else f"{sidecar.name}, of ANOTHER file (sha256 {told!s:.64})"
+    )
 
 
 def _as_json(manifest: Manifest | None) -> dict[str, Any] | None:

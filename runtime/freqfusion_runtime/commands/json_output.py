@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from importlib import metadata
 from typing import Any
 
+from freqfusion_runtime.commands.terminal import print_line
 from freqfusion_runtime.files import atomic_path, json_text
 
 DISTRIBUTION = "freqfusion-deploy"
@@ -30,7 +31,7 @@ def add_json_argument(parser: argparse.ArgumentParser) -> None:
 def printer(destination: str | None) -> Callable[[str], None]:
     """Chooses where a command's lines for people go, given its ``--json`` value: JSON on stdout must stand alone."""
     stream = sys.stderr if destination == "-" else sys.stdout
-    return lambda line: print(line, file=stream, flush=True)
+    return lambda line: print_line(line, stream)
 
 
 def write_json(destination: str | os.PathLike[str] | None, facts: Mapping[str, Any]) -> None:
@@ -45,7 +46,8 @@ def write_json(destination: str | os.PathLike[str] | None, facts: Mapping[str, A
         return
     text = json_text({**facts, "versions": {**versions(), **facts.get("versions", {})}}, indent=1)
     if destination == "-":
-        print(text, flush=True)
+        for line in text.split("\n"):
+            print_line(line)
         return
     with atomic_path(destination) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from freqfusion_runtime.commands.arguments import names, not_negative, share
 from freqfusion_runtime.commands.json_output import add_json_argument, printer, write_json
+from freqfusion_runtime.commands.terminal import print_error
 from freqfusion_runtime.errors import FreqFusionError, InputError
 
 if TYPE_CHECKING:
@@ -116,9 +117,9 @@ def execute(args: argparse.Namespace) -> int:
     if entries:
         say(_stage_table(entries))
     for failure in failures:
-        print(f"freqfusion run: {failure['error']}", file=sys.stderr)
+        print_error(f"freqfusion run: {failure['error']}")
     if failures:
-        print(f"freqfusion run: {len(failures)} of {len(pictures)} pictures could not be done", file=sys.stderr)
+        print_error(f"freqfusion run: {len(failures)} of {len(pictures)} pictures could not be done")
     facts = {"model": str(args.model), "model_sha256": model_sha256(args.model), **_engine(predictor), **options}
     write_json(args.json, {**facts, "pictures": entries, "failures": failures})
     return 1 if failures else 0

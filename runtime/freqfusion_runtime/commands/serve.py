@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from freqfusion_runtime.commands.arguments import not_negative, positive
+from freqfusion_runtime.commands.terminal import print_error, print_line
 from freqfusion_runtime.errors import FreqFusionError
 from freqfusion_runtime.serving.operation.listening import SOCKET_VARIABLE
 from freqfusion_runtime.serving.operation.settings import Settings
+from freqfusion_runtime.serving.operation.tls import check_tls_pair
 
 if TYPE_CHECKING:
     from freqfusion_runtime.serving.scheduling.registry import ModelSource
@@ -153,12 +155,12 @@ def execute(args: argparse.Namespace) -> int:
         scheme = "https" if settings.tls_certificate else "http"
         host = f"[{at.host}]" if ":" in at.host else at.host
         grpc = f", gRPC on {host}:{at.grpc_port}" if at.grpc_port is not None else ""
-        print(f"freqfusion serve: {scheme}://{host}:{at.port}/{grpc}", flush=True)
+        print_line(f"freqfusion serve: {scheme}://{host}:{at.port}/{grpc}")
 
     def on_ready(service: Service) -> None:
         for slot in service.registry.slots:
             label = f"{slot.source.name}:{slot.source.version}"
-            print(f"freqfusion serve: {label} {slot.problem or 'is ready'}", flush=True)
+            print_line(f"freqfusion serve: {label} {slot.problem or 'is ready'}")
 
     serve_until_stopped(sources, settings, on_listening=on_listening, on_ready=on_ready)
     return 0
@@ -173,7 +175,7 @@ def _run_on_ray(sources: Sequence[ModelSource], settings: Settings, args: argpar
         raise ServeError(f"--ray-replicas must be N or MIN:MAX, got {args.ray_replicas!r}. Correct it.") from e
 
     def on_ready(host: str, port: int) -> None:
-        print(f"freqfusion serve: http://{host}:{port}/ on Ray, {args.ray_replicas} replicas", flush=True)
+        print_line(f"freqfusion serve: http://{host}:{port}/ on Ray, {args.ray_replicas} replicas")
 
     options = RayOptions(min_replicas=low, max_replicas=high, address=args.ray_address)
     run_on_ray(sources, settings, options, on_ready=on_ready)
@@ -191,16 +193,15 @@ def settings_of(args: argparse.Namespace) -> Settings:
     for path in filter(None, (args.tls_certificate, args.tls_key)):
         if not path.is_file():
             raise ServeError(f"{path} does not exist. Name a PEM file.")
+    if args.tls_certificate is not None:
+        check_tls_pair(args.tls_certificate, args.tls_key)
     fields = {name: value for name, value in vars(args).items() if name in Settings.__dataclass_fields__}
     fields["allowed_hosts"] = tuple(args.allowed_hosts)
     if args.no_grpc:
         fields["grpc_port"] = None
     settings = Settings(**fields, api_key=_api_key(args.api_key_file))
     if settings.host not in ("127.0.0.1", "::1", "localhost") and settings.api_key is None:
-        print(
-            f"freqfusion serve: everyone who reaches {settings.host} can use this server; see --api-key-file",
-            file=sys.stderr,
-        )
+        print_error(f"freqfusion serve: everyone who reaches {settings.host} can use this server; see --api-key-file")
     return settings
 
 

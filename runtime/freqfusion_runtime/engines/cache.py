@@ -17,6 +17,8 @@ from typing import Any, BinaryIO
 from freqfusion_runtime.engines.errors import CacheLimitError
 from freqfusion_runtime.engines.flavours import Flavour
 from freqfusion_runtime.files import atomic_path, is_in_use, make_folder, mark_in_use, sha256_of, sha256_of_open
+from freqfusion_runtime.model_files.hostile_json import JsonError, read_json_file
+from freqfusion_runtime.model_files.manifest import LIMITS
 
 FOLDER_VARIABLE = "FREQFUSION_CACHE_DIR"
 LIMIT_VARIABLE = "FREQFUSION_CACHE_MB"
@@ -192,8 +194,8 @@ class EngineCache:
 
     def _record(self, path: Path) -> dict[str, Any] | None:
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            record = read_json_file(path, LIMITS)
+        except JsonError:
             return None
         is_whole = isinstance(record, dict) and all(
             isinstance(record.get(name), kind) for name, kind in (("parts", dict), ("sha256", str), ("record", dict))

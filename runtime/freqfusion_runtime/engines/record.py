@@ -14,10 +14,11 @@ from freqfusion_runtime.engines.errors import UntrustedPlanError, rebuild
 from freqfusion_runtime.engines.flavours import FlavourName
 from freqfusion_runtime.engines.options import BuildOptions
 from freqfusion_runtime.engines.plugin_library import PluginIdentity
-from freqfusion_runtime.engines.profiles import Profile, ShapeRange
+from freqfusion_runtime.engines.profiles import Profile
 from freqfusion_runtime.errors import ManifestError
 from freqfusion_runtime.files import sha256_of
-from freqfusion_runtime.model_files.manifest import Manifest, sidecar_path
+from freqfusion_runtime.model_files.manifest import Manifest, read_sidecar, sidecar_path
+from freqfusion_runtime.model_files.typed_records import RecordError, read_record
 from freqfusion_runtime.sessions.protocol import OperatorPath
 
 
@@ -88,28 +89,11 @@ class EngineRecord:
         Raises:
             ManifestError: If something is missing or of another kind.
         """
+        known = {field.name for field in fields(cls)}
         try:
-            rest = {name: values[name] for name in ("flavour", "tensorrt_version", "onnx_file", "onnx_sha256")}
-            if not all(isinstance(value, str) for value in rest.values()):
-                raise TypeError("names, versions and hashes must be texts")
-            profiles = tuple(
-                Profile({str(name): _shape_range(r) for name, r in profile["ranges"].items()})
-                for profile in values["profiles"]
-            )
-            return cls(
-                **rest,
-                gpu=None if values["gpu"] is None else GpuIdentity(**values["gpu"]),
-                plugin=None if values["plugin"] is None else PluginIdentity(**values["plugin"]),
-                profiles=profiles,
-                options=BuildOptions(**values["options"]),
-                operator_paths=tuple(OperatorPath(**path) for path in values["operator_paths"]),
-                build_s=float(values["build_s"]),
-                verified=None if values.get("verified") is None else Verification(**values["verified"]),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as e:
-            raise ManifestError(
-                f"{source}: what it says of the engine is damaged ({type(e).__name__}: {e}). Build the plan again."
-            ) from e
+            return read_record(cls, {k: v for k, v in values.items() if k in known}, "engine", defaults=True)
+        except RecordError as e:
+            raise ManifestError(f"{source}: what it says of the engine is damaged ({e}). Build the plan again.") from e
 
 
 @dataclass(frozen=True)
@@ -138,11 +122,8 @@ def read_plan_manifest(path: Path, trust: bool = False, with_engine: bool = True
     sidecar = sidecar_path(path)
     if not sidecar.is_file():
         raise ManifestError(f"{path} has no manifest: {sidecar} does not exist. Put it back, or build the plan again.")
-    try:
-        record = json.loads(sidecar.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise ManifestError(f"{sidecar} cannot be read: {e}. Build the plan again.") from e
-    if not isinstance(record, dict) or not isinstance(record.get("sha256"), str):
+    record = read_sidecar(sidecar, "Build the plan again.")
+    if not isinstance(record.get("sha256"), str):
         raise ManifestError(f"{sidecar} names no sha256 of its plan. Build the plan again.")
     if not trust and (found := sha256_of(path)) != record["sha256"]:
         raise UntrustedPlanError(
@@ -151,7 +132,7 @@ def read_plan_manifest(path: Path, trust: bool = False, with_engine: bool = True
             "comes from, `freqfusion run --trust`, or trust=True in Python, loads it all the same."
         )
     known = {field.name for field in fields(Manifest)}
-    manifest = Manifest.from_json(json.dumps({k: v for k, v in record.items() if k in known}), source=str(sidecar))
+    manifest = Manifest.from_record({k: v for k, v in record.items() if k in known}, source=str(sidecar))
     engine = record.get("engine") if with_engine else None
     return PlanManifest(
         manifest, EngineRecord.from_json(engine, sidecar) if isinstance(engine, dict) else None, record["sha256"]
@@ -162,8 +143,3 @@ def plan_sidecar(manifest: Manifest, engine: EngineRecord, sha256: str) -> str:
     """Words the manifest of a plan as JSON."""
     record = {**json.loads(manifest.to_json()), "engine": engine.as_json(), "sha256": sha256}
     return json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-
-
-def _shape_range(values: Mapping[str, Any]) -> ShapeRange:
-    shapes = [tuple(int(side) for side in values[name]) for name in ("min", "opt", "max")]
-    return ShapeRange(*shapes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from freqfusion_runtime.engines.runtime_cache import RuntimeCache
 from freqfusion_runtime.files import sha256_of
 from freqfusion_runtime.model_files.external_data import model_sha256
 from freqfusion_runtime.model_files.manifest import Manifest, TensorSpec
+from freqfusion_runtime.sessions.graph_check import check_graph
 from freqfusion_runtime.sessions.input_checks import check_inputs, check_sides
 from freqfusion_runtime.sessions.protocol import OperatorPath
 
@@ -76,7 +77,8 @@ class TensorRTSession:
         kernels = RuntimeCache(flavour, gpu, sha256_of(self._path)) if flavour.has_runtime_cache else None
         self._engine = LoadedEngine(flavour, _read_engine(self._path, flavour, self._record, library), kernels)
         self._label = f"{flavour.label} on {gpu.name}"
-        self._inputs, self._profiles = _inputs(self._engine), _profiles(self._engine)
+        self._inputs, self._profiles = _tensors(self._engine, self._engine.inputs), _profiles(self._engine)
+        check_graph(self._path, self._manifest, self._inputs, _tensors(self._engine, self._engine.outputs))
         self._pool: Pool[Lane] = Pool(lambda: Lane(self._engine, graphs), contexts, Lane.close)
 
     @property
@@ -188,7 +190,7 @@ def _read_engine(path: Path, flavour: Flavour, record: EngineRecord | None, libr
 
 def _put_weights_back(path: Path, flavour: Flavour, record: EngineRecord, engine: Any) -> None:
     onnx = path.parent / record.onnx_file
-    if not onnx.is_file() or model_sha256(onnx) != record.onnx_sha256:
+    if not os.path.isfile(onnx) or model_sha256(onnx) != record.onnx_sha256:
         raise CorruptPlanError(
             f"{path} was built without its weights, and {onnx} with sha256 {record.onnx_sha256[:12]}... is not there. "
             "Put the ONNX file it was built from beside it, or build it without --strip-weights."
@@ -199,10 +201,10 @@ def _put_weights_back(path: Path, flavour: Flavour, record: EngineRecord, engine
         raise EngineError(f"{path} could not be given the weights of {onnx}. Build it again without --strip-weights.")
 
 
-def _inputs(engine: LoadedEngine) -> tuple[TensorSpec, ...]:
+def _tensors(engine: LoadedEngine, names: Iterable[str]) -> tuple[TensorSpec, ...]:
     return tuple(
         TensorSpec(name, engine.dtypes[name], tuple("free" if side < 0 else side for side in engine.shape(name)))
-        for name in engine.inputs
+        for name in names
     )
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 import math
 import os
 from collections import defaultdict
@@ -14,9 +14,14 @@ from typing import Any
 
 from freqfusion_runtime.evaluation.account import Dropped
 from freqfusion_runtime.evaluation.errors import DatasetError
+from freqfusion_runtime.model_files.hostile_json import JsonError, JsonLimits, read_json_file
+from freqfusion_runtime.model_files.manifest import LONGEST_NAME, MOST_CLASSES
 from freqfusion_runtime.results.coco_format import Identity
 
 _NAMED = 5  # of a list in an error
+_MOST_PIXELS = 1 << 30  # run lengths are added up in 32 bits by who scores them
+# LVIS, the largest there is, has a gigabyte and 60 million numbers. Some tools write an area that is not a number.
+_LIMITS = JsonLimits(length=4 << 30, depth=64, fields=200_000_000, values=1_000_000_000, has_constants=True)
 _FLAGS = {0: False, 1: True, "0": False, "1": True}  # texts as some tools write numbers; "0" is true in Python
 
 
@@ -132,16 +137,27 @@ def read_annotation_file(
     _check_unique(path, "picture", [image.id for image in images])
     listed_ids = {image.id for image in images}
     images = images[:limit]
-    missing = [image.path.name for image in images if not image.path.is_file()]
+    missing = [image.path.name for image in images if not os.path.isfile(image.path)]
     if missing:
         raise DatasetError(
             f"{folder} lacks {len(missing)} of the {len(images)} pictures that {path.name} lists: {listed(missing)}. "
             "Name the folder that holds them, or evaluate the first N with --limit."
         )
+    if len(content["categories"]) > MOST_CLASSES:
+        raise DatasetError(
+            f"{path} lists {len(content['categories'])} categories, at most {MOST_CLASSES} can be told apart. "
+            "Name another file."
+        )
     categories = {}
     for entry in content["categories"]:
         identity = _identity(path, "a category", entry)
-        categories[identity] = {**entry, "name": _field(path, f"category {identity}", entry, "name", str)}
+        name = _field(path, f"category {identity}", entry, "name", str)
+        if len(name) > LONGEST_NAME:
+            raise DatasetError(
+                f"{path}: the name of a category has at most {LONGEST_NAME} characters, that of {identity!s:.40} has "
+                f"{len(name)}: {name[:40]!r}... Shorten it."
+            )
+        categories[identity] = {**entry, "name": name}
     _check_unique(path, "category", [entry["id"] for entry in content["categories"]])
     if not categories:
         raise DatasetError(f"{path} lists no categories. Name a file with at least one.")
@@ -191,18 +207,15 @@ def check_picture_size(annotations: AnnotationFile, image: AnnotatedImage, found
 
 def listed(names: Collection[Any]) -> str:
     """Words the first few of many."""
-    first = ", ".join(str(name) for name in list(names)[:_NAMED])
+    first = ", ".join(f"{name!s:.100}" for name in itertools.islice(names, _NAMED))
     return first + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as e:
-        reason = (e.strerror or str(e)).lower()
-        raise DatasetError(f"{path} cannot be read: {reason}. Name an annotation file.") from e
-    except ValueError as e:
-        raise DatasetError(f"{path} is no JSON ({e}). Get a whole copy of it.") from e
+        content = read_json_file(path, _LIMITS)
+    except JsonError as e:
+        raise DatasetError(f"{e.fact}. Name an annotation file, or get a whole copy of it.") from e
     keys = ("images", "categories", "annotations")
     lacking = [key for key in keys if not isinstance(content, dict) or not isinstance(content.get(key), list)]
     if lacking:
@@ -223,6 +236,11 @@ def _image(path: Path, entry: dict[str, Any], folder: Path) -> AnnotatedImage:
     whole = {key: int(value) for key, value in entry.items() if isinstance(value, float) and value.is_integer()}
     sizes = {**entry, **whole}  # 480.0 is a size, too
     height, width = (_field(path, f"picture {identity}", sizes, side, int) for side in ("height", "width"))
+    if not (height > 0 and width > 0 and height * width <= _MOST_PIXELS):
+        raise DatasetError(
+            f"{path}: picture {identity!s:.40} must have from 1 to {_MOST_PIXELS} pixels, got {width} x {height}. "
+            "Get a whole copy of it."
+        )
     return AnnotatedImage(identity, folder / name, height, width)
 
 

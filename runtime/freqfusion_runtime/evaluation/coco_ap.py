@@ -29,6 +29,7 @@ from freqfusion_runtime.results.run_lengths import checked_counts
 
 Kind = Literal["box", "mask"]
 _IOU_TYPES = {"box": "bbox", "mask": "segm"}
+_LONGEST_OUTLINE = 1_000_000  # pixels: the evaluation's native code makes room for each of them, unasked where they lie
 _METRICS = ("AP", "AP50", "AP75", "AP small", "AP medium", "AP large", "AR 1", "AR 10", "AR 100")
 
 
@@ -209,7 +210,13 @@ def _usable_mask(mask: Any, size: tuple[int, int]) -> tuple[Any, list[str]]:
 def _ring_fault(ring: Any) -> str | None:
     if not _numbers(ring, None) or len(ring) % 2:
         return f"a polygon must be a list of x and y in turn, got {ring!r:.60}"
-    return f"a polygon has fewer than 3 corners: {ring!r:.60}" if len(ring) < 6 else None
+    if len(ring) < 6:
+        return f"a polygon has fewer than 3 corners: {ring!r:.60}"
+    corners = np.array(ring, np.float64).reshape(-1, 2)
+    length = np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum()
+    if not (length <= _LONGEST_OUTLINE and np.abs(corners).max() <= _LONGEST_OUTLINE):
+        return f"a polygon's outline is {length:.0f} pixels long, more than {_LONGEST_OUTLINE}, or as far away"
+    return None
 
 
 def _area(box: Sequence[float], mask: Any, size: tuple[int, int]) -> tuple[float, str]:

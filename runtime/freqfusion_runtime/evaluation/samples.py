@@ -14,7 +14,9 @@ from PIL import Image, UnidentifiedImageError
 
 from freqfusion_runtime.evaluation.errors import DatasetError
 from freqfusion_runtime.evaluation.label_values import READINGS
+from freqfusion_runtime.pictures.reading import DAMAGE, MAX_PIXELS
 
+_WHOLE = "Get a whole copy of it."
 # The part that is scored where none is named, and those that a model is trained on.
 _VALIDATION, _TRAINING = ("validation", "val"), ("training", "train")
 
@@ -90,13 +92,18 @@ def read_labels(source: Path | BinaryIO, name: str = "") -> NDArray[np.uint8]:
     name = name or str(source)
     try:
         with Image.open(source, formats=("PNG",)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise DatasetError(
+                    f"{name} has {image.width} x {image.height} pixels, more than the limit of "
+                    f"{MAX_PIXELS / 1e6:.0f} megapixels. {_WHOLE}"
+                )
             if image.mode not in ("L", "P", "1"):
                 raise DatasetError(
                     f"{name} has mode {image.mode}; a label file holds one byte a pixel (mode L or P). Convert it."
                 )
             return np.array(image).astype(np.uint8)
-    except (UnidentifiedImageError, OSError, SyntaxError) as e:
-        raise DatasetError(f"{name} cannot be read as a PNG of labels: {e}. Get a whole copy of it.") from e
+    except (*DAMAGE, UnidentifiedImageError, Image.DecompressionBombError) as e:
+        raise DatasetError(f"{name} cannot be read as a PNG of labels: {e}. {_WHOLE}") from e
 
 
 def usual_part(place: Path, is_there: Callable[[str], bool]) -> str:

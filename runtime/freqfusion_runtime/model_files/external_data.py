@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from freqfusion_runtime.errors import ModelFileError
 from freqfusion_runtime.files import sha256_of
-from freqfusion_runtime.model_files.onnx_nodes import message_fields
+from freqfusion_runtime.model_files.onnx_nodes import MOST_NESTED, mapped_message, message_fields
 
 Stamp = tuple[tuple[int, int, int], ...]
 
@@ -60,7 +59,7 @@ def check_external_files(path: str | os.PathLike[str]) -> tuple[Path, ...]:
         ModelFileError: If one is missing, or outside the model's folder.
     """
     files = external_files(path)
-    missing = [file.relative_to(Path(path).parent).as_posix() for file in files if not file.is_file()]
+    missing = [file.relative_to(Path(path).parent).as_posix() for file in files if not os.path.isfile(file)]
     if missing:
         raise ModelFileError(
             f"{os.fspath(path)} keeps weights in {', '.join(missing)}, which is not beside it. "
@@ -102,23 +101,22 @@ def _stamp(path: Path) -> tuple[int, int, int]:
 def _locations(path: Path, stamp: tuple[int, int, int]) -> tuple[str, ...]:
     if not stamp[1]:
         return ()
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        whole = memoryview(data)
-        try:
+    try:
+        with mapped_message(path) as whole:
             return tuple(sorted(set(_within(whole, "model"))))
-        except (IndexError, ValueError):
-            return ()
-        finally:
-            whole.release()
+    except ValueError:
+        return ()
 
 
-def _within(message: memoryview, kind: str) -> Iterator[str]:
+def _within(message: memoryview, kind: str, depth: int = 0) -> Iterator[str]:
     if kind == "tensor":
         yield from _location(message)
         return
+    if depth > MOST_NESTED:
+        raise ValueError(f"it has graphs inside each other, more than {MOST_NESTED} deep")
     for number, content in message_fields(message):
         if number in _CHILDREN[kind] and isinstance(content, memoryview):
-            yield from _within(content, _CHILDREN[kind][number])
+            yield from _within(content, _CHILDREN[kind][number], depth + (kind == "graph"))
 
 
 def _location(tensor: memoryview) -> list[str]:

@@ -7,8 +7,11 @@ proportion to its length, and counted. Only then are objects made of it.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -54,12 +57,14 @@ class JsonLimits:
         depth: Of lists and objects inside each other.
         fields: Of all objects together.
         values: All of them, the lists and objects included.
+        has_constants: Whether ``NaN`` and ``Infinity`` are taken, which are no JSON and yet in many files.
     """
 
     length: int
     depth: int = 32
     fields: int = 100_000
     values: int = 5_000_000
+    has_constants: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,13 +148,37 @@ def read_json(
         return json.loads(
             text.decode(),
             object_pairs_hook=_once_each(name),
-            parse_constant=_no_constant,
+            parse_constant=None if limits.has_constants else _no_constant,
             parse_float=_finite if size.has_large_exponents else None,
         )
     except JsonError:
         raise
     except ValueError as e:
         raise JsonError(f"{name} cannot be read: {e}", "Correct it.") from e
+
+
+def read_json_file(path: str | os.PathLike[str], limits: JsonLimits) -> Any:
+    """Reads a file of JSON as :func:`read_json` does, no more of it than the limit, and no pipe or device.
+
+    Raises:
+        JsonError: As there; or if it is no file, or cannot be read.
+    """
+    name = os.fspath(path)
+    try:
+        with open(path, "rb", opener=_regular) as file:
+            text = file.read(limits.length + 1)
+    except OSError as e:
+        raise JsonError(f"{name} cannot be read: {(e.strerror or str(e)).lower()}", "Check it.") from e
+    return read_json(text, name, limits)
+
+
+def _regular(path: str, flags: int) -> int:
+    """Opens a file without waiting for whoever writes a pipe of that name."""
+    handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "it is no regular file")
+    return handle
 
 
 def _measure(plain: bytes, name: str) -> _Size:

@@ -6,18 +6,24 @@ from __future__ import annotations
 import json
 import math
 import os
-import types
-import typing
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from freqfusion_runtime.errors import ManifestError
 from freqfusion_runtime.files import atomic_path
 from freqfusion_runtime.model_files.external_data import model_sha256
+from freqfusion_runtime.model_files.hostile_json import JsonError, JsonLimits, read_json, read_json_file
+from freqfusion_runtime.model_files.typed_records import RecordError, read_record
 
 FORMAT_VERSION = 2
 METADATA_KEY = "freqfusion_manifest"  # in the ONNX model's metadata_props
+LIMITS = JsonLimits(length=32 << 20)
+"""Of its JSON; the largest manifest there can be, 65,536 classes with names of 200 characters, has half of that."""
+MOST_CLASSES = 1 << 16
+"""Label files have two bytes a pixel; the largest data sets with masks have some thousand classes."""
+LONGEST_NAME = 200
+"""Characters of a class's name."""
 
 Task = Literal["semantic_segmentation", "detection", "instance_segmentation", "panoptic_segmentation"]
 Interface = Literal["tensor", "image"]
@@ -183,8 +189,10 @@ class Manifest:
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
-        if self.num_classes < 1:
-            raise ManifestError(f"manifest: num_classes must be at least 1, got {self.num_classes}. {_REEXPORT}")
+        if not 1 <= self.num_classes <= MOST_CLASSES:
+            raise ManifestError(
+                f"manifest: num_classes must be from 1 to {MOST_CLASSES}, got {self.num_classes}. {_REEXPORT}"
+            )
         if (self.num_things is not None) != (self.task == "panoptic_segmentation"):
             raise ManifestError(
                 f"manifest: num_things must be given for panoptic_segmentation and for nothing else, "
@@ -201,6 +209,13 @@ class Manifest:
                     f"manifest: {name} must have {self.num_classes} entries (num_classes) or none, "
                     f"got {len(values)}. {_REEXPORT}"
                 )
+        if any(len(name) > LONGEST_NAME for name in self.classes):
+            place = next(i for i, name in enumerate(self.classes) if len(name) > LONGEST_NAME)
+            raise ManifestError(
+                f"manifest: the name of a class has at most {LONGEST_NAME} characters, that of class {place} has "
+                f"{len(self.classes[place])}: {self.classes[place][:40]!r}... Shorten it in the checkpoint, and export "
+                "that again."
+            )
         if any(not 0 <= level <= 255 for color in self.palette for level in color):
             raise ManifestError(f"manifest: palette must hold levels from 0 to 255. {_REEXPORT}")
         if not all(map(math.isfinite, self.preprocessing.mean)):
@@ -223,7 +238,9 @@ class Manifest:
 
     def to_json(self) -> str:
         """Writes the record as JSON with sorted keys, so that equal manifests are equal texts."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True, ensure_ascii=False)
+        text = json.dumps(asdict(self), indent=1, sort_keys=True, ensure_ascii=False)
+        # Half a character of UTF-16, which a pickle can hold and no file of text.
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
     @classmethod
     def from_json(cls, text: str, source: str = "manifest") -> Manifest:
@@ -237,23 +254,50 @@ class Manifest:
             ManifestError: If it is no JSON, of another format version, or a key is missing, unknown or of a wrong type.
         """
         try:
-            values = json.loads(text)
-        except ValueError as e:
-            raise ManifestError(f"{source}: is no JSON ({e}). {_REEXPORT}") from e
+            values = read_json(text, f"{source}: the manifest", LIMITS)
+        except JsonError as e:
+            raise ManifestError(f"{e.fact}. {_REEXPORT}") from e
+        return cls.from_record(values, source)
+
+    @classmethod
+    def from_record(cls, values: Any, source: str = "manifest") -> Manifest:
+        """Reads what :meth:`to_json` wrote and a reader of JSON has read; see :meth:`from_json`."""
         if not isinstance(values, dict):
             raise ManifestError(f"{source}: must be a JSON object, got {type(values).__name__}. {_REEXPORT}")
         version = values.get("format_version")
         if version != FORMAT_VERSION:
             raise ManifestError(
-                f"{source}: has manifest format {version!r}, this runtime reads {FORMAT_VERSION}. "
+                f"{source}: has manifest format {version!r:.40}, this runtime reads {FORMAT_VERSION}. "
                 "Install the freqfusion-deploy version that wrote it, or export the model again with this one."
             )
-        return typing.cast(Manifest, _read(cls, values, source))
+        try:
+            return read_record(cls, values, source)
+        except RecordError as e:
+            raise ManifestError(f"{e}. {_REEXPORT}") from e
 
 
 def sidecar_path(model: str | os.PathLike[str]) -> Path:
     """Names the manifest file that lies beside a model: ``net.onnx`` has ``net.json``."""
     return Path(model).with_suffix(".json")
+
+
+def read_sidecar(sidecar: Path, remedy: str) -> dict[str, Any]:
+    """Reads the record in a manifest file, whatever its keys.
+
+    Args:
+        sidecar: The file.
+        remedy: What to do where it cannot be read, as a sentence.
+
+    Raises:
+        ManifestError: If it cannot be read, or holds no JSON object.
+    """
+    try:
+        record = read_json_file(sidecar, LIMITS)
+    except JsonError as e:
+        raise ManifestError(f"{e.fact}. {remedy}") from e
+    if not isinstance(record, dict):
+        raise ManifestError(f"{sidecar} holds no JSON object but {type(record).__name__}. {remedy}")
+    return record
 
 
 def write_sidecar(model: str | os.PathLike[str], manifest: Manifest) -> Path:
@@ -266,50 +310,3 @@ def write_sidecar(model: str | os.PathLike[str], manifest: Manifest) -> Path:
 
 
 _REEXPORT = "Write the model again with `freqfusion export`."
-
-
-def _read(kind: Any, value: Any, where: str) -> Any:
-    """Turns parsed JSON into ``kind``: a dataclass, a tuple, dict, union or Literal of such, or a plain type."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if is_dataclass(kind) and isinstance(kind, type):
-        return _read_record(kind, value, where)
-    if origin is tuple and isinstance(value, list):
-        kinds = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
-        if len(kinds) == len(value):
-            return tuple(_read(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
-    elif origin is dict and isinstance(value, dict):
-        return {str(key): _read(arguments[1], v, f"{where}.{key}") for key, v in value.items()}
-    elif origin is Literal:
-        if value in arguments:
-            return value
-        raise ManifestError(f"{where}: must be one of {', '.join(arguments)}, got {value!r}. {_REEXPORT}")
-    elif origin is types.UnionType:
-        if type(value) in arguments:
-            return value
-        tuples = [part for part in arguments if typing.get_origin(part) is tuple]
-        if tuples and isinstance(value, list):
-            return _read(tuples[0], value, where)
-    elif kind is Any:
-        return value
-    elif kind is float and type(value) in (int, float):
-        return float(value)
-    elif type(value) is kind:
-        return value
-    wanted = getattr(kind, "__name__", str(kind)) if not arguments else str(kind).replace("typing.", "")
-    raise ManifestError(f"{where}: must be {wanted}, got {value!r:.60}. {_REEXPORT}")
-
-
-def _read_record(kind: type, value: Any, where: str) -> Any:
-    if not isinstance(value, dict):
-        raise ManifestError(f"{where}: must be an object, got {value!r:.60}. {_REEXPORT}")
-    hints = typing.get_type_hints(kind)
-    # Every key is written always, so a missing one means a damaged record, not a default; but for those added since.
-    names = [f.name for f in fields(kind)]
-    missing = sorted({f.name for f in fields(kind) if not f.metadata} - set(value))
-    unknown = sorted(set(value) - set(names))
-    if missing or unknown:
-        raise ManifestError(
-            f"{where}: missing keys: {', '.join(missing) or 'none'}; "
-            f"unknown keys: {', '.join(unknown) or 'none'}. {_REEXPORT}"
-        )
-    return kind(**{name: _read(hints[name], value[name], f"{where}.{name}") for name in names if name in value})

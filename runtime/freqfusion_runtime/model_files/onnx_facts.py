@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import mmap
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from freqfusion_runtime.errors import ModelFileError
 from freqfusion_runtime.model_files.manifest import METADATA_KEY, Manifest, TensorSpec
-from freqfusion_runtime.model_files.onnx_nodes import message_fields
+from freqfusion_runtime.model_files.onnx_nodes import MOST_NESTED, mapped_message, message_fields, signed, whole_numbers
 
 # Field numbers of onnx.proto.
 _MODEL = {"producer": 2, "producer_version": 3, "graph": 7, "opset": 8, "metadata": 14, "function": 25}
@@ -20,6 +20,7 @@ _GRAPH = {"node": 1, "initializer": 5, "input": 11, "output": 12}
 _NODE = {"output": 2, "name": 3, "op_type": 4, "attribute": 5, "domain": 7}
 _FUNCTION = {"name": 1, "node": 7, "opset": 9, "domain": 10}
 _SUBGRAPHS = (6, 11)  # of an attribute
+_MOST_DIMENSIONS = 64  # of a tensor; numpy takes no more
 
 # TensorProto.DataType
 DTYPES = {
@@ -113,13 +114,9 @@ def read_onnx_facts(path: str | os.PathLike[str]) -> OnnxFacts:
         reason = "is a folder" if path.is_dir() else "does not exist"
         raise ModelFileError(f"{path} {reason}. Name an ONNX file written by `freqfusion export`.")
     try:
-        with (
-            path.open("rb") as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-            memoryview(data) as whole,
-        ):
+        with mapped_message(path) as whole:
             facts = _model(whole)
-    except (IndexError, ValueError, UnicodeDecodeError) as e:
+    except ValueError as e:
         raise ModelFileError(f"{path} is no ONNX model ({e}). Write it again with `freqfusion export`.") from e
     if not facts.nodes:
         raise ModelFileError(f"{path} is no ONNX model: it has no nodes. Write it again with `freqfusion export`.")
@@ -148,7 +145,7 @@ def _model(message: memoryview) -> OnnxFacts:
 
 def _graph(message: memoryview, facts: OnnxFacts) -> None:
     initialisers = set()
-    inputs = []
+    inputs, outputs = [], []
     for number, part in _parts(message):
         if number == _GRAPH["node"]:
             facts.nodes += _nodes(part, "", facts.opsets)
@@ -159,11 +156,14 @@ def _graph(message: memoryview, facts: OnnxFacts) -> None:
         elif number == _GRAPH["input"]:
             inputs.append(_tensor(part))
         elif number == _GRAPH["output"]:
-            facts.outputs += (_tensor(part),)
+            outputs.append(_tensor(part))
+    facts.outputs += tuple(outputs)
     facts.inputs = tuple(spec for spec in inputs if spec.name not in initialisers)
 
 
-def _nodes(message: memoryview, function: str, opsets: dict[str, int]) -> Iterator[NodeFacts]:
+def _nodes(message: memoryview, function: str, opsets: dict[str, int], depth: int = 0) -> Iterator[NodeFacts]:
+    if depth > MOST_NESTED:
+        raise ValueError(f"it has graphs inside each other, more than {MOST_NESTED} deep")
     texts = _texts(message, (_NODE["output"], _NODE["name"], _NODE["op_type"], _NODE["domain"]))
     domain = texts.get(_NODE["domain"], "")
     name = texts.get(_NODE["name"]) or texts.get(_NODE["output"], "")
@@ -175,7 +175,7 @@ def _nodes(message: memoryview, function: str, opsets: dict[str, int]) -> Iterat
                 if kind in _SUBGRAPHS:
                     for inner, node in _parts(subgraph):
                         if inner == _GRAPH["node"]:
-                            yield from _nodes(node, function, opsets)
+                            yield from _nodes(node, function, opsets, depth + 1)
 
 
 def _tensor(message: memoryview) -> TensorSpec:
@@ -188,7 +188,7 @@ def _tensor(message: memoryview) -> TensorSpec:
             side: int | str = "?"
             for number, value in message_fields(dimension):
                 if number == 1 and isinstance(value, int):
-                    side = value
+                    side = signed(value)
                 elif number == 2 and isinstance(value, memoryview):
                     side = bytes(value).decode("utf-8")
             shape.append(side)
@@ -196,26 +196,18 @@ def _tensor(message: memoryview) -> TensorSpec:
 
 
 def _initialiser(message: memoryview) -> tuple[str, str, int]:
-    name, dtype, elements = "", "unknown", 1
+    name, dtype = "", "unknown"
+    dimensions: list[int] = []
     for number, value in message_fields(message):
         if number == 1:
-            elements *= value if isinstance(value, int) else _packed_product(value)
+            dimensions += whole_numbers(value)
+            if len(dimensions) > _MOST_DIMENSIONS or min(dimensions, default=0) < 0:
+                raise ValueError(f"it has a tensor of more than {_MOST_DIMENSIONS} dimensions, or of a negative one")
         elif number == 2 and isinstance(value, int):
             dtype = DTYPES.get(value, f"type {value}")
         elif number == 8 and isinstance(value, memoryview):
             name = bytes(value).decode("utf-8")
-    return name, dtype, elements
-
-
-def _packed_product(data: memoryview) -> int:
-    product, value, shift = 1, 0, 0
-    for byte in data:
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            product *= value
-            value = shift = 0
-    return product
+    return name, dtype, math.prod(dimensions)
 
 
 def _opsets(message: memoryview, field_number: int) -> dict[str, int]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 DOMAIN = "freqfusion"  # of our operators
@@ -17,6 +18,9 @@ _NODE_OUTPUT, _NODE_NAME, _NODE_OP_TYPE, _NODE_ATTRIBUTE, _NODE_DOMAIN = 2, 3, 4
 _ATTRIBUTE_NAME = 1
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # protobuf wire types
+_LONGEST_VARINT = 10  # bytes; seven bits each of 64
+MOST_NESTED = 32
+"""Graphs inside each other. Protobuf itself reads messages up to 100 deep, and a graph in a graph is three."""
 
 
 @dataclass(frozen=True)
@@ -42,20 +46,30 @@ def list_nodes(path: str | os.PathLike[str]) -> list[NodeEntry]:
     Raises:
         ValueError: If the file is not a protobuf message.
     """
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        whole = memoryview(data)
-        try:
-            return [
-                _node(node)
-                for field, graph in message_fields(whole)
-                if field == _MODEL_GRAPH and isinstance(graph, memoryview)
-                for number, node in message_fields(graph)
-                if number == _GRAPH_NODE and isinstance(node, memoryview)
-            ]
-        except IndexError as e:
-            raise ValueError(f"{os.fspath(path)!r} is not a protobuf message: it ends inside a field") from e
-        finally:
-            whole.release()
+    with mapped_message(path) as whole:
+        return [
+            _node(node)
+            for field, graph in message_fields(whole)
+            if field == _MODEL_GRAPH and isinstance(graph, memoryview)
+            for number, node in message_fields(graph)
+            if number == _GRAPH_NODE and isinstance(node, memoryview)
+        ]
+
+
+@contextmanager
+def mapped_message(path: str | os.PathLike[str]) -> Iterator[memoryview]:
+    """Maps a file for reading, as long as anything refers to it: an error's traceback does, and cannot be closed over.
+
+    Raises:
+        ValueError: If the file is empty, or the block finds that it ends inside a field.
+        OSError: If it cannot be read.
+    """
+    with open(path, "rb") as file:
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    try:
+        yield memoryview(data)
+    except IndexError as e:
+        raise ValueError("is not a protobuf message: it ends inside a field") from e
 
 
 def _node(message: memoryview) -> NodeEntry:
@@ -112,12 +126,31 @@ def message_fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]
             raise ValueError(f"is not a protobuf message: wire type {wire} at byte {at}")
 
 
+def whole_numbers(content: memoryview | int) -> Iterator[int]:
+    """Yields the numbers of a repeated field, which come one at a time or packed, as signed numbers of 64 bits.
+
+    Raises:
+        IndexError, ValueError: As :func:`message_fields`.
+    """
+    if isinstance(content, int):
+        yield signed(content)
+        return
+    at = 0
+    while at < len(content):
+        value, at = _varint(content, at)
+        yield signed(value)
+
+
+def signed(value: int) -> int:
+    """Reads a number as protobuf's int64: a negative one is written as 64 bits of two's complement."""
+    return value - (1 << 64) if value >> 63 else value
+
+
 def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = message[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
+    value = 0
+    for place in range(_LONGEST_VARINT):
+        byte = message[at + place]
+        value |= (byte & 0x7F) << 7 * place
         if byte < 0x80:
-            return value, at
-        shift += 7
+            return value & (1 << 64) - 1, at + place + 1
+    raise ValueError(f"is not a protobuf message: a number of more than {_LONGEST_VARINT} bytes at byte {at}")

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import shutil
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from typing import Literal
 
 from freqfusion_runtime.errors import ModelFileError
 from freqfusion_runtime.model_files.external_data import external_files
-from freqfusion_runtime.model_files.onnx_nodes import DOMAIN, message_fields
+from freqfusion_runtime.model_files.onnx_nodes import DOMAIN, mapped_message, message_fields
 
 STAGE_KEY = "freqfusion.stage"  # in a node's metadata: the module whose result it computes
 
@@ -56,11 +55,7 @@ def inner_values(path: str | os.PathLike[str]) -> list[InnerValue]:
     found: list[InnerValue] = []
     outputs: set[str] = set()
     try:
-        with (
-            open(path, "rb") as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-            memoryview(data) as whole,
-        ):
+        with mapped_message(path) as whole:
             for number, graph in message_fields(whole):
                 if number != _MODEL_GRAPH or not isinstance(graph, memoryview):
                     continue
@@ -69,7 +64,7 @@ def inner_values(path: str | os.PathLike[str]) -> list[InnerValue]:
                         found += _values_of(part)
                     elif field == _GRAPH_OUTPUT and isinstance(part, memoryview):
                         outputs |= set(_texts(part, 1))
-    except (OSError, ValueError, IndexError, UnicodeDecodeError) as e:
+    except (OSError, ValueError) as e:
         raise ModelFileError(f"{os.fspath(path)} is no ONNX model ({e}). Write it with `freqfusion export`.") from e
     return [value for value in found if value.tensor not in outputs]
 

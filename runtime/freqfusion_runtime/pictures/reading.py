@@ -49,8 +49,8 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 _JPEG_START, _JPEG_END, _JPEG_RESTARTS = b"\xff\xd8", b"\xff\xd9", b"\xff\xdd"
 _FILLERS = (b"", b"\x55" * 64, b"\xaa" * 64)
 
-# What Pillow's decoders raise on damaged data, beside OSError.
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError, OverflowError)
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError, OverflowError)
+"""What Pillow's decoders raise on damaged data."""
 
 
 def read_picture(picture: PictureLike, max_pixels: int = MAX_PIXELS) -> Picture:
@@ -74,9 +74,9 @@ def read_picture(picture: PictureLike, max_pixels: int = MAX_PIXELS) -> Picture:
         _check_size(picture, "the image", max_pixels)
         return by_mode(ImageOps.exif_transpose(picture), "the image")
     path = Path(picture)
-    if not path.is_file():
-        reason = f"is {kind_of(path.stat().st_mode)}" if path.exists() else "does not exist"
-        raise PictureError(f"{path} {reason}. Name a picture file.")
+    if not os.path.isfile(path):  # which says no of what is too long for a name, too
+        reason = kind_of(path.stat().st_mode) if os.path.exists(path) else ""
+        raise PictureError(f"{path} {f'is {reason}' if reason else 'does not exist'}. Name a picture file.")
     try:
         with path.open("rb") as file:  # Pillow, given a path, maps some files into memory and forgets to turn them
             return _open(file, str(path), max_pixels)
@@ -157,7 +157,7 @@ def is_picture(path: Path) -> bool:
             return True
     except Image.DecompressionBombError:
         return True  # and too large, which is said when it is read
-    except _DAMAGE:
+    except DAMAGE:
         return False
 
 
@@ -194,7 +194,7 @@ def _open(
         raise PictureError(
             f"{name} is not a picture in one of the formats {', '.join(_FORMATS)}. Convert it to JPEG or PNG."
         ) from e
-    except _DAMAGE as e:
+    except DAMAGE as e:
         if _start_of(file)[:2] == _JPEG_START and (picture := _without_end(file, whole)) is not None:
             return picture
         raise PictureError(f"{name} is damaged or truncated: {e}. Get a whole copy of it.") from e
@@ -227,7 +227,7 @@ def _without_end(file: BinaryIO, whole: Callable[[BinaryIO], Picture]) -> Pictur
         return None
     try:
         one, *others = (whole(io.BytesIO(data + filler + _JPEG_END)) for filler in _FILLERS)
-    except _DAMAGE:
+    except DAMAGE:
         return None
     return one if all(np.array_equal(one, other) for other in others) else None
 

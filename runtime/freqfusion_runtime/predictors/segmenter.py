@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from freqfusion_runtime.errors import ModelFileError, NetworkOutputError
@@ -17,7 +16,7 @@ from freqfusion_runtime.model_files.classes.class_table import class_colors, cla
 from freqfusion_runtime.pictures.preparation import prepare
 from freqfusion_runtime.pictures.reading import MAX_PIXELS, Picture, PictureLike, read_picture
 from freqfusion_runtime.predictors.opening import open_session
-from freqfusion_runtime.results.labels import labels_of_picture
+from freqfusion_runtime.results.labels import checked_labels, labels_of_picture
 from freqfusion_runtime.results.segmentation import Segmentation
 from freqfusion_runtime.sessions.protocol import Kernels, Provider, Session
 
@@ -106,9 +105,10 @@ class Segmenter:
                 "Write the model again with `freqfusion export`."
             )
         with timed(timings, "postprocess"):
-            smallest = np.uint8 if manifest.num_classes <= 256 else np.int32
-            result: NDArray[Any] = labels[0].astype(smallest, copy=False)
-            return result
+            try:
+                return checked_labels(labels[0], manifest.num_classes)
+            except NetworkOutputError as e:
+                raise NetworkOutputError(f"{self.session.path}: {e}") from e
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +15,7 @@ from freqfusion_runtime.pictures.sizes import keep_ratio_size, network_size
 # Output pixels per side of a tile. A tile keeps only the classes that can win in it; larger tiles keep more of them,
 # smaller ones cost more calls.
 _TILE = 32
+_REEXPORT = "Write the model again with `freqfusion export`."
 
 
 def labels_from_scores(
@@ -78,6 +81,29 @@ def labels_of_picture(
     """Makes the label map of a picture that was prepared by ``plan``; see :func:`labels_from_scores`."""
     kept = keep_ratio_size(*picture_size, plan) if plan.size_fit == "pad" else None
     return labels_from_scores(scores, network_size(*picture_size, plan), picture_size, kept)
+
+
+def checked_labels(labels: NDArray[Any], num_classes: int) -> NDArray[Any]:
+    """Makes sure that labels which a network made itself are classes of its manifest, and narrows their type.
+
+    Args:
+        labels: ``(H, W)``, any integer dtype.
+        num_classes: K.
+
+    Returns:
+        ``(H, W)``, uint8 for up to 256 classes, else int32.
+
+    Raises:
+        NetworkOutputError: If a label is not from 0 to K - 1, or the labels are no whole numbers.
+    """
+    if labels.dtype.kind not in "iu":
+        raise NetworkOutputError(f"the labels are {labels.dtype}, expected whole numbers. {_REEXPORT}")
+    if labels.size and (labels.min() < 0 or labels.max() >= num_classes):
+        raise NetworkOutputError(
+            f"the labels go from {labels.min()} to {labels.max()}, and the manifest has {num_classes} classes. "
+            f"{_REEXPORT}"
+        )
+    return labels.astype(np.uint8 if num_classes <= 256 else np.int32, copy=False)
 
 
 def resize_matrix(source: int, between: int, target: int, kept: int | None = None) -> NDArray[np.float32]:

@@ -6,14 +6,13 @@ Written on protobuf's wire format: a machine that only runs models has no onnx p
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from freqfusion_runtime.model_files.external_data import external_files
-from freqfusion_runtime.model_files.onnx_nodes import DOMAIN, message_fields, messages
+from freqfusion_runtime.model_files.onnx_nodes import DOMAIN, mapped_message, message_fields, messages, whole_numbers
 
 OPERATOR = "Convolve3x3"
 MIN_CHANNELS = 128
@@ -58,25 +57,19 @@ def with_fast_convolutions(path: str | os.PathLike[str]) -> bytes | None:
     """
     if external_files(path):
         return None
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        whole = memoryview(data)
-        try:
-            if not _imports_domain(whole):
-                return None
-            parts: list[bytes] = []
-            for number, content in message_fields(whole):
-                if number == _MODEL_GRAPH and isinstance(content, memoryview):
-                    graph = _rewrite(content)
-                    if graph is None:
-                        return None
-                    parts += [_header(number, sum(map(len, graph))), *graph]
-                else:
-                    parts.append(_field(number, content))
-            return b"".join(parts)
-        except IndexError as e:
-            raise ValueError(f"{os.fspath(path)!r} is not a protobuf message: it ends inside a field") from e
-        finally:
-            whole.release()
+    with mapped_message(path) as whole:
+        if not _imports_domain(whole):
+            return None
+        parts: list[bytes] = []
+        for number, content in message_fields(whole):
+            if number == _MODEL_GRAPH and isinstance(content, memoryview):
+                graph = _rewrite(content)
+                if graph is None:
+                    return None
+                parts += [_header(number, sum(map(len, graph))), *graph]
+            else:
+                parts.append(_field(number, content))
+        return b"".join(parts)
 
 
 def _imports_domain(model: memoryview) -> bool:
@@ -132,7 +125,7 @@ def _fp32_shapes(graph: memoryview) -> Iterator[tuple[bytes, list[int]]]:
         name, dtype = b"", 0
         for number, content in message_fields(tensor):
             if number == _TENSOR_DIMS:
-                dims += _whole_numbers(content)
+                dims += whole_numbers(content)
             elif number == _TENSOR_DTYPE and isinstance(content, int):
                 dtype = content
             elif number == _TENSOR_NAME and isinstance(content, memoryview):
@@ -175,7 +168,7 @@ def _read_attribute(attribute: memoryview) -> tuple[str, list[int] | None]:
         if number == _ATTRIBUTE_NAME and isinstance(content, memoryview):
             name = bytes(content).decode("utf-8", "replace")
         elif number in (_ATTRIBUTE_INT, _ATTRIBUTE_INTS):
-            values += _whole_numbers(content)
+            values += whole_numbers(content)
         elif number == _ATTRIBUTE_TEXT and isinstance(content, memoryview):
             other |= bytes(content) != b"NOTSET"
         elif number == _ATTRIBUTE_GRAPH:
@@ -190,20 +183,6 @@ def _write(node: _Node, output: bytes, relu: bool) -> bytes:
     content += _field(_NODE_OUTPUT, output) + _field(_NODE_NAME, node.name)
     content += _field(_NODE_OP_TYPE, OPERATOR.encode()) + _field(_NODE_ATTRIBUTE, attribute)
     return _field(_GRAPH_NODE, content + _field(_NODE_DOMAIN, DOMAIN.encode()))
-
-
-def _whole_numbers(content: memoryview | int) -> list[int]:
-    """Of a repeated field, which is one number at a time or packed."""
-    if isinstance(content, int):
-        return [content]
-    numbers, value, shift = list[int](), 0, 0
-    for byte in content:
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            numbers.append(value)
-            value = shift = 0
-    return numbers
 
 
 def _field(number: int, content: memoryview | bytes | int) -> bytes:

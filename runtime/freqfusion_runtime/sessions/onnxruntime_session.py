@@ -14,12 +14,19 @@ from typing import Any
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from freqfusion_runtime.errors import KernelLibraryError, ModelFileError, NetworkOutputError, ProviderError
+from freqfusion_runtime.errors import (
+    KernelLibraryError,
+    ModelFileError,
+    NetworkOutputError,
+    ProviderError,
+)
 from freqfusion_runtime.files import kind_of
 from freqfusion_runtime.model_files.external_data import check_external_files
-from freqfusion_runtime.model_files.manifest import METADATA_KEY, Manifest, TensorSpec
+from freqfusion_runtime.model_files.manifest import METADATA_KEY, Manifest
+from freqfusion_runtime.model_files.onnx_growth import check_growth
 from freqfusion_runtime.model_files.onnx_nodes import DOMAIN, NodeEntry, list_nodes
 from freqfusion_runtime.sessions.fast_convolutions import with_fast_convolutions
+from freqfusion_runtime.sessions.graph_check import check_graph, tensors_of
 from freqfusion_runtime.sessions.input_checks import check_inputs, check_sides
 from freqfusion_runtime.sessions.kernel_library import (
     BODIES_INSTEAD,
@@ -31,18 +38,10 @@ from freqfusion_runtime.sessions.kernel_library import (
 from freqfusion_runtime.sessions.protocol import Kernels, OperatorPath, Provider
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_DTYPES = {
-    "tensor(float)": "float32",
-    "tensor(float16)": "float16",
-    "tensor(double)": "float64",
-    "tensor(uint8)": "uint8",
-    "tensor(int32)": "int32",
-    "tensor(int64)": "int64",
-}
+_NOTHING = 4  # ONNX Runtime's log goes to the terminal with names from the file as they are; its errors say the same
 _ARENAS = {"cpu": "cpu:0", "cuda": "cpu:0;gpu:0"}
 # Of a run's inputs. To reserve memory anew costs a run 4 %, and these are larger than pictures usually are.
 _LARGE_BYTES = 16 << 20
-_ERRORS_ONLY = 3
 _ORT_FORMAT = b"ORTM"  # from the fifth byte on
 
 
@@ -54,11 +53,12 @@ class OnnxRuntimeSession:
     ) -> None:
         self._path = Path(path)
         _check_file(self._path)
+        check_growth(self._path)
         if external := check_external_files(self._path):
             _warn_of(self._path, external)
         wanted = _provider_name(provider)
         options = ort.SessionOptions()
-        options.log_severity_level = _ERRORS_ONLY
+        options.log_severity_level = _NOTHING
         options.intra_op_num_threads = threads
         nodes = _nodes(self._path)
         self.kernel_library = _register_kernels(options, kernels, self._path, nodes)
@@ -66,7 +66,14 @@ class OnnxRuntimeSession:
         self._session.disable_fallback()
         self._was_large, self._giving_back = False, ort.RunOptions()
         self._giving_back.add_run_config_entry("memory.enable_memory_arena_shrinkage", _ARENAS[provider])
-        self._manifest = self._read_manifest()
+        try:
+            self._inputs = tensors_of(self._session.get_inputs())
+            self._manifest = self._read_manifest()
+        except UnicodeDecodeError as e:
+            raise ModelFileError(
+                f"{self._path} has a name or a text that is not UTF-8 ({e.reason} at byte {e.start} of it). "
+                "Write the model again with `freqfusion export`."
+            ) from e
         if self._manifest.precision == "fp8":
             raise ModelFileError(
                 f"{self._path} is fp8, which ONNX Runtime computes wrongly: with its optimisations on, 1.32's logits "
@@ -187,21 +194,11 @@ class OnnxRuntimeSession:
                 f"(metadata key {METADATA_KEY!r}). Use a file written by `freqfusion export`."
             )
         manifest = Manifest.from_json(metadata[METADATA_KEY], source=str(self._path))
-        named = {tensor.name for tensor in manifest.inputs}
-        found = {tensor.name for tensor in self._session.get_inputs()}
-        if named != found:
-            raise ModelFileError(
-                f"{self._path}: the manifest names the inputs {sorted(named)}, the graph has {sorted(found)}. "
-                "Write the model again with `freqfusion export`."
-            )
+        check_graph(self._path, manifest, self._inputs, tensors_of(self._session.get_outputs()))
         return manifest
 
     def _check_inputs(self, inputs: Mapping[str, NDArray[Any]]) -> None:
-        wanted = [
-            TensorSpec(tensor.name, _DTYPES.get(tensor.type, tensor.type), tuple(tensor.shape))
-            for tensor in self._session.get_inputs()
-        ]
-        check_inputs(self._path, wanted, inputs)
+        check_inputs(self._path, self._inputs, inputs)
         check_sides(self._manifest, inputs[self._manifest.inputs[0].name].shape)
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pytest
+from freqfusion.configs.findings import shown
 from freqfusion.configs.reader import MAX_CHARACTERS, Unread, read_config, read_config_file
 
 
@@ -117,3 +118,34 @@ def assert_matches(text, patterns):
     import re
 
     assert re.search(patterns, text), text
+
+
+def test_lines_that_copy_what_is_large_come_to_an_end():
+    text = "a = [0] * 100000\n" + "\n".join(f"b{number} = a + []" for number in range(2000))
+    assert "have more than 5000000 items in all" in read_config(text).problem
+    text = "a = 'x' * 100000\n" + "\n".join(f"b{number} = a[1:]" for number in range(2000))
+    assert "have more than 5000000 items in all" in read_config(text).problem
+
+
+def test_lists_that_hold_each_other_or_themselves_are_shown_in_a_line():
+    doubled = "\n".join(
+        ["a0 = [0] * 9", *[f"a{n + 1} = [a{n}, a{n}]" for n in range(80)], "x = {'a': 1, **{'b': a80}}"]
+    )
+    assert len(shown(read_config(doubled).values["x"])) == 80
+    assert "nested more than 200 deep" in read_config("a = []\na.append(a)").problem
+    deep = "\n".join(["a0 = []", *[f"a{n + 1} = [a{n}]" for n in range(5000)]])
+    assert "nested more than 200 deep" in read_config(deep).problem
+
+
+def test_a_pickled_config_that_would_be_copied_without_end_is_said():
+    value: list = []
+    for _ in range(60):
+        value = [value, value]
+    assert "has more than 1000000 parts, those that are shared counted each time" in read_config({"a": value}).problem
+
+
+def test_a_base_that_is_no_name_of_a_file_is_missing(tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text(f"_base_ = ['a\\x00b', '{'x' * 5000}']\nx = 1")
+    config = read_config_file(path)
+    assert (len(config.bases), config.values) == (2, {"x": 1})

@@ -361,7 +361,7 @@ def test_missing_files_are_named(coco_set, tmp_path):
     (tmp_path / "text.json").write_text("{")
     for path, pictures, message in [
         (tmp_path / "gone.json", coco_set.pictures, "cannot be read: no such file"),
-        (tmp_path / "text.json", coco_set.pictures, "text.json is no JSON"),
+        (tmp_path / "text.json", coco_set.pictures, "text.json cannot be read: Expecting property name"),
         (coco_set.instances, tmp_path / "gone", "gone is no folder"),
     ]:
         with pytest.raises(DatasetError, match=message):

@@ -10,6 +10,7 @@ from freqfusion_runtime.errors import NetworkOutputError, OutputError, PictureTo
 from freqfusion_runtime.model_files.classes import ade20k
 from freqfusion_runtime.model_files.classes.class_table import class_colors, class_names
 from freqfusion_runtime.pictures.preparation import prepare
+from freqfusion_runtime.sessions import onnxruntime_session
 from PIL import Image
 from small_models import (
     BIAS,
@@ -109,11 +110,27 @@ def test_the_pixel_limit_is_the_callers(tmp_path):
         segmenter.predict(PHOTO)
 
 
-def test_scores_of_another_class_count_are_refused(tmp_path):
+@pytest.fixture
+def graph_without_sides(monkeypatch):
+    """As an engine opens it that does not tell the sides of its outputs: only the answer shows them."""
+    monkeypatch.setattr(onnxruntime_session, "check_graph", lambda *_: None)
+
+
+def test_scores_of_another_class_count_are_refused(tmp_path, graph_without_sides):
     manifest = tensor_manifest(num_classes=5, classes=(), palette=())
     segmenter = freqfusion_runtime.load(write_tensor_model(tmp_path / "net.onnx", manifest))
     with pytest.raises(NetworkOutputError, match=r"scores must have shape \(1, 5, h, w\), got \(1, 4, 64, 80\)"):
         segmenter.predict(PHOTO)
+
+
+def test_a_label_that_the_manifest_has_no_class_for_is_refused(tmp_path):
+    manifest = image_manifest(num_classes=2, classes=(), palette=())
+    segmenter = freqfusion_runtime.load(write_image_model(tmp_path / "net.onnx", manifest))
+    picture = np.array([[[255, 255, 255], [255, 0, 0]]], np.uint8)
+    with pytest.raises(
+        NetworkOutputError, match=r"net\.onnx: the labels go from 0 to 3, and the manifest has 2 classes"
+    ):
+        segmenter.predict(picture)
 
 
 def test_a_label_map_of_another_size_is_refused(tmp_path):

@@ -127,6 +127,17 @@ def test_as_many_nodes_run_as_kernels_as_were_made():
     ]
 
 
+def test_names_that_are_no_text_are_refused(tmp_path):
+    path = write_tensor_model(tmp_path / "net.onnx")
+    whole = path.read_bytes()
+    for name in (b"means", b"freqfusion_manifest", b"height"):  # of a value, of the metadata, and of a side
+        path.write_bytes(whole.replace(name, b"\xff" + name[1:]))
+        with pytest.raises(
+            ModelFileError, match=r"net\.onnx (is no ONNX model \('utf-8' codec|has a name or a text that is)"
+        ):
+            open_session(path)
+
+
 def test_nodes_are_listed_as_onnx_lists_them(tmp_path):
     onnx = pytest.importorskip("onnx")
     path = write_tensor_model(tmp_path / "net.onnx", operator="Echo")
@@ -187,13 +198,18 @@ def test_a_file_in_onnxruntimes_own_format_is_named(tmp_path):
         open_session(tmp_path / "net.ort")
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"\x00" * 500, lambda b: b"<html>" * 99])
-def test_a_corrupt_file_is_named(tmp_path, damage):
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda b: b[: len(b) // 2], r"\(is not a protobuf message: it ends inside a field\)\. Write it again"),
+        (lambda b: b"\x00" * 500, r"that this ONNX Runtime .* can load: .*Write it"),
+        (lambda b: b"<html>" * 99, r"\(is not a protobuf message: wire type .*\)\. Write it again"),
+    ],
+)
+def test_a_corrupt_file_is_named(tmp_path, damage, reason):
     path = write_tensor_model(tmp_path / "net.onnx")
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(
-        ModelFileError, match=r"net\.onnx is no ONNX model that this ONNX Runtime .* can load: .*Write it"
-    ):
+    with pytest.raises(ModelFileError, match=rf"net\.onnx is no ONNX model {reason}"):
         open_session(path)
 
 

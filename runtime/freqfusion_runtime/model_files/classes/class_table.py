@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+from freqfusion_runtime.files import printable
 from freqfusion_runtime.model_files.classes import ade20k, coco
 from freqfusion_runtime.model_files.manifest import Manifest
 
@@ -12,9 +13,9 @@ Color: TypeAlias = tuple[int, int, int]  # red, green, blue
 
 
 def class_names(manifest: Manifest) -> tuple[str, ...]:
-    """Names the classes: the checkpoint's own names, else the benchmark's, else their numbers."""
+    """Names the classes: the checkpoint's own names, else the benchmark's, else their numbers; each is one line."""
     if manifest.classes:
-        return tuple(name.strip() for name in manifest.classes)
+        return tuple(printable(name.strip()) for name in manifest.classes)
     names, _ = _benchmark(manifest)
     return names or tuple(f"class {label}" for label in range(manifest.num_classes))
 

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from freqfusion_runtime.files import printable
 from freqfusion_runtime.serving.operation.listening import SOCKET_VARIABLE, listen
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
@@ -84,7 +85,7 @@ class _Supervisor:
 
 
 def _say(text: str) -> None:
-    print(f"freqfusion serve: {text}", file=sys.stderr, flush=True)
+    print(f"freqfusion serve: {printable(text)}", file=sys.stderr, flush=True)
 
 
 def _name(status: int) -> str:

@@ -19,7 +19,7 @@ from freqfusion_runtime.errors import NetworkOutputError, PictureError, PictureT
 from freqfusion_runtime.pictures.preparation import prepare
 from freqfusion_runtime.pictures.reading import Picture, read_picture_bytes
 from freqfusion_runtime.pictures.sizes import network_size
-from freqfusion_runtime.results.labels import labels_of_picture
+from freqfusion_runtime.results.labels import checked_labels, labels_of_picture
 from freqfusion_runtime.results.segmentation import Segmentation
 from freqfusion_runtime.serving.operation.errors import BadPictureError, ModelFailedError, TooLargeError
 from freqfusion_runtime.serving.operation.stages import Stages
@@ -244,10 +244,12 @@ def _labels(
     if tensor:
         holding.add(2 * result.nbytes)  # in another order, and whether each is finite
     try:
-        labels = labels_of_picture(result[0], size, manifest.preprocessing) if tensor else result[0]
+        labels: NDArray[Any] = (
+            labels_of_picture(result[0], size, manifest.preprocessing)
+            if tensor
+            else checked_labels(result[0], manifest.num_classes)
+        )
     except NetworkOutputError as e:
         raise ModelFailedError(f"model {model.source.name!r} failed: {e}") from e
-    smallest = np.uint8 if manifest.num_classes <= 256 else np.int32
-    labels = labels.astype(smallest, copy=False)
     stages.add("postprocess", (time.perf_counter() - start) * 1e3)
     return labels

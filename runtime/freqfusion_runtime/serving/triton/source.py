@@ -12,16 +12,9 @@ from freqfusion_runtime.engines.record import read_plan_manifest
 from freqfusion_runtime.errors import ManifestError, ModelFileError
 from freqfusion_runtime.files import sha256_of
 from freqfusion_runtime.model_files.manifest import METADATA_KEY, Manifest, TensorSpec
+from freqfusion_runtime.model_files.onnx_growth import check_growth
+from freqfusion_runtime.sessions.graph_check import check_graph, tensors_of
 from freqfusion_runtime.sessions.protocol import PLAN_SUFFIXES
-
-_ORT_DTYPES = {
-    "tensor(bool)": "bool",
-    "tensor(float)": "float32",
-    "tensor(float16)": "float16",
-    "tensor(bfloat16)": "bfloat16",
-    "tensor(double)": "float64",
-    **{f"tensor({sign}int{bits})": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
-}
 
 
 @dataclass(frozen=True)
@@ -85,7 +78,7 @@ def _session(path: Path, library: Path | None) -> Any:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # which is to say nothing: its exceptions do
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         if library is not None:
@@ -96,33 +89,27 @@ def _session(path: Path, library: Path | None) -> Any:
 
 
 def _open_onnx(path: Path) -> tuple[Manifest, tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    check_growth(path)
     session = _session(path, None)
-    metadata = session.get_modelmeta().custom_metadata_map
+    try:
+        metadata = session.get_modelmeta().custom_metadata_map
+        inputs, outputs = tensors_of(session.get_inputs()), tensors_of(session.get_outputs())
+    except UnicodeDecodeError as e:
+        raise ModelFileError(f"{path} has a name that is not UTF-8. Write it again with `freqfusion export`.") from e
     if METADATA_KEY not in metadata:
         raise ManifestError(
             f"{path} has no FreqFusion manifest (metadata key {METADATA_KEY!r}). "
             "Use a file written by `freqfusion export`."
         )
     manifest = Manifest.from_json(metadata[METADATA_KEY], source=str(path))
-    inputs, outputs = _tensors(session.get_inputs()), _tensors(session.get_outputs())
     for found, told in ((inputs, manifest.inputs), (outputs, manifest.outputs)):
         if [(t.name, t.dtype, len(t.shape)) for t in found] != [(t.name, t.dtype, len(t.shape)) for t in told]:
             raise ManifestError(
                 f"{path}: the manifest tells of {_words(told)}, the graph has {_words(found)}. "
                 "Write the model again with `freqfusion export`."
             )
+    check_graph(path, manifest, inputs, outputs)
     return manifest, inputs, outputs
-
-
-def _tensors(nodes: Any) -> tuple[TensorSpec, ...]:
-    return tuple(
-        TensorSpec(
-            node.name,
-            _ORT_DTYPES.get(node.type, node.type),
-            tuple(side if isinstance(side, int) and side > 0 else str(side or "free") for side in node.shape),
-        )
-        for node in nodes
-    )
 
 
 def _words(specs: tuple[TensorSpec, ...]) -> str:
