@@ -243,8 +243,8 @@ def check_attention(library: Library, sizes: tuple[int, ...], variant: Variant) 
     shape = DeformableAttentionShape.of(*sizes)
     launch(library, lambda *p: library.call("deformable_attention", shape, form, *p), tensors, variant.at_page_end)
     expected = references.deformable_attention(value.double(), offsets.double(), logits.double(), sizes[4:])
-    # fp32 positions are off by five roundings of the level's side and the offset, and values change by at most 2 max |x|
-    # from pixel to pixel, on two axes; exp by that of its argument; sums by one for each of four pixels of a place.
+    # fp32 positions are off by five roundings of the level's side and the offset, and values change by at most twice
+    # the largest from pixel to pixel, on two axes; exp by that of its argument; sums by one for each pixel of a place.
     largest = float(value.abs().max()) if value.numel() else 0.0
     position = (max(sizes[4:]) + float(offsets.abs().max() if offsets.numel() else 0.0)) * 5 * 2.0**-24
     sums = (4 * logits.shape[3] + 64) * 2.0**-24

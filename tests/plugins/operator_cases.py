@@ -143,8 +143,8 @@ def labelling(n: int, c: int, h: int, w: int, sizes: Sequence[int], align_corner
 
 
 def attention(n: int, heads: int, channels: int, points: int, sizes: Sequence[int]) -> Case:
-    # Values in [0, 1) change by at most 1 per pixel and axis; positions are off by three units of the level's side, from
-    # the centre, the ratio of the levels and the offset. Softmax as in `reassembly`.
+    # Values in [0, 1) change by at most 1 per pixel and axis; positions are off by three units of the level's side,
+    # from the centre, the ratio of the levels and the offset. Softmax as in `reassembly`.
     tokens = sum(h * w for h, w in zip(sizes[::2], sizes[1::2], strict=True))
     places = len(sizes) // 2 * points
     shapes = ((n, tokens, heads, channels), (n, tokens, heads, 2 * places), (n, tokens, heads, places))

@@ -208,7 +208,7 @@ def test_bad_attributes_are_refused_when_the_session_is_made(operator, wrong, re
             "QueryArgmax",
             [(1, 3, 4, 4), (1, 3, 4, 1)],
             (8,) * 6,
-            r"three dimensions \(N, Q, C \+ 1\), got \(1, 3, 4, 1\)",
+            r"three dimensions .*got \(1, 3, 4, 1\)",
         ),
         ("QueryArgmax", [(1, 3, 4, 4), (1, 2, 4)], (8,) * 6, r"freqfusion::QueryArgmax: .*classes"),
         ("QueryArgmax", [(1, 3, 4, 4), (1, 3, 1)], (8,) * 6, r"freqfusion::QueryArgmax: .*at least one class"),
