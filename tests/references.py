@@ -80,6 +80,30 @@ def offset_resample(x: Array, offsets: Array, groups: int) -> Array:
     return out
 
 
+def deformable_attention(value: Array, offsets: Array, logits: Array, sizes: Sequence[int]) -> Array:
+    """Each pixel of a pyramid, one level after the other, gathers bilinearly from its own places on every level."""
+    n, tokens, heads, dim = value.shape
+    levels = list(zip(sizes[::2], sizes[1::2], strict=True))
+    places = [(y, x, h, w) for h, w in levels for y in range(h) for x in range(w)]
+    starts = np.cumsum([0, *(h * w for h, w in levels)])
+    weights = np.exp(logits - logits.max(axis=3, keepdims=True, initial=-np.inf))
+    points = logits.shape[3] // len(levels)
+    weights = (weights / weights.sum(axis=3, keepdims=True)).reshape(n, tokens, heads, len(levels), points)
+    moves = offsets.reshape(*weights.shape, 2)
+    out = np.zeros((n, tokens, heads, dim))
+    for b, t, m, level, p in np.ndindex(weights.shape):
+        row, column, own_h, own_w = places[t]
+        h, w = levels[level]
+        x = (column + 0.5) / own_w * w + moves[b, t, m, level, p, 0] - 0.5
+        y = (row + 0.5) / own_h * h + moves[b, t, m, level, p, 1] - 0.5
+        left, top = math.floor(x), math.floor(y)
+        for i, j in itertools.product((top, top + 1), (left, left + 1)):
+            if 0 <= i < h and 0 <= j < w:
+                share = (1 - abs(y - i)) * (1 - abs(x - j))
+                out[b, t, m] += weights[b, t, m, level, p] * share * value[b, starts[level] + i * w + j, m]
+    return out
+
+
 def resize_matrix(source: int, target: int, align_corners: bool) -> Array:
     """One axis of a bilinear resize without antialiasing, as a matrix ``(target, source)``."""
     matrix = np.zeros((target, source))
@@ -106,6 +130,24 @@ def resized_scores(scores: Array, sizes: Sequence[int], align_corners: bool) -> 
 def resize_argmax(scores: Array, sizes: Sequence[int], align_corners: bool) -> NDArray[np.int32]:
     """Index of the largest class after both steps; the lowest index wins a tie."""
     labels: NDArray[np.int32] = resized_scores(scores, sizes, align_corners).argmax(axis=1).astype(np.int32)
+    return labels
+
+
+def query_scores(masks: Array, classes: Array, sizes: Sequence[int]) -> Array:
+    """All class maps of Mask2Former's queries at the picture's size; ``classes`` has "no object" last."""
+    shares = np.exp(classes - classes.max(axis=2, keepdims=True))
+    shares = shares / shares.sum(axis=2, keepdims=True)
+    padded = resized_scores(masks, (*sizes[:2], *sizes[:2]), align_corners=False)
+    kept = 1 / (1 + np.exp(-padded[:, :, : sizes[2], : sizes[3]]))
+    scores = np.zeros((len(masks), classes.shape[2] - 1, *sizes[2:4]))
+    for n, q, c in np.ndindex(len(masks), masks.shape[1], classes.shape[2] - 1):
+        scores[n, c] += shares[n, q, c] * kept[n, q]
+    return resized_scores(scores, (*sizes[4:], *sizes[4:]), align_corners=False)
+
+
+def query_argmax(masks: Array, classes: Array, sizes: Sequence[int]) -> NDArray[np.int32]:
+    """Index of the class with the largest score at every pixel of the picture; the lowest index wins a tie."""
+    labels: NDArray[np.int32] = query_scores(masks, classes, sizes).argmax(axis=1).astype(np.int32)
     return labels
 
 

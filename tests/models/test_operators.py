@@ -11,8 +11,17 @@ import pytest
 import references
 import torch
 from freqfusion import native
-from freqfusion.ops import FilterMode, adaptive_filter, carafe, local_similarity, normalize_taps, offset_resample
-from freqfusion.ops.resize_argmax import resize_argmax
+from freqfusion.ops import (
+    FilterMode,
+    adaptive_filter,
+    carafe,
+    deformable_attention,
+    local_similarity,
+    normalize_taps,
+    offset_resample,
+    query_argmax,
+    resize_argmax,
+)
 from reference_data import assert_matches_golden, golden, goldens
 
 pytestmark = pytest.mark.numerics
@@ -94,6 +103,48 @@ def test_offset_resample_matches_the_loops(front_end, shape, dtype):
     assert_close(offset_resample(x, offsets, g), references.offset_resample(exact(x), exact(offsets), g), dtype)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("sizes", [(2, 3, 4, 6, 5, 7), (1, 1), (1, 4, 3, 1)], ids=str)
+def test_deformable_attention_matches_the_loops(front_end, sizes, dtype):
+    tokens, samples = sum(h * w for h, w in zip(sizes[::2], sizes[1::2], strict=True)), 4 * len(sizes) // 2
+    value, logits = draw(2, tokens, 3, 5, dtype=dtype), draw(2, tokens, 3, samples, dtype=dtype, seed=1)
+    offsets = 2 * draw(2, tokens, 3, 2 * samples, dtype=dtype, seed=2)  # at many places partly outside
+    expected = references.deformable_attention(exact(value), exact(offsets), exact(logits), sizes)
+    assert_close(deformable_attention(value, offsets, logits, sizes), expected, dtype)
+
+
+def test_deformable_attention_reads_its_own_pixel_without_offsets(front_end):
+    value = draw(1, 6 * 5, 2, 3)
+    logits = torch.tensor([4.0, -1.0]).expand(1, 30, 2, 2)
+    assert torch.allclose(deformable_attention(value, torch.zeros(1, 30, 2, 4), logits, [6, 5]), value, atol=1e-6)
+
+
+def test_deformable_attention_sees_nothing_outside_the_maps(front_end):
+    value, logits = draw(1, 4 + 6, 1, 3), draw(1, 10, 1, 2)
+    offsets = torch.tensor([1e9, -3e38, -1e9, 60.0]).expand(1, 10, 1, 4)
+    assert (deformable_attention(value, offsets, logits, [2, 2, 2, 3]) == 0).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "sizes", [(16, 24, 13, 22, 29, 31), (16, 24, 16, 24, 7, 5), (4, 6, 4, 6, 4, 6), (5, 7, 1, 1, 3, 2)], ids=str
+)
+def test_query_argmax_matches_the_loops(front_end, sizes, dtype):
+    masks, classes = 3 * draw(2, 9, 4, 6, dtype=dtype), 2 * draw(2, 9, 6, dtype=dtype, seed=1)
+    actual = query_argmax(masks, classes, sizes).numpy()
+    scores = references.query_scores(exact(masks), exact(classes), sizes)
+    best = np.sort(scores, axis=1)
+    undecided = best[:, -1] - best[:, -2] < 1e-5  # fp32 rounding of scores below 9
+    assert actual.dtype == np.int32
+    assert (actual == scores.argmax(axis=1))[~undecided].all()
+    assert undecided.mean() < 0.01
+
+
+def test_query_argmax_takes_the_first_of_equals_and_never_no_object(front_end):
+    classes = torch.tensor([0.0, 1.0, 1.0, 9.0]).expand(1, 3, 4)
+    assert (query_argmax(draw(1, 3, 4, 4), classes, [16, 16, 13, 11, 20, 9]) == 1).all()
+
+
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("sizes", [(32, 48, 21, 33), (1, 1, 5, 4), (8, 12, 8, 12), (3, 2, 64, 50)])
@@ -157,8 +208,14 @@ OPCHECKS: list[tuple[Any, Callable[[], tuple[Any, ...]]]] = [
     (adaptive_filter, lambda: (draw(2, 4, 3, 5), draw(2, 9, 3, 5), [1.0] * 9, 3, 1, 1, 2)),
     (local_similarity, lambda: (draw(2, 4, 6, 5), 3, 2)),
     (offset_resample, lambda: (draw(2, 4, 6, 10), draw(2, 16, 3, 5), 2)),
+    (
+        deformable_attention,
+        lambda: (draw(1, 14, 2, 3), draw(1, 14, 2, 8, seed=1), draw(1, 14, 2, 4, seed=2), [2, 4, 3, 2]),
+    ),
     (resize_argmax, lambda: (draw(2, 4, 6, 10), [12, 20, 7, 9], False)),
+    (query_argmax, lambda: (draw(2, 3, 4, 6), draw(2, 3, 5), [16, 24, 15, 20, 7, 9])),
 ]
+DIFFERENTIABLE = OPCHECKS[:5]
 
 
 @pytest.mark.parametrize(("operator", "arguments"), OPCHECKS, ids=[op._name for op, _ in OPCHECKS])
@@ -167,7 +224,7 @@ def test_opcheck(front_end, operator, arguments):
     assert set(results.values()) == {"SUCCESS"}
 
 
-@pytest.mark.parametrize(("operator", "arguments"), OPCHECKS[:4], ids=[op._name for op, _ in OPCHECKS[:4]])
+@pytest.mark.parametrize(("operator", "arguments"), DIFFERENTIABLE, ids=[op._name for op, _ in DIFFERENTIABLE])
 def test_gradients_are_those_of_the_definition(operator, arguments):
     values = [v.double().requires_grad_() if isinstance(v, torch.Tensor) else v for v in arguments()]
     assert torch.autograd.gradcheck(operator, tuple(values), eps=1e-6, atol=1e-5)
@@ -203,6 +260,35 @@ def test_gradients_are_those_of_the_definition(operator, arguments):
             r"offsets must have shape \(1, 16, 8/2, 8/2\)",
         ),
         (lambda: offset_resample(draw(1, 4, 7, 8), draw(1, 8, 3, 4), 1), "offsets must have shape"),
+        (
+            lambda: deformable_attention(draw(1, 7, 2, 4), draw(1, 7, 2, 8), draw(1, 7, 2, 4), [2, 3]),
+            r"value must have 6 tokens for levels of \[2, 3\], got 7",
+        ),
+        (
+            lambda: deformable_attention(draw(1, 7, 2, 4), draw(1, 7, 2, 8), draw(1, 7, 2, 3), [2, 3, 1, 1]),
+            r"logits must have shape \(1, 7, 2, 2 \* points\).*got \(1, 7, 2, 3\)",
+        ),
+        (
+            lambda: deformable_attention(draw(1, 6, 2, 4), draw(1, 6, 2, 4), draw(1, 6, 2, 4), [2, 3]),
+            r"offsets must have shape \(1, 6, 2, 8\).*got \(1, 6, 2, 4\)",
+        ),
+        (
+            lambda: deformable_attention(draw(1, 6, 2, 4), draw(1, 6, 2, 8), draw(1, 6, 2, 4), [2, 3, 1]),
+            r"sizes must be positive pairs.*got \[2, 3, 1\]",
+        ),
+        (
+            lambda: deformable_attention(draw(1, 6, 2, 4), draw(1, 6, 2, 8).half(), draw(1, 6, 2, 4), [2, 3]),
+            r"offsets must be torch.float32 as value is, got torch.float16",
+        ),
+        (lambda: deformable_attention(draw(6, 2, 4), draw(1), draw(1), [2, 3]), "value must have four dim.*got 3"),
+        (lambda: query_argmax(draw(1, 3, 4, 4), draw(1, 2, 5), [8] * 6), r"classes must have shape \(1, 3, C \+ 1\)"),
+        (lambda: query_argmax(draw(1, 3, 4, 4), draw(3, 5), [8] * 6), "four dimensions.*three.*got 4 and 2"),
+        (lambda: query_argmax(draw(1, 3, 4, 4), draw(1, 3, 5).half(), [8] * 6), "classes must be torch.float32"),
+        (lambda: query_argmax(draw(1, 3, 4, 4), draw(1, 3, 5), [8] * 4), "sizes must be six positive numbers"),
+        (
+            lambda: query_argmax(draw(1, 3, 4, 4), draw(1, 3, 5), [8, 8, 9, 8, 5, 5]),
+            r"kept size must lie within the padded one, \(8, 8\), got \(9, 8\)",
+        ),
         (lambda: resize_argmax(draw(1, 4, 8, 8), [8, 8, 0, 8], False), "four positive numbers"),
         (lambda: resize_argmax(draw(1, 0, 8, 8), [8, 8, 8, 8], False), "at least one class"),
     ],
