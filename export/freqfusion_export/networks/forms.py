@@ -8,11 +8,13 @@ from dataclasses import replace
 from freqfusion import Checkpoint
 from freqfusion.configs.findings import Setting
 from freqfusion.detection import Detector
+from freqfusion.mask2former import Mask2Former
 from torch import nn
 
 from freqfusion_export.errors import ExportError
 from freqfusion_export.networks.detector import DetectorForm
 from freqfusion_export.networks.protocol import Form
+from freqfusion_export.networks.query_segmenter import QuerySegmenterForm
 from freqfusion_export.networks.segmenter import SegmenterForm
 
 
@@ -22,7 +24,7 @@ def form_of(model: nn.Module, checkpoint: Checkpoint | None = None) -> Form:
     Raises:
         ExportError: If it is neither a semantic segmenter nor a detector, or its config asks for what is not built.
     """
-    form: Form = DetectorForm.of(model) if isinstance(model, Detector) else SegmenterForm.of(model)
+    form = _form_of(model)
     if checkpoint is None:
         return form
     _refuse(checkpoint)
@@ -37,6 +39,12 @@ def form_of(model: nn.Module, checkpoint: Checkpoint | None = None) -> Form:
     if palette is not None and len(palette) == 1 and form.task == "semantic_segmentation":
         palette = ((0, 0, 0), *palette)
     return form if palette is None else replace(form, palette=palette)
+
+
+def _form_of(model: nn.Module) -> Form:
+    if isinstance(model, Detector):
+        return DetectorForm.of(model)
+    return QuerySegmenterForm.of(model) if isinstance(model, Mask2Former) else SegmenterForm.of(model)
 
 
 def _refuse(checkpoint: Checkpoint) -> None:
