@@ -23,9 +23,11 @@ import torch
 from torch import Tensor
 
 LIBRARY = "libfreqfusion_c.so"
-ABI_VERSION = 2  # FREQFUSION_ABI_VERSION in plugins/torch/c_abi.h
+ABI_VERSION = 3  # FREQFUSION_ABI_VERSION in plugins/torch/c_abi.h
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int32: 3}
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+MOST_LEVELS, MOST_PLACES = 8, 256  # kMaxAttentionLevels, kMaxAttentionPlaces in plugins/kernels/deformable_attention.h
+MOST_QUERIES = 768  # kMaxQueries in plugins/kernels/query_argmax.h
 CHANNEL_PITCH = 8  # kChannelPitch in plugins/kernels/tensor.h
 
 _is_disabled = ContextVar("freqfusion_native_is_disabled", default=False)
@@ -92,10 +94,12 @@ def load() -> ctypes.CDLL | None:
     for name in (
         "carafe",
         "adaptive_filter",
+        "deformable_attention",
         "local_similarity",
         "offset_resample",
         "resize_argmax",
         "pyramid_roi_align",
+        "query_argmax",
     ):
         getattr(library, f"freqfusion_{name}").restype = ctypes.c_char_p
     return library
@@ -144,6 +148,15 @@ def adaptive_filter(
     return _run("adaptive_filter", (features, logits), (n, c, scale * h, scale * w), features.dtype, *attributes)
 
 
+def deformable_attention(value: Tensor, offsets: Tensor, logits: Tensor, sizes: Sequence[int]) -> Tensor | None:
+    """``freqfusion.ops.deformable_attention`` by the native kernel, or ``None``."""
+    if not can_run(value) or len(sizes) > 2 * MOST_LEVELS or logits.shape[3] > MOST_PLACES:
+        return None
+    attributes = ((ctypes.c_int64 * len(sizes))(*sizes), ctypes.c_int64(len(sizes)))
+    shape, inputs = tuple(value.shape), (value, offsets, logits)
+    return _run("deformable_attention", inputs, shape, value.dtype, *attributes, takes_channels_last=False)
+
+
 def local_similarity(features: Tensor, kernel_size: int, dilation: int) -> Tensor | None:
     """``freqfusion.ops.local_similarity`` by the native kernel, or ``None``."""
     if not can_run(features):
@@ -187,6 +200,14 @@ def pyramid_roi_align(
     shape = (n * m, map0.shape[1], output_size, output_size)
     attributes = (output_size, finest_stride, finest_scale)
     return _run("pyramid_roi_align", inputs, shape, map0.dtype, *attributes, takes_channels_last=False)
+
+
+def query_argmax(masks: Tensor, classes: Tensor, sizes: Sequence[int]) -> Tensor | None:
+    """``freqfusion.ops.query_argmax`` by the native kernel, or ``None``."""
+    if not can_run(masks) or not 0 < masks.shape[1] <= MOST_QUERIES:
+        return None
+    shape, inputs = (masks.shape[0], 1, *sizes[4:]), (masks, classes.unsqueeze(3))
+    return _run("query_argmax", inputs, shape, torch.int32, *sizes[:4], takes_channels_last=False).squeeze(1)
 
 
 def _run(

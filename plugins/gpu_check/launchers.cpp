@@ -4,9 +4,11 @@
 //! kernel.
 #include "kernels/adaptive_filter.h"
 #include "kernels/carafe.h"
+#include "kernels/deformable_attention.h"
 #include "kernels/local_similarity.h"
 #include "kernels/offset_resample.h"
 #include "kernels/pyramid_roi_align.h"
+#include "kernels/query_argmax.h"
 #include "kernels/reassembly_tactic.h"
 #include "kernels/resize_argmax.h"
 
@@ -65,6 +67,12 @@ FREQFUSION_CHECK_API int32_t freqfusion_check_adaptive_filter(AdaptiveFilterShap
         *shape, dtypeOf(form), layoutOf(form), features, logits, window, output, tacticOf(form), form->stream);
 }
 
+FREQFUSION_CHECK_API int32_t freqfusion_check_deformable_attention(DeformableAttentionShape const* shape,
+    Form const* form, void const* value, void const* offsets, void const* logits, void* output)
+{
+    return launchDeformableAttention(*shape, dtypeOf(form), value, offsets, logits, output, form->stream);
+}
+
 FREQFUSION_CHECK_API int32_t freqfusion_check_local_similarity(
     LocalSimilarityShape const* shape, Form const* form, void const* features, void* output)
 {
@@ -82,6 +90,12 @@ FREQFUSION_CHECK_API int32_t freqfusion_check_pyramid_roi_align(PyramidRoiAlignS
 {
     void const* const maps[kPyramidLevels] = {map0, map1, map2, map3};
     return launchPyramidRoiAlign(*shape, dtypeOf(form), maps, boxes, output, form->stream);
+}
+
+FREQFUSION_CHECK_API int32_t freqfusion_check_query_argmax(
+    QueryArgmaxShape const* shape, Form const* form, void const* masks, void const* classes, int32_t* labels)
+{
+    return launchQueryArgmax(*shape, dtypeOf(form), masks, classes, labels, form->stream);
 }
 
 FREQFUSION_CHECK_API int32_t freqfusion_check_resize_argmax(

@@ -4,10 +4,12 @@
 
 #include "adaptive_filter.h"
 #include "convolve3x3.h"
+#include "deformable_attention.h"
 #include "local_similarity.h"
 #include "offset_resample.h"
 #include "prepare_image.h"
 #include "pyramid_roi_align.h"
+#include "query_argmax.h"
 #include "resize_argmax.h"
 
 namespace freqfusion {
@@ -19,6 +21,8 @@ struct HostKernels {
         ThreadPool const& pool) noexcept;
     void (*adaptiveFilter)(AdaptiveFilterShape const& shape, DType dtype, void const* features, void const* logits,
         float const* window, void* output, ThreadPool const& pool) noexcept;
+    void (*deformableAttention)(DeformableAttentionShape const& shape, DType dtype, void const* value,
+        void const* offsets, void const* logits, void* output, ThreadPool const& pool) noexcept;
     void (*localSimilarity)(LocalSimilarityShape const& shape, DType dtype, void const* features, void* output,
         ThreadPool const& pool) noexcept;
     void (*offsetResample)(OffsetResampleShape const& shape, DType dtype, void const* features, void const* offsets,
@@ -29,6 +33,8 @@ struct HostKernels {
         uint8_t const* pictures, float* images, ThreadPool const& pool) noexcept;
     bool (*pyramidRoiAlign)(PyramidRoiAlignShape const& shape, DType dtype, void const* const* maps, float const* boxes,
         void* output, ThreadPool const& pool) noexcept; //!< false: no memory
+    bool (*queryArgmax)(QueryArgmaxShape const& shape, DType dtype, void const* masks, void const* classes,
+        int32_t* labels, ThreadPool const& pool) noexcept; //!< false: no memory
     int64_t (*packedWeights3x3)(int32_t channels, int32_t outChannels) noexcept;
     void (*packWeights3x3)(int32_t channels, int32_t outChannels, float const* weights, float* packed) noexcept;
     bool (*convolve3x3)(Convolve3x3Shape const& shape, float const* input, float const* packed, float const* bias,

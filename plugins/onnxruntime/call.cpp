@@ -111,33 +111,45 @@ std::optional<std::string> Attributes::text(char const* name) const
     return value;
 }
 
-Input Call::input(size_t index, char const* name, char const* dimensions) const
+Input Call::input(size_t index, char const* name, size_t rank, std::string const& rankAndDimensions) const
 {
     Ort::ConstValue const value = Ort::KernelContext{mContext}.GetInput(index);
-    std::vector<int64_t> const size = value.GetTensorTypeAndShapeInfo().GetShape();
-    if (size.size() != 4) {
-        throw Refusal{std::string{name} + " must have four dimensions (" + dimensions + "), got " + listed(size)};
+    std::vector<int64_t> size = value.GetTensorTypeAndShapeInfo().GetShape();
+    if (size.size() != rank) {
+        throw Refusal{std::string{name} + " must have " + rankAndDimensions + ", got " + listed(size)};
     }
     if (*std::max_element(size.begin(), size.end()) > kMaxExtent) {
         throw Refusal{std::string{name} + " must have extents below 2^31, got " + listed(size)};
     }
+    size.resize(4, 1);
     return {value.GetTensorRawData(), {size[0], size[1], size[2], size[3]}};
 }
 
-std::array<int32_t, 4> Call::sizes(size_t index, char const* name) const
+Input Call::input(size_t index, char const* name, char const* dimensions) const
+{
+    return input(index, name, 4, std::string{"four dimensions ("} + dimensions + ")");
+}
+
+Input Call::matrices(size_t index, char const* name, char const* dimensions) const
+{
+    return input(index, name, 3, std::string{"three dimensions ("} + dimensions + ")");
+}
+
+std::vector<int64_t> Call::sizes(size_t index, char const* name, size_t count) const
 {
     Ort::ConstValue const value = Ort::KernelContext{mContext}.GetInput(index);
     std::vector<int64_t> const size = value.GetTensorTypeAndShapeInfo().GetShape();
-    if (size != std::vector<int64_t>{4}) {
-        throw Refusal{std::string{name} + " must have the shape (4), got " + listed(size)};
+    if (size != std::vector<int64_t>{static_cast<int64_t>(count)}) {
+        throw Refusal{std::string{name} + " must have the shape (" + std::to_string(count) + "), got " + listed(size)};
     }
     int64_t const* const data = value.GetTensorData<int64_t>();
-    if (!std::all_of(data, data + 4, [](int64_t extent) { return extent > 0 && extent <= kMaxExtent; })) {
-        throw Refusal{std::string{name} + " must hold four numbers between 1 and 2^31 - 1, got "
-                      + listed(std::vector<int64_t>(data, data + 4))};
+    std::vector<int64_t> numbers(data, data + count);
+    if (!std::all_of(
+            numbers.begin(), numbers.end(), [](int64_t extent) { return extent > 0 && extent <= kMaxExtent; })) {
+        throw Refusal{std::string{name} + " must hold " + std::to_string(count)
+                      + " numbers between 1 and 2^31 - 1, got " + listed(numbers)};
     }
-    return {static_cast<int32_t>(data[0]), static_cast<int32_t>(data[1]), static_cast<int32_t>(data[2]),
-        static_cast<int32_t>(data[3])};
+    return numbers;
 }
 
 Boxes Call::boxes(size_t index, char const* name) const

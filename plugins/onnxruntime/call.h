@@ -10,6 +10,7 @@
 #include <cuda_runtime_api.h>
 #endif
 
+#include <algorithm>
 #include <array>
 #include <optional>
 #include <stdexcept>
@@ -84,8 +85,23 @@ class Call {
     //! Throws Refusal unless input `index`, called `name` in the message, has four dimensions of at most 31 bits.
     [[nodiscard]] Input input(size_t index, char const* name, char const* dimensions = "N, C, H, W") const;
 
-    //! Throws Refusal unless input `index` is four int64 numbers in host memory, each positive and of at most 31 bits.
-    [[nodiscard]] std::array<int32_t, 4> sizes(size_t index, char const* name) const;
+    //! The same of three dimensions, with a fourth of 1.
+    [[nodiscard]] Input matrices(size_t index, char const* name, char const* dimensions) const;
+
+    //! Throws Refusal unless input `index` is kCount int64 numbers in host memory, each positive and of at most 31
+    //! bits.
+    template <size_t kCount>
+    [[nodiscard]] std::array<int32_t, kCount> sizes(size_t index, char const* name) const
+    {
+        std::array<int32_t, kCount> result{};
+        std::vector<int64_t> const numbers = sizes(index, name, kCount);
+        std::transform(numbers.begin(), numbers.end(), result.begin(),
+            [](int64_t number) { return static_cast<int32_t>(number); });
+        return result;
+    }
+
+    //! The same of `count` numbers.
+    [[nodiscard]] std::vector<int64_t> sizes(size_t index, char const* name, size_t count) const;
 
     //! Throws Refusal unless input `index` has three dimensions (N, M, 4) of at most 31 bits.
     [[nodiscard]] Boxes boxes(size_t index, char const* name) const;
@@ -104,6 +120,8 @@ class Call {
 #endif
 
   private:
+    [[nodiscard]] Input input(size_t index, char const* name, size_t rank, std::string const& rankAndDimensions) const;
+
     OrtKernelContext* mContext;
     Placement mPlacement;
 };

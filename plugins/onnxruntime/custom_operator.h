@@ -56,8 +56,8 @@ class NodeBeforeRun : public Ort::ShapeInferContext {
 };
 
 //! What an operator's tensors hold: all the placement's type; or that, with int64 sizes in host memory as the last
-//! input and an int32 output; or that type, with fp32 boxes as the last input; or uint8 in and fp32 out.
-enum class Elements { kSame, kLabels, kBoxes, kPictures };
+//! input; or that and an int32 output; or that type, with fp32 boxes as the last input; or uint8 in and fp32 out.
+enum class Elements { kSame, kSized, kLabels, kBoxes, kPictures };
 
 //! Counts one more kernel made by this thread, for `freqfusion_onnxruntime_kernel_counts`.
 void countKernel(char const* name, bool onCuda);
@@ -150,7 +150,7 @@ class CustomOperator final : public Ort::CustomOpBase<CustomOperator<Op>, Kernel
   private:
     [[nodiscard]] static bool isSizes(size_t index)
     {
-        return Op::kElements == Elements::kLabels && index + 1 == Op::kInputs;
+        return (Op::kElements == Elements::kSized || Op::kElements == Elements::kLabels) && index + 1 == Op::kInputs;
     }
 
     [[nodiscard]] ONNXTensorElementDataType elementType() const

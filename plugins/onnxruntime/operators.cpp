@@ -3,6 +3,7 @@
 
 #include "kernels/local_similarity.h"
 #include "kernels/offset_resample.h"
+#include "kernels/query_argmax.h"
 #include "kernels/resize_argmax.h"
 
 #include <algorithm>
@@ -115,6 +116,38 @@ std::vector<Extent> AdaptiveFilter::inferSize(std::vector<Extent> const& feature
     return inferReassembledSize(features, node);
 }
 
+DeformableAttention::DeformableAttention(Attributes const& attributes) : mLevels{attributes.integer("levels")}
+{
+    DeformableAttentionShape smallest{1, 1, 1, mLevels, 1, {}, {}};
+    std::fill_n(smallest.height, kMaxAttentionLevels, 1);
+    std::fill_n(smallest.width, kMaxAttentionLevels, 1);
+    refuse(whyNotRunnable(smallest));
+}
+
+void DeformableAttention::run(Call const& call) const
+{
+    Input const value = call.input(0, "value", "N, T, M, D");
+    Input const offsets = call.input(1, "offsets", "N, T, M, L * P * 2");
+    Input const logits = call.input(2, "logits", "N, T, M, L * P");
+    std::vector<int64_t> const sizes = call.sizes(3, "sizes", 2 * static_cast<size_t>(mLevels));
+    DeformableAttentionShape const shape = attentionShape(value.size.data(), logits.size.data(), sizes.data(), mLevels);
+    refuse(whyNotRunnable(shape, value.size.data(), offsets.size.data(), logits.size.data()));
+    void* const output = call.output({value.size.begin(), value.size.end()});
+#if FREQFUSION_CUDA
+    if (call.onCuda()) {
+        return refuse(launchDeformableAttention(
+            shape, call.dtype(), value.data, offsets.data, logits.data, output, call.stream()));
+    }
+#endif
+    refuse(runDeformableAttentionOnHost(
+        shape, call.dtype(), value.data, offsets.data, logits.data, output, call.threads()));
+}
+
+std::vector<Extent> DeformableAttention::inferSize(std::vector<Extent> const& value, Ort::ShapeInferContext&)
+{
+    return value;
+}
+
 LocalSimilarity::LocalSimilarity(Attributes const& attributes)
     : mKernelSize{attributes.integer("kernel_size", 3)}, mDilation{attributes.integer("dilation", 2)}
 {
@@ -175,7 +208,7 @@ ResizeArgmax::ResizeArgmax(Attributes const& attributes) : mAlignCorners{attribu
 void ResizeArgmax::run(Call const& call) const
 {
     Input const scores = call.input(0, "scores");
-    auto const [stepHeight, stepWidth, height, width] = call.sizes(1, "sizes");
+    auto const [stepHeight, stepWidth, height, width] = call.sizes<4>(1, "sizes");
     ResizeArgmaxShape const shape{static_cast<int32_t>(scores.size[0]), static_cast<int32_t>(scores.size[1]),
         static_cast<int32_t>(scores.size[2]), static_cast<int32_t>(scores.size[3]), stepHeight, stepWidth, height,
         width, mAlignCorners};
@@ -190,6 +223,29 @@ void ResizeArgmax::run(Call const& call) const
 }
 
 std::vector<Extent> ResizeArgmax::inferSize(std::vector<Extent> const&, Ort::ShapeInferContext&)
+{
+    return {}; // the sizes are a tensor's values
+}
+
+void QueryArgmax::run(Call const& call) const
+{
+    Input const masks = call.input(0, "masks", "N, Q, h, w");
+    Input const classes = call.matrices(1, "classes", "N, Q, C + 1");
+    auto const [paddedHeight, paddedWidth, keptHeight, keptWidth, height, width] = call.sizes<6>(2, "sizes");
+    QueryArgmaxShape const shape{static_cast<int32_t>(masks.size[0]), static_cast<int32_t>(masks.size[1]),
+        static_cast<int32_t>(classes.size[2]) - 1, static_cast<int32_t>(masks.size[2]),
+        static_cast<int32_t>(masks.size[3]), paddedHeight, paddedWidth, keptHeight, keptWidth, height, width};
+    refuse(whyNotRunnable(shape, classes.size.data()));
+    auto* const labels = static_cast<int32_t*>(call.output({masks.size[0], height, width}));
+#if FREQFUSION_CUDA
+    if (call.onCuda()) {
+        return refuse(launchQueryArgmax(shape, call.dtype(), masks.data, classes.data, labels, call.stream()));
+    }
+#endif
+    refuse(runQueryArgmaxOnHost(shape, call.dtype(), masks.data, classes.data, labels, call.threads()));
+}
+
+std::vector<Extent> QueryArgmax::inferSize(std::vector<Extent> const&, Ort::ShapeInferContext&)
 {
     return {}; // the sizes are a tensor's values
 }

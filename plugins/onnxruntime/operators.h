@@ -6,6 +6,7 @@
 
 #include "kernels/adaptive_filter.h"
 #include "kernels/convolve3x3.h"
+#include "kernels/deformable_attention.h"
 #include "kernels/prepare_image.h"
 #include "kernels/pyramid_roi_align.h"
 
@@ -40,6 +41,20 @@ class AdaptiveFilter {
   private:
     AdaptiveFilterShape mAttributes; //!< sizes unset
     std::vector<float> mWindow;
+};
+
+class DeformableAttention {
+  public:
+    static constexpr char const* kName = "DeformableAttention";
+    static constexpr size_t kInputs = 4;
+    static constexpr Elements kElements = Elements::kSized;
+
+    explicit DeformableAttention(Attributes const& attributes);
+    void run(Call const& call) const;
+    static std::vector<Extent> inferSize(std::vector<Extent> const& value, Ort::ShapeInferContext& node);
+
+  private:
+    int32_t mLevels;
 };
 
 class LocalSimilarity {
@@ -83,6 +98,17 @@ class ResizeArgmax {
 
   private:
     bool mAlignCorners;
+};
+
+class QueryArgmax {
+  public:
+    static constexpr char const* kName = "QueryArgmax";
+    static constexpr size_t kInputs = 3;
+    static constexpr Elements kElements = Elements::kLabels;
+
+    explicit QueryArgmax(Attributes const&) {}
+    void run(Call const& call) const;
+    static std::vector<Extent> inferSize(std::vector<Extent> const& masks, Ort::ShapeInferContext& node);
 };
 
 class PrepareImage {

@@ -22,21 +22,25 @@ struct Counter {
     char const* name; //!< as reported
 };
 
-constexpr std::array<Counter, 14> kCounters{{
+constexpr std::array<Counter, 18> kCounters{{
     {Carafe::kName, false, "Carafe/cpu"},
     {AdaptiveFilter::kName, false, "AdaptiveFilter/cpu"},
+    {DeformableAttention::kName, false, "DeformableAttention/cpu"},
     {LocalSimilarity::kName, false, "LocalSimilarity/cpu"},
     {OffsetResample::kName, false, "OffsetResample/cpu"},
     {ResizeArgmax::kName, false, "ResizeArgmax/cpu"},
     {PrepareImage::kName, false, "PrepareImage/cpu"},
     {PyramidRoiAlign::kName, false, "PyramidRoiAlign/cpu"},
+    {QueryArgmax::kName, false, "QueryArgmax/cpu"},
     {Convolve3x3::kName, false, "Convolve3x3/cpu"},
     {Carafe::kName, true, "Carafe/cuda"},
     {AdaptiveFilter::kName, true, "AdaptiveFilter/cuda"},
+    {DeformableAttention::kName, true, "DeformableAttention/cuda"},
     {LocalSimilarity::kName, true, "LocalSimilarity/cuda"},
     {OffsetResample::kName, true, "OffsetResample/cuda"},
     {ResizeArgmax::kName, true, "ResizeArgmax/cuda"},
     {PyramidRoiAlign::kName, true, "PyramidRoiAlign/cuda"},
+    {QueryArgmax::kName, true, "QueryArgmax/cuda"},
 }};
 
 //! Of this thread alone: a session makes its kernels in the thread that creates it, so the difference over the creation
@@ -50,10 +54,12 @@ class Domain {
     {
         add<Carafe>();
         add<AdaptiveFilter>();
+        add<DeformableAttention>();
         add<LocalSimilarity>();
         add<OffsetResample>();
         add<ResizeArgmax>();
         add<PyramidRoiAlign>();
+        add<QueryArgmax>();
         add<Convolve3x3>({DType::kFloat32, false});
         add<PrepareImage>({DType::kFloat32, false}); // under other providers, too: pictures come from the host
     }

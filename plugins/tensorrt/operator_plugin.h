@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the five plugins share: identity, capabilities, cloning, fields and reports. Each adds its shapes and its
+//! What the plugins share: identity, capabilities, cloning, fields and reports. Each adds its shapes and its
 //! kernel.
 #pragma once
 

@@ -7,9 +7,11 @@
 //! `getCreators`, which only `loadLibrary` calls, first takes that back.
 #include "adaptive_filter_plugin.h"
 #include "carafe_plugin.h"
+#include "deformable_attention_plugin.h"
 #include "local_similarity_plugin.h"
 #include "nvinfer_library.h"
 #include "offset_resample_plugin.h"
+#include "query_argmax_plugin.h"
 #include "resize_argmax_plugin.h"
 
 #include <dlfcn.h>
@@ -24,7 +26,7 @@
 namespace freqfusion::tensorrt {
 namespace {
 
-constexpr int32_t kCreatorCount = 5;
+constexpr int32_t kCreatorCount = 7;
 
 std::atomic<bool> gRegisteredHere{false}; //!< the registry holds our creators because this file put them there
 
@@ -32,11 +34,13 @@ nvinfer1::IPluginCreatorInterface* const* creators() noexcept
 {
     static OperatorCreator<CarafePlugin> carafe;
     static OperatorCreator<AdaptiveFilterPlugin> adaptiveFilter;
+    static OperatorCreator<DeformableAttentionPlugin> deformableAttention;
     static OperatorCreator<LocalSimilarityPlugin> localSimilarity;
     static OperatorCreator<OffsetResamplePlugin> offsetResample;
+    static OperatorCreator<QueryArgmaxPlugin> queryArgmax;
     static OperatorCreator<ResizeArgmaxPlugin> resizeArgmax;
     static nvinfer1::IPluginCreatorInterface* const all[kCreatorCount] = {
-        &carafe, &adaptiveFilter, &localSimilarity, &offsetResample, &resizeArgmax};
+        &carafe, &adaptiveFilter, &deformableAttention, &localSimilarity, &offsetResample, &queryArgmax, &resizeArgmax};
     return all;
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "resize_argmax_plugin.h"
 
+#include "shape_input.h"
 #include "shapes.h"
 
 #include <algorithm>
@@ -29,17 +30,7 @@ int32_t ResizeArgmaxPlugin::getOutputDataTypes(
 int32_t ResizeArgmaxPlugin::getOutputShapes(DimsExprs const* inputs, int32_t inputCount, DimsExprs const* shapeInputs,
     int32_t shapeInputCount, DimsExprs* outputs, int32_t outputCount, IExprBuilder&) noexcept
 {
-    if (shapeInputCount != 1) {
-        report({ResizeArgmaxAttributes::kOperator, nullptr},
-            "got %d shape inputs, expected 1, the sizes. Give the ONNX node the attribute "
-            "tensorrt_plugin_shape_input_indices=[1], or export the model again.",
-            shapeInputCount);
-        return -1;
-    }
-    if (shapeInputs[0].nbDims != 4) {
-        report({ResizeArgmaxAttributes::kOperator, nullptr},
-            "sizes has %d values, expected 4: step height, step width, height, width. Export the model again.",
-            shapeInputs[0].nbDims);
+    if (!isShapeInput(shapeInputs, shapeInputCount, {ResizeArgmaxAttributes::kOperator, 1, 4})) {
         return -1;
     }
     // inputCount is 1, or 2 where a version of TensorRT counts the shape input too.
@@ -50,10 +41,7 @@ int32_t ResizeArgmaxPlugin::getOutputShapes(DimsExprs const* inputs, int32_t inp
     outputs[kLabels].d[0] = inputs[kScores].d[0];
     outputs[kLabels].d[1] = shapeInputs[0].d[2];
     outputs[kLabels].d[2] = shapeInputs[0].d[3];
-    outputs[kStepHeight].nbDims = 1;
-    outputs[kStepHeight].d[0] = shapeInputs[0].d[0];
-    outputs[kStepWidth].nbDims = 1;
-    outputs[kStepWidth].d[0] = shapeInputs[0].d[1];
+    carryAsExtents(shapeInputs[0], 0, 2, outputs + kStepHeight);
     return 0;
 }
 
@@ -64,9 +52,7 @@ bool ResizeArgmaxPlugin::supportsFormatCombination(
     if (position == kScores) {
         return isFeatureTensor(tensor);
     }
-    bool const isSizes = position < inputCount; // asked only where TensorRT counts the shape input
-    return tensor.format == TensorFormat::kLINEAR
-           && (tensor.type == DataType::kINT32 || (isSizes && tensor.type == DataType::kINT64));
+    return isCarried(tensor, position < inputCount);
 }
 
 int32_t ResizeArgmaxPlugin::onShapeChange(

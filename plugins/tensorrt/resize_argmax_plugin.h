@@ -18,10 +18,8 @@ struct ResizeArgmaxAttributes {
 
 //! Label map at picture size: scores (N, C, h, w), sizes (4,) int64 -> labels (N, H, W) int32.
 //!
-//! `sizes` = (step height, step width, H, W) must be a shape input: TensorRT shows its values to `getOutputShapes`
-//! alone, never to `enqueue`. H and W come back as the labels' dimensions; to carry the step's the same way, the plugin
-//! has two further outputs of step height and step width elements, a few KiB that nobody writes or reads. ONNX's parser
-//! takes the first output and leaves the others unnamed.
+//! `sizes` = (step height, step width, H, W) is a shape input whose values come back as extents of the outputs: see
+//! shape_input.h.
 class ResizeArgmaxPlugin final : public OperatorPlugin<ResizeArgmaxPlugin, ResizeArgmaxAttributes> {
   public:
     using OperatorPlugin::OperatorPlugin;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Times the CPU kernels on the shapes of SegNeXt-T + FreqFusion at 512 x 512 and compares each with the machine's
-//! roof: the longer of (bytes that must move / measured copy bandwidth) and (operations / measured multiply-add peak).
-//! GFLOP/s, GB/s and the share of the roof are those of the median; "at best" is the fastest run's share, which other
-//! work on the machine disturbs less.
-//!   bench_kernels [--threads N] [--dtype fp32|fp16|bf16] [--seconds PER_CASE] [--json]
+//! Times the CPU kernels on the shapes of SegNeXt-T + FreqFusion at 512 x 512, and those of Mask2Former at 640 x 640,
+//! and compares each with the machine's roof: the longer of (bytes that must move / measured copy bandwidth) and
+//! (operations / measured multiply-add peak). GFLOP/s, GB/s and the share of the roof are those of the median; "at
+//! best" is the fastest run's share, which other work on the machine disturbs less.
+//!   bench_kernels [--threads N] [--dtype fp32|fp16|bf16] [--seconds PER_CASE] [--json] [--only PART_OF_NAME]
 #include "kernels/host_kernels.h"
 #include "machine_roof.h"
 #include "spinning_pool.h"
@@ -31,6 +31,7 @@ struct Options {
     DType dtype = DType::kFloat32;
     double seconds = 0.4;
     bool isJson = false;
+    std::string only;
 };
 
 struct Roof {
@@ -45,6 +46,7 @@ struct Case {
     int32_t callsPerImage;
     int64_t inputCount;
     int64_t secondCount; //!< mask, logits or offsets
+    float secondSpread;  //!< their standard deviation
     int64_t outputBytes;
     double flop;
     std::function<char const*(void const*, void const*, void*, ThreadPool const&)> run;
@@ -65,7 +67,7 @@ Case filterCase(std::string const& use, int32_t channels, int32_t side, int32_t 
     double const flop = static_cast<double>(outPixels * taps) * (2.0 * channels + kFlopOfTap);
     std::vector<float> const window(static_cast<size_t>(taps), 1.0F);
     return {"AdaptiveFilter " + use, std::to_string(channels) + "x" + std::to_string(side) + "x" + std::to_string(side),
-        1, int64_t{channels} * side * side, taps * outPixels, channels * outPixels * elementBytes(dtype), flop,
+        1, int64_t{channels} * side * side, taps * outPixels, 0.5F, channels * outPixels * elementBytes(dtype), flop,
         [shape, dtype, window](void const* x, void const* logits, void* out, ThreadPool const& pool) {
             return runAdaptiveFilterOnHost(shape, dtype, x, logits, window.data(), out, pool);
         }};
@@ -76,7 +78,7 @@ Case similarityCase(int32_t channels, int32_t side, DType dtype)
     LocalSimilarityShape const shape{1, channels, side, side, 3, 2};
     int64_t const pixels = int64_t{side} * side;
     return {"LocalSimilarity k3 d2", std::to_string(channels) + "x" + std::to_string(side) + "x" + std::to_string(side),
-        1, channels * pixels, 1, 8 * pixels * elementBytes(dtype), 10.0 * channels * static_cast<double>(pixels),
+        1, channels * pixels, 1, 0.5F, 8 * pixels * elementBytes(dtype), 10.0 * channels * static_cast<double>(pixels),
         [shape, dtype](void const* x, void const*, void* out, ThreadPool const& pool) {
             return runLocalSimilarityOnHost(shape, dtype, x, out, pool);
         }};
@@ -87,7 +89,7 @@ Case resampleCase(int32_t channels, int32_t side, DType dtype)
     OffsetResampleShape const shape{1, channels, side / 2, side / 2, 4};
     int64_t const count = int64_t{channels} * side * side;
     return {"OffsetResample g4", std::to_string(channels) + "x" + std::to_string(side) + "x" + std::to_string(side), 1,
-        count, int64_t{8} * side * side, count * elementBytes(dtype), 8.0 * static_cast<double>(count),
+        count, int64_t{8} * side * side, 0.5F, count * elementBytes(dtype), 8.0 * static_cast<double>(count),
         [shape, dtype](void const* x, void const* offsets, void* out, ThreadPool const& pool) {
             return runOffsetResampleOnHost(shape, dtype, x, offsets, out, pool);
         }};
@@ -100,9 +102,44 @@ Case resizeCase(int32_t classes, int32_t side, int32_t step, int32_t height, int
     int64_t const pixels = int64_t{height} * width;
     return {"ResizeArgmax to " + std::to_string(height) + "x" + std::to_string(width),
         std::to_string(classes) + "x" + std::to_string(side) + "x" + std::to_string(side), 1,
-        int64_t{classes} * side * side, 1, pixels * 4, 4.0 * classes * static_cast<double>(pixels),
+        int64_t{classes} * side * side, 1, 0.5F, pixels * 4, 4.0 * classes * static_cast<double>(pixels),
         [shape, dtype](void const* x, void const*, void* out, ThreadPool const& pool) {
             return runResizeArgmaxOnHost(shape, dtype, x, static_cast<int32_t*>(out), pool);
+        }};
+}
+
+//! Mask2Former's encoder on a picture of 640 x 640: 8 heads of 32 channels read 4 places on each of three levels.
+//! Offsets are some two pixels. Operations of a place: its part of a softmax; on each axis the position (3), its bounds
+//! (3), the cut and the two shares (3); six products of shares; then the sums.
+Case attentionCase(DType dtype)
+{
+    constexpr int32_t kHeads = 8;
+    constexpr int32_t kChannels = 32;
+    constexpr double kFlopOfPlace = kFlopOfTap + 2 * 9 + 6;
+    DeformableAttentionShape const shape{1, kHeads, kChannels, 3, 4, {20, 40, 80}, {20, 40, 80}};
+    int64_t const tokens = tokensOf(shape);
+    int64_t const places = tokens * kHeads * shape.levels * shape.points;
+    int64_t const numbers = tokens * kHeads * kChannels;
+    return {"DeformableAttention 3x4", std::to_string(tokens) + "x8x32", 6, numbers, 3 * places, 2.0F,
+        numbers * elementBytes(dtype), static_cast<double>(places) * (4 * 2.0 * kChannels + kFlopOfPlace),
+        [shape, dtype, places](void const* value, void const* second, void* out, ThreadPool const& pool) {
+            char const* const logits = static_cast<char const*>(second) + 2 * places * elementBytes(dtype);
+            return runDeformableAttentionOnHost(shape, dtype, value, second, logits, out, pool);
+        }};
+}
+
+//! Mask2Former's label map of a picture of 480 x 640, which the network sees as 640 x 853, padded to 640 x 864: 100
+//! queries, 150 classes. Operations: the product of matrices, the sigmoids, a mix of four and a comparison with its
+//! choice for each class and output pixel.
+Case queryCase(DType dtype)
+{
+    QueryArgmaxShape const shape{1, 100, 150, 160, 216, 640, 864, 640, 853, 480, 640};
+    double const scored = 640.0 * 853.0;
+    double const pixels = 480.0 * 640.0;
+    return {"QueryArgmax to 480x640", "100x160x216", 1, int64_t{100} * 160 * 216, int64_t{100} * 151, 2.0F,
+        int64_t{480} * 640 * 4, scored * 100 * (2.0 * 150 + kFlopOfTap) + pixels * 150 * 8.0,
+        [shape, dtype](void const* masks, void const* classes, void* out, ThreadPool const& pool) {
+            return runQueryArgmaxOnHost(shape, dtype, masks, classes, static_cast<int32_t*>(out), pool);
         }};
 }
 
@@ -121,14 +158,14 @@ void addFreqFusion(
     cases.push_back(resampleCase(lrChannels, hrSide, dtype));
 }
 
-//! Numbers near a standard normal distribution's, as bytes of `dtype`.
-std::vector<char> randomTensor(int64_t count, DType dtype, uint32_t seed)
+//! Normal numbers of that spread, as bytes of `dtype`.
+std::vector<char> randomTensor(int64_t count, DType dtype, float spread, uint32_t seed)
 {
     std::mt19937 random(seed);
-    std::normal_distribution<float> normal;
+    std::normal_distribution<float> normal(0.0F, spread);
     std::vector<char> bytes(static_cast<size_t>(count * elementBytes(dtype)) + 64);
     for (int64_t i = 0; i < count; ++i) {
-        float const value = normal(random) * 0.5F;
+        float const value = normal(random);
         uint32_t bits = 0;
         std::memcpy(&bits, &value, 4);
         if (dtype == DType::kFloat32) {
@@ -154,8 +191,8 @@ struct Timing {
 //! Runs a case over and over on alternating copies of its tensors; false with a line on stderr if it cannot run.
 bool timeCase(Case const& timed, Options const& options, ThreadPool const& pool, Timing& timing)
 {
-    std::vector<char> const input = randomTensor(timed.inputCount, options.dtype, 1);
-    std::vector<char> const second = randomTensor(timed.secondCount, options.dtype, 2);
+    std::vector<char> const input = randomTensor(timed.inputCount, options.dtype, 0.5F, 1);
+    std::vector<char> const second = randomTensor(timed.secondCount, options.dtype, timed.secondSpread, 2);
     size_t const bytes = input.size() + second.size() + static_cast<size_t>(timed.outputBytes);
     size_t const copies = std::max<size_t>(1, kColdBytes / bytes);
     std::vector<std::vector<char>> const inputs(copies, input);
@@ -222,6 +259,8 @@ bool parse(int argc, char** argv, Options& options)
             options.threads = std::atoi(value.c_str());
         } else if (name == "--seconds") {
             options.seconds = std::atof(value.c_str());
+        } else if (name == "--only") {
+            options.only = value;
         } else if (name == "--dtype" && (value == "fp32" || value == "fp16" || value == "bf16")) {
             options.dtype = value == "fp32" ? DType::kFloat32 : value == "fp16" ? DType::kFloat16 : DType::kBFloat16;
         } else {
@@ -237,8 +276,9 @@ int main(int argc, char** argv)
 {
     Options options;
     if (!parse(argc, argv, options)) {
-        std::fprintf(
-            stderr, "usage: bench_kernels [--threads N] [--dtype fp32|fp16|bf16] [--seconds PER_CASE] [--json]\n");
+        std::fprintf(stderr,
+            "usage: bench_kernels [--threads N] [--dtype fp32|fp16|bf16] [--seconds PER_CASE] [--json] "
+            "[--only PART_OF_NAME]\n");
         return 2;
     }
     SpinningPool threads(options.threads);
@@ -250,6 +290,8 @@ int main(int argc, char** argv)
     size_t const networkCases = cases.size() + 1;
     cases.push_back(resizeCase(150, 64, 512, 512, 512, options.dtype));
     cases.push_back(resizeCase(150, 64, 512, 480, 640, options.dtype));
+    cases.push_back(attentionCase(options.dtype));
+    cases.push_back(queryCase(options.dtype));
     if (!options.isJson) {
         std::printf("%s, %d threads: %.0f GFLOP/s, copy %.1f GB/s\n%-45s %11s %11s %11s %8s %8s %8s %8s\n",
             hostKernels().name, options.threads, roof.gflops, roof.bandwidth, "", "best", "p50", "p99", "GFLOP/s",
@@ -258,6 +300,9 @@ int main(int argc, char** argv)
     double total = 0;
     double best = 0;
     for (size_t i = 0; i < cases.size(); ++i) {
+        if (cases[i].name.find(options.only) == std::string::npos) {
+            continue;
+        }
         Timing timing{};
         if (!timeCase(cases[i], options, pool, timing)) {
             return 1;
@@ -266,7 +311,7 @@ int main(int argc, char** argv)
         best += i < networkCases ? timing.best : 0;
         print(cases[i], timing, options, roof);
     }
-    if (!options.isJson) {
+    if (!options.isJson && options.only.empty()) {
         std::printf(
             "one image of SegNeXt-T + FreqFusion at 512 x 512: %.2f ms, at best %.2f ms\n", total * 1e3, best * 1e3);
     }

@@ -72,7 +72,7 @@ struct Trial {
         if (alone != together) {
             return fail("three threads give another result than one");
         }
-        size_t const step = dtype == DType::kFloat32 || name == "ResizeArgmax" ? 4 : 2;
+        size_t const step = dtype == DType::kFloat32 || name == "ResizeArgmax" || name == "QueryArgmax" ? 4 : 2;
         for (size_t i = 0; i < outputBytes; i += step) {
             if (std::memcmp(&alone[i], "\xff\xff\xff\xff", step) == 0) {
                 return fail("an element was not written");
@@ -142,6 +142,43 @@ bool tryOffsetResample(Trial& trial, ThreadPool const& pool)
     return trial.check(features.size(), pool, [&](void* output, ThreadPool const& chosen) {
         return runOffsetResampleOnHost(shape, trial.dtype, features.data(), offsets.data(), output, chosen);
     });
+}
+
+bool tryDeformableAttention(Trial& trial, ThreadPool const& pool)
+{
+    trial.name = "DeformableAttention";
+    DeformableAttentionShape shape{trial.between(1, 2), trial.between(1, 9), trial.between(1, 70), trial.between(1, 4),
+        trial.between(1, 5), {}, {}};
+    for (int32_t level = 0; level < shape.levels; ++level) {
+        shape.height[level] = trial.between(1, 20);
+        shape.width[level] = trial.between(1, 20);
+    }
+    int64_t const pairs = shape.batch * tokensOf(shape) * shape.heads;
+    int64_t const places = pairs * shape.levels * shape.points;
+    std::vector<char> const value = trial.tensor(pairs * shape.channels);
+    std::vector<char> const offsets = trial.tensor(2 * places);
+    std::vector<char> const logits = trial.tensor(places);
+    return trial.check(value.size(), pool, [&](void* output, ThreadPool const& chosen) {
+        return runDeformableAttentionOnHost(
+            shape, trial.dtype, value.data(), offsets.data(), logits.data(), output, chosen);
+    });
+}
+
+bool tryQueryArgmax(Trial& trial, ThreadPool const& pool)
+{
+    trial.name = "QueryArgmax";
+    QueryArgmaxShape shape{trial.between(1, 2), trial.between(1, 30), trial.between(1, 20), trial.between(1, 20),
+        trial.between(1, 50), trial.side(), trial.side(), 0, 0, trial.side(), trial.side()};
+    shape.keptHeight = trial.between(1, shape.paddedHeight);
+    shape.keptWidth = trial.between(1, shape.paddedWidth);
+    int64_t const pixels = int64_t{shape.batch} * shape.outHeight * shape.outWidth;
+    std::vector<char> const masks = trial.tensor(int64_t{shape.batch} * shape.queries * shape.height * shape.width);
+    std::vector<char> const classes = trial.tensor(int64_t{shape.batch} * shape.queries * (shape.classes + 1));
+    return trial.check(
+        static_cast<size_t>(pixels) * sizeof(int32_t), pool, [&](void* output, ThreadPool const& chosen) {
+            return runQueryArgmaxOnHost(
+                shape, trial.dtype, masks.data(), classes.data(), static_cast<int32_t*>(output), chosen);
+        });
 }
 
 bool tryResizeArgmax(Trial& trial, ThreadPool const& pool)
@@ -266,7 +303,7 @@ int main(int argc, char** argv)
     uint32_t const seed = argc > 2 ? static_cast<uint32_t>(std::atoi(argv[2])) : 1;
     SpinningPool threads(3);
     bool (*const tries[])(Trial&, ThreadPool const&) = {tryAdaptiveFilter, tryLocalSimilarity, tryOffsetResample,
-        tryResizeArgmax, tryPrepareImage, tryPyramidRoiAlign, tryConvolve3x3};
+        tryDeformableAttention, tryQueryArgmax, tryResizeArgmax, tryPrepareImage, tryPyramidRoiAlign, tryConvolve3x3};
     constexpr int64_t kTries = sizeof(tries) / sizeof(tries[0]);
     auto const start = std::chrono::steady_clock::now();
     int64_t count = 0;

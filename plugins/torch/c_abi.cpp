@@ -3,10 +3,12 @@
 
 #include "kernels/adaptive_filter.h"
 #include "kernels/carafe.h"
+#include "kernels/deformable_attention.h"
 #include "kernels/host_kernels.h"
 #include "kernels/local_similarity.h"
 #include "kernels/offset_resample.h"
 #include "kernels/pyramid_roi_align.h"
+#include "kernels/query_argmax.h"
 #include "kernels/resize_argmax.h"
 #include "sleeping_pool.h"
 
@@ -49,6 +51,16 @@ char const* whyNotTogether(
         }
     }
     return nullptr;
+}
+
+//! The same of an int32 tensor.
+char const* whyNotLabels(FreqFusionTensor labels, FreqFusionPlace const& place) noexcept
+{
+    if (labels.dtype != kFreqFusionInt32) {
+        return "labels must be int32";
+    }
+    labels.dtype = kFreqFusionFloat32;
+    return whyNotTogether({&labels}, place);
 }
 
 bool hasSize(FreqFusionTensor const& tensor, int64_t n, int64_t c, int64_t h, int64_t w) noexcept
@@ -161,6 +173,36 @@ char const* freqfusion_adaptive_filter(FreqFusionTensor const* features, FreqFus
         shape, dtypeOf(*features), features->data, logits->data, window, output->data, sleepingPool(place->threads));
 }
 
+char const* freqfusion_deformable_attention(FreqFusionTensor const* value, FreqFusionTensor const* offsets,
+    FreqFusionTensor const* logits, FreqFusionTensor const* output, int64_t const* sizes, int64_t sizeCount,
+    FreqFusionPlace const* place)
+{
+    if (char const* const reason = whyNotTogether({value, offsets, logits, output}, *place)) {
+        return reason;
+    }
+    if (place->channelsLast != 0) {
+        return "the value must be contiguous (N, T, M, D), got channels last";
+    }
+    if (sizeCount % 2 != 0) {
+        return "sizes must hold a height and a width for each level";
+    }
+    DeformableAttentionShape const shape = attentionShape(value->size, logits->size, sizes, sizeCount / 2);
+    if (char const* const reason = whyNotRunnable(shape, value->size, offsets->size, logits->size)) {
+        return reason;
+    }
+    if (!std::equal(value->size, value->size + 4, output->size)) {
+        return "output must have the size of the value";
+    }
+#if FREQFUSION_CUDA
+    if (place->onCuda != 0) {
+        return reasonOf(launchDeformableAttention(
+            shape, dtypeOf(*value), value->data, offsets->data, logits->data, output->data, streamOf(*place)));
+    }
+#endif
+    return runDeformableAttentionOnHost(
+        shape, dtypeOf(*value), value->data, offsets->data, logits->data, output->data, sleepingPool(place->threads));
+}
+
 char const* freqfusion_local_similarity(FreqFusionTensor const* features, FreqFusionTensor const* output,
     int32_t kernelSize, int32_t dilation, FreqFusionPlace const* place)
 {
@@ -215,13 +257,11 @@ char const* freqfusion_resize_argmax(FreqFusionTensor const* scores, FreqFusionT
     if (char const* const reason = whyNotTogether({scores}, *place)) {
         return reason;
     }
-    FreqFusionTensor sized = *labels; // the checks of a tensor, but for its dtype
-    sized.dtype = scores->dtype;
-    if (char const* const reason = whyNotTogether({&sized}, *place)) {
+    if (char const* const reason = whyNotLabels(*labels, *place)) {
         return reason;
     }
-    if (labels->dtype != kFreqFusionInt32 || labels->size[0] != scores->size[0] || labels->size[1] != 1) {
-        return "labels must be int32 (N, 1, height, width) for scores (N, C, h, w)";
+    if (labels->size[0] != scores->size[0] || labels->size[1] != 1) {
+        return "labels must be (N, 1, height, width) for scores (N, C, h, w)";
     }
     ResizeArgmaxShape const shape{extent(*scores, 0), extent(*scores, 1), extent(*scores, 2), extent(*scores, 3),
         stepHeight, stepWidth, extent(*labels, 2), extent(*labels, 3), alignCorners != 0};
@@ -236,6 +276,38 @@ char const* freqfusion_resize_argmax(FreqFusionTensor const* scores, FreqFusionT
     }
 #endif
     return runResizeArgmaxOnHost(shape, dtypeOf(*scores), scores->data, output, sleepingPool(place->threads));
+}
+
+char const* freqfusion_query_argmax(FreqFusionTensor const* masks, FreqFusionTensor const* classes,
+    FreqFusionTensor const* labels, int32_t paddedHeight, int32_t paddedWidth, int32_t keptHeight, int32_t keptWidth,
+    FreqFusionPlace const* place)
+{
+    if (char const* const reason = whyNotTogether({masks, classes}, *place)) {
+        return reason;
+    }
+    if (char const* const reason = whyNotLabels(*labels, *place)) {
+        return reason;
+    }
+    if (place->channelsLast != 0) {
+        return "the masks must be contiguous (N, Q, h, w), got channels last";
+    }
+    if (labels->size[0] != masks->size[0] || labels->size[1] != 1 || classes->size[3] != 1) {
+        return "labels must be (N, 1, height, width) and classes (N, Q, C + 1, 1) for masks (N, Q, h, w)";
+    }
+    QueryArgmaxShape const shape{extent(*masks, 0), extent(*masks, 1), extent(*classes, 2) - 1, extent(*masks, 2),
+        extent(*masks, 3), paddedHeight, paddedWidth, keptHeight, keptWidth, extent(*labels, 2), extent(*labels, 3)};
+    if (char const* const reason = whyNotRunnable(shape, classes->size)) {
+        return reason;
+    }
+    auto* const output = static_cast<int32_t*>(labels->data);
+#if FREQFUSION_CUDA
+    if (place->onCuda != 0) {
+        return reasonOf(
+            launchQueryArgmax(shape, dtypeOf(*masks), masks->data, classes->data, output, streamOf(*place)));
+    }
+#endif
+    return runQueryArgmaxOnHost(
+        shape, dtypeOf(*masks), masks->data, classes->data, output, sleepingPool(place->threads));
 }
 
 char const* freqfusion_pyramid_roi_align(FreqFusionTensor const* map0, FreqFusionTensor const* map1,

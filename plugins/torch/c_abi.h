@@ -22,7 +22,7 @@ extern "C" {
 #endif
 
 /*! Raised with every change of a signature or struct below; a caller built for another number must not go on. */
-#define FREQFUSION_ABI_VERSION 2
+#define FREQFUSION_ABI_VERSION 3
 
 enum FreqFusionDType { kFreqFusionFloat32 = 0, kFreqFusionFloat16 = 1, kFreqFusionBFloat16 = 2, kFreqFusionInt32 = 3 };
 
@@ -58,6 +58,12 @@ FREQFUSION_API char const* freqfusion_adaptive_filter(FreqFusionTensor const* fe
     FreqFusionTensor const* output, float const* window, int64_t windowCount, int32_t kernelSize, int32_t groups,
     int32_t scale, int32_t mode, FreqFusionPlace const* place);
 
+/*! kernels/deformable_attention.h: value (N, T, M, D), offsets (N, T, M, L*P*2), logits (N, T, M, L*P) -> output
+ *  (N, T, M, D); `sizes` is `sizeCount` = 2 * L numbers in host memory. Without channelsLast. */
+FREQFUSION_API char const* freqfusion_deformable_attention(FreqFusionTensor const* value,
+    FreqFusionTensor const* offsets, FreqFusionTensor const* logits, FreqFusionTensor const* output,
+    int64_t const* sizes, int64_t sizeCount, FreqFusionPlace const* place);
+
 /*! kernels/local_similarity.h: features (N, C, H, W) -> output (N, K*K-1, H, W). */
 FREQFUSION_API char const* freqfusion_local_similarity(FreqFusionTensor const* features, FreqFusionTensor const* output,
     int32_t kernelSize, int32_t dilation, FreqFusionPlace const* place);
@@ -69,6 +75,12 @@ FREQFUSION_API char const* freqfusion_offset_resample(FreqFusionTensor const* fe
 /*! kernels/resize_argmax.h: scores (N, C, h, w) -> labels int32 (N, 1, output height, output width). */
 FREQFUSION_API char const* freqfusion_resize_argmax(FreqFusionTensor const* scores, FreqFusionTensor const* labels,
     int32_t stepHeight, int32_t stepWidth, int32_t alignCorners, FreqFusionPlace const* place);
+
+/*! kernels/query_argmax.h: masks (N, Q, h, w), classes (N, Q, C + 1, 1) -> labels int32 (N, 1, output height, output
+ *  width). Without channelsLast. */
+FREQFUSION_API char const* freqfusion_query_argmax(FreqFusionTensor const* masks, FreqFusionTensor const* classes,
+    FreqFusionTensor const* labels, int32_t paddedHeight, int32_t paddedWidth, int32_t keptHeight, int32_t keptWidth,
+    FreqFusionPlace const* place);
 
 /*! kernels/pyramid_roi_align.h: four maps (N, C, H, W), boxes float32 (N, M, 4, 1) -> output (N * M, C, K, K). Without
  *  channelsLast. */

@@ -29,9 +29,11 @@ from kernels import (
     TACTIC_NAMES,
     AdaptiveFilterShape,
     CarafeShape,
+    DeformableAttentionShape,
     Library,
     LocalSimilarityShape,
     OffsetResampleShape,
+    QueryArgmaxShape,
     ResizeArgmaxShape,
     Stored,
     window_array,
@@ -206,7 +208,8 @@ def bench_rivals(
 
 
 def bench_others(library: Library, clock: Clock, peak: float) -> list[dict[str, Any]]:
-    """The other operators, at the sizes of SegNeXt-T's second fusion for a 1024 x 1024 picture."""
+    """The other operators, at the sizes of SegNeXt-T's second fusion for a 1024 x 1024 picture, and of Mask2Former for
+    one of 640 x 640."""
     lines = []
     label_size = (1, 1, 512, 512)
     runs = [
@@ -217,9 +220,19 @@ def bench_others(library: Library, clock: Clock, peak: float) -> list[dict[str, 
             [(1, 416, 128, 128), (1, 32, 64, 64), (1, 416, 128, 128)],
         ),
         ("resize_argmax", ResizeArgmaxShape(1, 150, 64, 64, 512, 512, 512, 512, False), [(1, 150, 64, 64), label_size]),
+        (
+            "deformable_attention",
+            DeformableAttentionShape.of(1, 8, 32, 4, 20, 20, 40, 40, 80, 80),
+            [(1, 8400, 8, last) for last in (32, 24, 12, 32)],
+        ),
+        (
+            "query_argmax",
+            QueryArgmaxShape(1, 100, 150, 160, 160, 640, 640, 640, 640, 512, 512),
+            [(1, 100, 160, 160), (1, 100, 151, 1), label_size],
+        ),
     ]
     for operator, shape, sizes in runs:
-        for layout in (NCHW, NHWC):
+        for layout in (NCHW, NHWC) if operator not in ("deformable_attention", "query_argmax") else (NCHW,):
             tensors = []
             for size in sizes:
                 is_labels = size == label_size

@@ -88,6 +88,38 @@ PYRAMID_LARGE = [
     (1, 7, 64, 64, 2000, 1),
 ]
 PYRAMID_STRIDE, PYRAMID_SCALE = 4, 8  # of the finest map; the side, in image pixels, whose double level 1 begins at
+# N, heads, channels of a head, points, height and width of every level
+ATTENTION_SMALL = [
+    (1, 1, 1, 1, 1, 1),
+    (0, 2, 8, 4, 2, 3, 1, 1),
+    (1, 2, 0, 4, 2, 3),
+    (2, 3, 8, 4, 2, 3, 5, 4, 3, 7),
+    (1, 8, 32, 4, 1, 2, 3, 3),
+    (1, 2, 13, 5, 4, 5, 2, 1),
+    (1, 1, 16, 32, 1, 2, 2, 2, 1, 1, 3, 1, 1, 2, 1, 1, 2, 1, 1, 1),
+]
+ATTENTION_LARGE = [
+    (1, 8, 32, 4, 20, 20, 40, 40, 80, 80),
+    (2, 8, 32, 4, 17, 30, 33, 61, 64, 121),
+    (1, 5, 40, 8, 64, 96),
+    (3000, 2, 4, 2, 1, 2, 2, 3),
+]
+# N, queries, classes, h, w, padded height and width, kept height and width, output height and width
+QUERY_SMALL = [
+    (1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1),
+    (0, 3, 4, 2, 2, 8, 8, 7, 7, 5, 5),
+    (2, 7, 19, 3, 5, 12, 20, 11, 17, 11, 17),
+    (1, 20, 9, 4, 6, 16, 24, 13, 23, 31, 50),
+    (1, 5, 170, 4, 5, 16, 20, 15, 19, 6, 7),
+    (1, 3, 4, 9, 2, 5, 8, 5, 7, 40, 2),
+    (1, 17, 5, 2, 3, 8, 12, 8, 12, 8, 5),
+]
+QUERY_LARGE = [
+    (1, 100, 150, 160, 216, 640, 864, 640, 853, 480, 640),
+    (2, 100, 150, 32, 40, 128, 160, 120, 150, 333, 500),
+    (1, 200, 400, 20, 24, 80, 96, 80, 90, 80, 90),
+    (70000, 2, 3, 1, 1, 4, 4, 2, 3, 2, 1),
+]
 # N, classes, h, w, step height, step width, output height, output width, align_corners
 RESIZE_SMALL = [
     (1, 1, 1, 1, 1, 1, 1, 1, 0),
@@ -135,3 +167,16 @@ def pyramid(sizes: tuple[int, ...], dtype: torch.dtype, device: str) -> tuple[li
     sides[:, ::6] *= 0
     centres = (1.4 * random[:, :, 1] - 0.2) * image
     return maps, torch.cat([centres - sides / 2, centres + sides / 2], dim=2)
+
+
+def attention(sizes: tuple[int, ...], dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Value, offsets of some pixels, and logits."""
+    n, heads, channels, points, *levels = sizes
+    generator = torch.Generator(device).manual_seed(8)
+    tokens = sum(h * w for h, w in zip(levels[::2], levels[1::2], strict=True))
+    places = len(levels) // 2 * points
+    value, offsets, logits = (
+        torch.randn(n, tokens, heads, last, generator=generator, device=device)
+        for last in (channels, 2 * places, places)
+    )
+    return value.to(dtype), (3 * offsets).to(dtype), (2 * logits).to(dtype)

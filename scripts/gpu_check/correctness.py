@@ -22,11 +22,13 @@ from kernels import (
     TACTIC_NAMES,
     AdaptiveFilterShape,
     CarafeShape,
+    DeformableAttentionShape,
     KernelError,
     Library,
     LocalSimilarityShape,
     OffsetResampleShape,
     PyramidRoiAlignShape,
+    QueryArgmaxShape,
     ResizeArgmaxShape,
     Stored,
     window_array,
@@ -230,6 +232,48 @@ def check_pyramid(library: Library, sizes: tuple[int, ...], variant: Variant) ->
     return check_output(output, expected, allowance + SMALLEST[variant.dtype])
 
 
+def check_attention(library: Library, sizes: tuple[int, ...], variant: Variant) -> float | None:
+    """None for channels-last tensors, which this operator does not take."""
+    if variant.layout == NHWC:
+        return None
+    value, offsets, logits = cases.attention(sizes, variant.dtype, library.device)
+    output = Stored(library, value.shape, variant.dtype, NCHW, variant.shift)
+    tensors = [stored(library, t, NCHW, variant.shift) for t in (value, offsets, logits)] + [output]
+    form = library.form(variant.dtype, NCHW)
+    shape = DeformableAttentionShape.of(*sizes)
+    launch(library, lambda *p: library.call("deformable_attention", shape, form, *p), tensors, variant.at_page_end)
+    expected = references.deformable_attention(value.double(), offsets.double(), logits.double(), sizes[4:])
+    # fp32 positions are off by five roundings of the level's side and the offset, and values change by at most twice
+    # the largest from pixel to pixel, on two axes; exp by that of its argument; sums by one for each pixel of a place.
+    largest = float(value.abs().max()) if value.numel() else 0.0
+    position = (max(sizes[4:]) + float(offsets.abs().max() if offsets.numel() else 0.0)) * 5 * 2.0**-24
+    sums = (4 * logits.shape[3] + 64) * 2.0**-24
+    allowance = 1.001 * ROUNDING[variant.dtype] * expected.abs() + largest * (4 * position + sums)
+    return check_output(output, expected, allowance + SMALLEST[variant.dtype])
+
+
+def check_query(library: Library, sizes: tuple[int, ...], variant: Variant) -> float | None:
+    """None for channels-last tensors, which this operator does not take."""
+    if variant.layout == NHWC:
+        return None
+    n, queries, count, h, w = sizes[:5]
+    masks = random_tensor((n, queries, h, w), variant.dtype, 9, library.device)
+    classes = random_tensor((n, queries, count + 1), variant.dtype, 10, library.device)
+    if count > 2:
+        classes[:, :, 2] = classes[:, :, 1]  # a tie everywhere, which the lower class must win
+    labels = Stored(library, (n, 1, *sizes[9:]), torch.int32, NCHW)
+    tensors = [stored(library, t, NCHW, variant.shift) for t in (masks, classes[..., None])] + [labels]
+    form = library.form(variant.dtype, NCHW)
+    shape = QueryArgmaxShape(*sizes)
+    launch(library, lambda *p: library.call("query_argmax", shape, form, *p), tensors, variant.at_page_end)
+    scores = references.query_scores(masks.double(), classes.double(), sizes[5:])
+    # A score is a sum of shares that are weighed by sigmoids, whose slope is a quarter: see check_resize for positions.
+    most = float(classes.double().softmax(dim=2).sum(dim=1).max()) if n else 0.0
+    slope = 2 + float(masks.abs().max() if n else 0.0) / 2
+    allowance = most * ((max(sizes[3:]) + 8) * 2.0**-22 * slope + (queries + 64) * 2.0**-24)
+    return check_labels(labels, scores, allowance)
+
+
 def check_resize(library: Library, sizes: tuple[int, ...], variant: Variant) -> float:
     n, classes, h, w = sizes[:4]
     steps, align_corners = sizes[4:8], bool(sizes[8])
@@ -242,14 +286,19 @@ def check_resize(library: Library, sizes: tuple[int, ...], variant: Variant) -> 
     shape = ResizeArgmaxShape(*sizes[:8], align_corners)
     launch(library, lambda *p: library.call("resize_argmax", shape, form, *p), tensors, variant.at_page_end)
     expected = references.resized_scores(scores.double(), steps, align_corners)
+    # Two nearly equal scores may change places: coordinates are fp32, scores change by 2 max |score| per pixel.
+    largest = float(scores.abs().max()) if scores.numel() else 0.0
+    return check_labels(labels, expected, 2 * largest * (max(h, w, *steps) + 8) * 2.0**-22)
+
+
+def check_labels(labels: Stored, scores: Tensor, allowance: float) -> float:
+    """Of each label's score how far it is below the largest; class 2 is class 1 again and must not win."""
     label = labels.view.long()
     if label.numel() == 0:
         return 0.0
-    if int(label.min()) < 0 or int(label.max()) >= classes or bool((label == 2).any()):
+    if int(label.min()) < 0 or int(label.max()) >= scores.shape[1] or bool((label == 2).any()):
         raise WrongResultError("a label is none of the classes, or a tie was won by the higher class")
-    lost = expected.amax(dim=1, keepdim=True) - expected.gather(1, label)
-    # Two nearly equal scores may change places: coordinates are fp32, scores change by 2 max |score| per pixel.
-    allowance = 2 * float(scores.abs().max()) * (max(h, w, *steps) + 8) * 2.0**-22
+    lost = scores.amax(dim=1, keepdim=True) - scores.gather(1, label)
     share = float(lost.max()) / allowance
     if share > 1:
         raise WrongResultError(f"a label's score is {share:.3g} times the allowance below the largest")
@@ -263,9 +312,11 @@ def check_refusals(library: Library) -> None:
     refused = [
         ("carafe", CarafeShape(1, 4, 3, 3, 4, 1, 2), 3),
         ("carafe", CarafeShape(1, 4, 3, 3, 5, 3, 2), 3),
+        ("deformable_attention", DeformableAttentionShape.of(1, 2, 4, 200, 3, 3, 1, 1), 4),
         ("local_similarity", LocalSimilarityShape(1, 4, 3, 3, 2, 1), 2),
         ("offset_resample", OffsetResampleShape(1, 4, 3, 3, 0), 3),
         ("pyramid_roi_align", PyramidRoiAlignShape(1, 4, levels, levels, 2, 0, 4, 8), 6),
+        ("query_argmax", QueryArgmaxShape(1, 3, 4, 3, 3, 9, 9, 10, 9, 5, 5), 3),
         ("resize_argmax", ResizeArgmaxShape(1, 0, 3, 3, 3, 3, 3, 3, False), 2),
     ]
     for operator, shape, pointers in refused:
@@ -295,9 +346,11 @@ def all_checks(
                     lambda s=sizes, v=variant, m=mode: check_reassembly(library, s, v, m),
                 )
     for operator, small, large, check in (
+        ("deformable_attention", cases.ATTENTION_SMALL, cases.ATTENTION_LARGE, check_attention),
         ("local_similarity", cases.SIMILARITY_SMALL, cases.SIMILARITY_LARGE, check_similarity),
         ("offset_resample", cases.RESAMPLE_SMALL, cases.RESAMPLE_LARGE, check_resample),
         ("pyramid_roi_align", cases.PYRAMID_SMALL, cases.PYRAMID_LARGE, check_pyramid),
+        ("query_argmax", cases.QUERY_SMALL, cases.QUERY_LARGE, check_query),
         ("resize_argmax", cases.RESIZE_SMALL, cases.RESIZE_LARGE, check_resize),
     ):
         for sizes in both(small, large):

@@ -85,6 +85,42 @@ def local_similarity(x: Tensor, kernel_size: int, dilation: int) -> Tensor:
     return torch.stack(out, dim=1)
 
 
+def deformable_attention(value: Tensor, offsets: Tensor, logits: Tensor, sizes: Sequence[int]) -> Tensor:
+    n, tokens, heads, dim = value.shape
+    levels = list(zip(sizes[::2], sizes[1::2], strict=True))
+    points = logits.shape[3] // len(levels)
+    weights = logits.softmax(dim=3).view(n, tokens, heads, len(levels), points)
+    moves = offsets.view(n, tokens, heads, len(levels), points, 2)
+    centres = [
+        torch.cartesian_prod(*((torch.arange(side, dtype=torch.float64) + 0.5) / side for side in (h, w))).view(-1, 2)
+        for h, w in levels
+    ]
+    centre = torch.cat(centres).to(value.device)[None, :, None, None]  # y, x
+    out, start = torch.zeros_like(value), 0
+    for level, (h, w) in enumerate(levels):
+        own = value[:, start : start + h * w].permute(0, 2, 1, 3)  # (N, heads, h * w, dim)
+        x, y = (
+            centre[..., 1] * w + moves[:, :, :, level, :, 0] - 0.5,
+            centre[..., 0] * h + moves[:, :, :, level, :, 1] - 0.5,
+        )
+        for i, j in itertools.product((0, 1), repeat=2):
+            row, column = y.floor() + i, x.floor() + j
+            share = (1 - (y - row).abs()) * (1 - (x - column).abs()) * weights[:, :, :, level]
+            share = torch.where((row >= 0) & (row < h) & (column >= 0) & (column < w), share, 0.0)
+            index = (row.clamp(0, h - 1) * w + column.clamp(0, w - 1)).long().permute(0, 2, 1, 3)
+            picked = own.gather(2, index.flatten(2)[..., None].expand(-1, -1, -1, dim))
+            picked = picked.view(n, heads, tokens, points, dim) * share.permute(0, 2, 1, 3)[..., None]
+            out += picked.sum(dim=3).permute(0, 2, 1, 3)
+        start += h * w
+    return out
+
+
+def query_scores(masks: Tensor, classes: Tensor, sizes: Sequence[int]) -> Tensor:
+    padded = resized_scores(masks, (*sizes[:2], *sizes[:2]), False)[:, :, : sizes[2], : sizes[3]]
+    scores = torch.einsum("nqc,nqhw->nchw", classes.softmax(dim=2)[..., :-1], padded.sigmoid())
+    return resized_scores(scores, (*sizes[4:], *sizes[4:]), False)
+
+
 def offset_resample(x: Tensor, offsets: Tensor, groups: int) -> Tensor:
     n, c, height, width = x.shape
     h, w = height // 2, width // 2

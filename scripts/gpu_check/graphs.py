@@ -15,11 +15,13 @@ from kernels import (
     NHWC,
     AdaptiveFilterShape,
     CarafeShape,
+    DeformableAttentionShape,
     KernelError,
     Library,
     LocalSimilarityShape,
     OffsetResampleShape,
     PyramidRoiAlignShape,
+    QueryArgmaxShape,
     ResizeArgmaxShape,
     Stored,
     window_array,
@@ -64,6 +66,13 @@ def launches(library: Library, layout: int) -> list[tuple[str, Sequence[Stored],
         boxes.view.copy_(torch.tensor([8.0, 4.0, 60.0, 90.0]).view(1, 1, 4, 1))
         *maps, out = made(*((1, 8, side, side) for side in sides), (9, 8, 7, 7))
         calls.append(("pyramid_roi_align", PyramidRoiAlignShape(1, 8, sides, sides, 9, 7, 4, 56), [*maps, boxes, out]))
+        attention = made((1, 44, 4, 16), (1, 44, 4, 16), (1, 44, 4, 8), (1, 44, 4, 16))
+        calls.append(("deformable_attention", DeformableAttentionShape.of(1, 4, 16, 4, 4, 5, 3, 8), attention))
+        queries = [
+            *made((1, 20, 6, 8), (1, 20, 14, 1), (1, 1, 1, 1))[:2],
+            Stored(library, (1, 1, 33, 50), torch.int32, NCHW),
+        ]
+        calls.append(("query_argmax", QueryArgmaxShape(1, 20, 13, 6, 8, 24, 32, 22, 31, 33, 50), queries))
     return [(name, tensors, partial(call, name, shape, tensors)) for name, shape, tensors in calls]
 
 

@@ -28,6 +28,21 @@ class AdaptiveFilterShape(ctypes.Structure):
     _fields_ = [("reassembly", CarafeShape), ("mode", ctypes.c_int32)]
 
 
+class DeformableAttentionShape(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int32) for name in ("batch", "heads", "channels", "levels", "points")),
+        ("height", ctypes.c_int32 * 8),
+        ("width", ctypes.c_int32 * 8),
+    ]
+
+    @classmethod
+    def of(cls, batch: int, heads: int, channels: int, points: int, *sizes: int) -> DeformableAttentionShape:
+        """With levels of ``sizes``, a height and a width each."""
+        rest = [1] * (8 - len(sizes) // 2)
+        height, width = ((ctypes.c_int32 * 8)(*sizes[axis::2], *rest) for axis in (0, 1))
+        return cls(batch, heads, channels, len(sizes) // 2, points, height, width)
+
+
 class LocalSimilarityShape(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int32) for name in ("batch", "channels", "height", "width", "kernel_size", "dilation")]
 
@@ -46,6 +61,25 @@ class PyramidRoiAlignShape(ctypes.Structure):
         ("output_size", ctypes.c_int32),
         ("finest_stride", ctypes.c_int32),
         ("finest_scale", ctypes.c_int32),
+    ]
+
+
+class QueryArgmaxShape(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_int32)
+        for name in (
+            "batch",
+            "queries",
+            "classes",
+            "height",
+            "width",
+            "padded_height",
+            "padded_width",
+            "kept_height",
+            "kept_width",
+            "out_height",
+            "out_width",
+        )
     ]
 
 

@@ -13,7 +13,16 @@ from pathlib import Path
 
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
 KERNELS = PLUGINS / "kernels"
-OPERATORS = ("carafe", "adaptive_filter", "local_similarity", "offset_resample", "resize_argmax", "pyramid_roi_align")
+OPERATORS = (
+    "carafe",
+    "adaptive_filter",
+    "deformable_attention",
+    "local_similarity",
+    "offset_resample",
+    "resize_argmax",
+    "pyramid_roi_align",
+    "query_argmax",
+)
 CXX_FLAGS = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-ffunction-sections", "-Wall", "-Wextra", "-Wshadow"]
 # Every access through a Pack must be as aligned as it says, and every index within its array.
 EMULATION_CHECKS = "-fsanitize=alignment,bounds,signed-integer-overflow,shift"

@@ -66,6 +66,20 @@ def compare_references() -> list[str]:
             fast_references.offset_resample(x, offsets, groups),
             loops.offset_resample(x.numpy(), offsets.numpy(), groups),
         )
+    for sizes in ((2, 3, 5, 4, 2, 3, 5, 4, 3, 7), (1, 1, 2, 1, 1, 1), (1, 2, 3, 2, 1, 4, 3, 1)):
+        value, offsets, logits = (t.double() for t in cases.attention(sizes, torch.float64, "cpu"))
+        compare(
+            f"deformable_attention {sizes}",
+            fast_references.deformable_attention(value, offsets, logits, sizes[4:]),
+            loops.deformable_attention(value.numpy(), offsets.numpy(), logits.numpy(), sizes[4:]),
+        )
+    for sizes in ((2, 5, 4, 3, 5, 12, 20, 11, 17, 7, 23), (1, 2, 1, 1, 1, 4, 4, 3, 1, 5, 5)):
+        masks, classes = random(sizes[0], sizes[1], *sizes[3:5]), random(sizes[0], sizes[1], sizes[2] + 1)
+        compare(
+            f"query_scores {sizes}",
+            fast_references.query_scores(masks, classes, sizes[5:]),
+            loops.query_scores(masks.numpy(), classes.numpy(), sizes[5:]),
+        )
     for sizes in ((2, 3, 20, 32, 9, 7), (1, 2, 1, 1, 5, 2)):
         maps, boxes = cases.pyramid(sizes, torch.float64, "cpu")
         attributes = (sizes[5], cases.PYRAMID_STRIDE, cases.PYRAMID_SCALE)

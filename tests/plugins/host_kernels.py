@@ -81,6 +81,15 @@ class HostKernels:
     def offset_resample(self, x: Tensor, offsets: Tensor, groups: int) -> Tensor:
         return self.run("offset_resample", [x, offsets], guarded(tuple(x.shape), x.dtype), groups)
 
+    def deformable_attention(self, value: Tensor, offsets: Tensor, logits: Tensor, sizes: list[int]) -> Tensor:
+        attributes = ((ctypes.c_int64 * len(sizes))(*sizes), ctypes.c_int64(len(sizes)))
+        output = guarded(tuple(value.shape), value.dtype)
+        return self.run("deformable_attention", [value, offsets, logits], output, *attributes)
+
+    def query_argmax(self, masks: Tensor, classes: Tensor, sizes: list[int]) -> Tensor:
+        labels = guarded((masks.shape[0], 1, *sizes[4:]), torch.int32)
+        return self.run("query_argmax", [masks, classes.unsqueeze(3)], labels, *sizes[:4]).squeeze(1)
+
     def resize_argmax(self, scores: Tensor, sizes: list[int], align_corners: bool) -> Tensor:
         labels = guarded((scores.shape[0], 1, *sizes[2:]), torch.int32)
         return self.run("resize_argmax", [scores], labels, *sizes[:2], int(align_corners)).squeeze(1)

@@ -15,6 +15,9 @@ import torch
 from onnx import TensorProto, helper
 
 ELEMENT = {torch.float32: TensorProto.FLOAT, torch.float16: TensorProto.FLOAT16, torch.bfloat16: TensorProto.BFLOAT16}
+TENSORS = {"DeformableAttention": 3, "LocalSimilarity": 1, "ResizeArgmax": 1}  # all others have two
+LABELS = ("QueryArgmax", "ResizeArgmax")
+SIZED = ("DeformableAttention", *LABELS)
 OPSETS = [helper.make_opsetid("", 18), helper.make_opsetid("freqfusion", 1)]
 
 
@@ -29,28 +32,30 @@ def one_node_model(
 
     Args:
         operator: ONNX name.
-        attributes: The node's own; ``sizes`` of ResizeArgmax becomes an input named ``sizes``.
+        attributes: The node's own; ``sizes`` becomes an input of that name, and tells DeformableAttention its levels.
         dtype: The node's element type. Inputs and output of the model are fp32 all the same, with casts between, since
             numpy has no bfloat16.
         functions: Model-local function bodies.
         shape: Of the first input, if stated; the others' are left open.
     """
-    count = 1 if operator in ("LocalSimilarity", "ResizeArgmax") else 2
+    count = TENSORS.get(operator, 2)
     names = [f"x{i}" for i in range(count)]
     inputs = [helper.make_tensor_value_info(names[0], TensorProto.FLOAT, shape)]
     inputs += [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names[1:]]
     nodes = [helper.make_node("Cast", [name], [f"{name}_cast"], to=ELEMENT[dtype]) for name in names]
     operands = [f"{name}_cast" for name in names]
     written = dict(attributes)
-    if operator == "ResizeArgmax":
-        written.pop("sizes", None)
+    if operator in SIZED:
+        sizes = written.pop("sizes", ())
+        if operator == "DeformableAttention" and sizes:
+            written["levels"] = len(sizes) // 2
         inputs.append(helper.make_tensor_value_info("sizes", TensorProto.INT64, None))
         operands.append("sizes")
     written = {key: int(value) if isinstance(value, bool) else value for key, value in written.items()}
     written = {"plugin_namespace": "freqfusion", "plugin_version": "1", **written}
     nodes.append(helper.make_node(operator, operands, ["y"], domain="freqfusion", name="the_node", **written))
     output, kind = "y", TensorProto.INT32
-    if operator != "ResizeArgmax":
+    if operator not in LABELS:
         nodes.append(helper.make_node("Cast", ["y"], ["out"], to=TensorProto.FLOAT))
         output, kind = "out", TensorProto.FLOAT
     graph = helper.make_graph(nodes, "one_node", inputs, [helper.make_tensor_value_info(output, kind, None)])

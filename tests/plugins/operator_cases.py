@@ -28,7 +28,7 @@ class Case:
 
     Attributes:
         operator: ONNX name.
-        shapes: Of the tensors; ``sizes`` of ResizeArgmax is an attribute here.
+        shapes: Of the tensors; ``sizes`` is an attribute here.
         attributes: By ONNX name, in the order of the loops' and the PyTorch operators' parameters.
         rounding: Bound on the absolute error of fp32 arithmetic, in units of 2**-24, before the result is rounded.
     """
@@ -46,8 +46,10 @@ class Case:
         if self.operator == "Carafe":
             taps = rest[0].unflatten(1, (-1, self.attributes["kernel_size"] ** 2))
             rest = [taps.softmax(2).flatten(1, 2)]
-        if self.operator == "OffsetResample":
-            rest = [3 * rest[0]]  # a few pixels, so that some reach over the border
+        if self.operator in ("OffsetResample", "DeformableAttention"):
+            rest[0] = 3 * rest[0]  # a few pixels, so that some reach over the border
+        if self.operator == "QueryArgmax":
+            first, rest = 6 * first - 3, [2 * rest[0]]
         return [tensor.to(dtype) for tensor in (first, *rest)]
 
     def expected(self, tensors: Sequence[torch.Tensor]) -> np.ndarray:
@@ -59,9 +61,10 @@ class Case:
         """Fails unless ``actual`` is right for ``tensors``."""
         expected, dtype = self.expected(tensors), tensors[0].dtype
         assert tuple(actual.shape) == expected.shape
-        if self.operator == "ResizeArgmax":
+        if self.operator in LABELS:
             assert actual.dtype == torch.int32
-            assert_labels(actual.numpy(), tensors[0].double().numpy(), **self.attributes)
+            arrays = [tensor.double().numpy() for tensor in tensors]
+            assert_labels(actual.numpy(), LABELS[self.operator](*arrays, **self.attributes))
             return
         assert actual.dtype == dtype
         # Half a unit in the last place of the result (below 2), on top of the arithmetic's own error.
@@ -69,17 +72,23 @@ class Case:
         np.testing.assert_allclose(actual.double().numpy(), expected, rtol=0.0, atol=atol)
 
 
-def assert_labels(actual: np.ndarray, scores: np.ndarray, sizes: Sequence[int], align_corners: bool) -> None:
-    """Fails unless each label is a class whose score is the largest, to within fp32 rounding.
+def assert_labels(actual: np.ndarray, maps: np.ndarray) -> None:
+    """Fails unless each label is a class whose score in ``maps`` is the largest, to within fp32 rounding.
 
-    Scores are in [0, 1) and each is a sum of four products in each of two steps, positions being off by 2**-24 of the
-    map's side, 64 at most: 2**-24 * (8 + 2 * 64 * 4) < 2**-14.
+    Scores of ResizeArgmax are in [0, 1) and each is a sum of four products in each of two steps, positions being off by
+    2**-24 of the map's side, 64 at most: 2**-24 * (8 + 2 * 64 * 4) < 2**-14. Those of QueryArgmax are sums of at most
+    20 products, with a sigmoid, whose slope is at most 1/4, of logits in [-3, 3) between: no more.
     """
-    maps = references.resized_scores(scores, sizes, align_corners)
     chosen = np.take_along_axis(maps, actual[:, None].astype(np.int64), axis=1)[:, 0]
     assert (maps.max(axis=1) - chosen).max(initial=0.0) <= 2.0**-14
-    right = references.resize_argmax(scores, sizes, align_corners)
-    assert (actual == right).mean() >= 0.999 if actual.size else True
+    assert (actual == maps.argmax(axis=1)).mean() >= 0.999 if actual.size else True
+
+
+LABELS: dict[str, Callable[..., np.ndarray]] = {
+    "QueryArgmax": references.query_scores,
+    "ResizeArgmax": references.resized_scores,
+}
+"""Operators that choose among scores, and the scores."""
 
 
 LOOPS: dict[str, Callable[..., np.ndarray]] = {
@@ -89,15 +98,19 @@ LOOPS: dict[str, Callable[..., np.ndarray]] = {
     "AdaptiveFilter": lambda x, m, window, kernel_size, group_size, scale_factor, mode: references.adaptive_filter(
         x, m, window, kernel_size, group_size, scale_factor, mode
     ),
+    "DeformableAttention": references.deformable_attention,
     "LocalSimilarity": references.local_similarity,
     "OffsetResample": references.offset_resample,
+    "QueryArgmax": references.query_argmax,
     "ResizeArgmax": references.resize_argmax,
 }
 TORCH_NAMES = {
     "Carafe": "carafe",
     "AdaptiveFilter": "adaptive_filter",
+    "DeformableAttention": "deformable_attention",
     "LocalSimilarity": "local_similarity",
     "OffsetResample": "offset_resample",
+    "QueryArgmax": "query_argmax",
     "ResizeArgmax": "resize_argmax",
 }
 
@@ -127,6 +140,20 @@ def resampling(n: int, c: int, h: int, w: int, groups: int) -> Case:
 
 def labelling(n: int, c: int, h: int, w: int, sizes: Sequence[int], align_corners: bool = False) -> Case:
     return Case("ResizeArgmax", ((n, c, h, w),), {"sizes": list(sizes), "align_corners": align_corners}, 0)
+
+
+def attention(n: int, heads: int, channels: int, points: int, sizes: Sequence[int]) -> Case:
+    # Values in [0, 1) change by at most 1 per pixel and axis; positions are off by three units of the level's side,
+    # from the centre, the ratio of the levels and the offset. Softmax as in `reassembly`.
+    tokens = sum(h * w for h, w in zip(sizes[::2], sizes[1::2], strict=True))
+    places = len(sizes) // 2 * points
+    shapes = ((n, tokens, heads, channels), (n, tokens, heads, 2 * places), (n, tokens, heads, places))
+    rounding = 2 * 3 * (max(sizes) + 16) + 4 * places + 64
+    return Case("DeformableAttention", shapes, {"sizes": list(sizes)}, rounding)
+
+
+def query_labelling(n: int, queries: int, classes: int, h: int, w: int, sizes: Sequence[int]) -> Case:
+    return Case("QueryArgmax", ((n, queries, h, w), (n, queries, classes + 1)), {"sizes": list(sizes)}, 0)
 
 
 CASES = [
@@ -162,6 +189,20 @@ CASES = [
         ("one-pixel", labelling(1, 3, 1, 1, (4, 5, 6, 7))),
         ("one-class", labelling(1, 1, 3, 3, (5, 5, 5, 5))),
         ("empty-batch", labelling(0, 4, 3, 3, (5, 5, 7, 7))),
+        ("three-levels", attention(2, 3, 20, 4, (2, 3, 5, 7, 4, 6))),
+        ("one-channel", attention(1, 2, 1, 3, (3, 4))),
+        ("one-pixel-levels", attention(1, 8, 32, 4, (1, 1, 1, 9, 13, 1))),
+        ("many-channels", attention(1, 1, 70, 5, (4, 5, 3, 2))),
+        ("many-places", attention(1, 2, 8, 128, (3, 3, 1, 2))),
+        ("empty-batch", attention(0, 2, 4, 4, (2, 3, 1, 1))),
+        ("cropped-down", query_labelling(2, 20, 7, 6, 9, (24, 36, 21, 33, 10, 13))),
+        ("cropped-up", query_labelling(1, 9, 13, 4, 6, (16, 24, 15, 22, 37, 61))),
+        ("as-it-is", query_labelling(1, 7, 5, 5, 35, (20, 140, 20, 140, 20, 140))),
+        ("rows-alone", query_labelling(1, 3, 4, 3, 5, (12, 20, 9, 17, 23, 17))),
+        ("masks-enlarged-least", query_labelling(1, 4, 6, 9, 30, (9, 31, 9, 31, 9, 16))),
+        ("one-pixel", query_labelling(1, 2, 3, 1, 1, (4, 5, 1, 1, 6, 7))),
+        ("one-class", query_labelling(1, 1, 1, 2, 3, (8, 12, 5, 7, 3, 4))),
+        ("empty-batch", query_labelling(0, 4, 3, 2, 2, (8, 8, 7, 7, 9, 9))),
     ]
 ]
 

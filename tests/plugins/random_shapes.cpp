@@ -219,6 +219,68 @@ void resample()
     demand(output.allFinite(), "the result is not finite", call);
 }
 
+void attend()
+{
+    int32_t const dtype = between(0, 2);
+    int64_t const n = between(0, 2);
+    int64_t const heads = between(1, 5);
+    int64_t const channels = between(1, 40);
+    int64_t const places = 2 * int64_t{between(1, 5)};
+    int64_t const sizes[4] = {between(1, 12), between(1, 20), between(1, 6), between(1, 10)};
+    int64_t const tokens = sizes[0] * sizes[1] + sizes[2] * sizes[3];
+    std::string const call =
+        described("deformable_attention", {dtype, n, heads, channels, places, sizes[0], sizes[1], sizes[2], sizes[3]});
+    Buffer value{n, tokens, heads, channels, dtype, 1};
+    Buffer offsets{n, tokens, heads, 2 * places, dtype, between(0, 1) != 0 ? 5.0F : 60000.0F};
+    Buffer logits{n, tokens, heads, places, dtype, 4};
+    Buffer output{n, tokens, heads, channels, dtype};
+    Buffer again{n, tokens, heads, channels, dtype};
+    check(output, again, call, [&](FreqFusionTensor const* out, FreqFusionPlace const* place) {
+        return freqfusion_deformable_attention(&value.tensor, &offsets.tensor, &logits.tensor, out, sizes, 4, place);
+    });
+    demand(output.allFinite(), "the result is not finite", call);
+    FreqFusionPlace const place{0, 1, 0, nullptr};
+    for (int64_t const count : {int64_t{0}, int64_t{2}, int64_t{3}}) {
+        demand(freqfusion_deformable_attention(
+                   &value.tensor, &offsets.tensor, &logits.tensor, &output.tensor, sizes, count, &place)
+                   != nullptr,
+            "sizes of too few levels are accepted", call);
+    }
+}
+
+void labelByQueries()
+{
+    int32_t const dtype = between(0, 2);
+    int64_t const n = between(0, 2);
+    int64_t const queries = between(1, 12);
+    int32_t const classes = between(1, 20);
+    int64_t const h = between(1, 9);
+    int64_t const w = between(1, 20);
+    int32_t const padded[2] = {between(1, 40), between(1, 90)};
+    int32_t const kept[2] = {between(1, padded[0]), between(1, padded[1])};
+    int64_t const outHeight = between(1, 30);
+    int64_t const outWidth = between(1, 50);
+    std::string const call = described("query_argmax",
+        {dtype, n, queries, classes, h, w, padded[0], padded[1], kept[0], kept[1], outHeight, outWidth});
+    Buffer masks{n, queries, h, w, dtype, 5};
+    Buffer logits{n, queries, classes + 1, 1, dtype, 3};
+    Buffer labels{n, 1, outHeight, outWidth, kFreqFusionInt32};
+    Buffer again{n, 1, outHeight, outWidth, kFreqFusionInt32};
+    FreqFusionPlace const alone{0, 1, 0, nullptr};
+    FreqFusionPlace const together{0, between(2, 4), 0, nullptr};
+    for (auto [out, place] : {std::pair{&labels, &alone}, std::pair{&again, &together}}) {
+        char const* const reason = freqfusion_query_argmax(
+            &masks.tensor, &logits.tensor, &out->tensor, padded[0], padded[1], kept[0], kept[1], place);
+        demand(reason == nullptr, reason, call);
+    }
+    demand(labels.equals(again), "threads change the result", call);
+    demand(labels.labelsBelow(classes), "a label is no class", call);
+    demand(freqfusion_query_argmax(
+               &masks.tensor, &logits.tensor, &labels.tensor, padded[0], padded[1], padded[0] + 1, kept[1], &alone)
+               != nullptr,
+        "more kept than there is is accepted", call);
+}
+
 //! Offsets that are no numbers at all must not become addresses.
 void resampleNonsense()
 {
@@ -282,7 +344,9 @@ int main(int argc, char** argv)
         resample();
         resampleNonsense();
         label();
+        attend();
+        labelByQueries();
     }
-    std::printf("%s: %lld rounds of five operators\n", freqfusion_host_level(), static_cast<long long>(rounds));
+    std::printf("%s: %lld rounds of seven operators\n", freqfusion_host_level(), static_cast<long long>(rounds));
     return 0;
 }

@@ -21,10 +21,12 @@ from kernels import (  # noqa: E402
     NHWC,
     AdaptiveFilterShape,
     CarafeShape,
+    DeformableAttentionShape,
     Form,
     Library,
     LocalSimilarityShape,
     OffsetResampleShape,
+    QueryArgmaxShape,
     ResizeArgmaxShape,
 )
 
@@ -55,6 +57,8 @@ CALLS = {  # operator -> shape that runs, pointers
     "local_similarity": (LocalSimilarityShape(1, 16, 4, 4, 3, 2), 2),
     "offset_resample": (OffsetResampleShape(1, 16, 4, 4, 4), 3),
     "resize_argmax": (ResizeArgmaxShape(1, 16, 4, 4, 8, 8, 8, 8, False), 2),
+    "deformable_attention": (DeformableAttentionShape.of(1, 2, 8, 4, 2, 3, 4, 1), 4),
+    "query_argmax": (QueryArgmaxShape(1, 3, 4, 2, 2, 8, 8, 8, 8, 5, 5), 3),
 }
 EMPTY = {
     "carafe": CarafeShape(0, 16, 4, 4, 5, 1, 2),
@@ -62,6 +66,8 @@ EMPTY = {
     "local_similarity": LocalSimilarityShape(1, 16, 4, 0, 3, 2),
     "offset_resample": OffsetResampleShape(0, 16, 4, 4, 4),
     "resize_argmax": ResizeArgmaxShape(0, 16, 4, 4, 8, 8, 8, 8, False),
+    "deformable_attention": DeformableAttentionShape.of(0, 2, 8, 4, 2, 3, 4, 1),
+    "query_argmax": QueryArgmaxShape(0, 3, 4, 2, 2, 8, 8, 8, 8, 5, 5),
 }
 NONSENSE = {
     "carafe": CarafeShape(1, 16, 4, 4, 4, 1, 2),
@@ -69,6 +75,8 @@ NONSENSE = {
     "local_similarity": LocalSimilarityShape(1, 16, 4, 4, 2, 2),
     "offset_resample": OffsetResampleShape(1, 16, 4, 4, 3),
     "resize_argmax": ResizeArgmaxShape(1, 0, 4, 4, 8, 8, 8, 8, False),
+    "deformable_attention": DeformableAttentionShape.of(1, 2, 8, 0, 2, 3, 4, 1),
+    "query_argmax": QueryArgmaxShape(1, 769, 4, 2, 2, 8, 8, 8, 8, 5, 5),
 }
 
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -220,6 +221,107 @@ def test_offset_resample_survives_any_offset(kernels: HostKernels) -> None:
     assert (actual <= x.max()).all()
 
 
+ATTENTIONS = [  # N, heads, channels, points, sizes of the levels
+    (1, 8, 32, 4, (5, 7, 9, 13, 17, 3)),
+    (2, 3, 20, 3, (1, 1, 12, 9)),
+    (1, 1, 1, 1, (1, 1)),
+    (1, 2, 70, 5, (3, 4)),
+    (1, 2, 16, 32, (2, 3, 1, 5, 4, 1, 2, 2, 1, 1, 3, 3, 1, 2, 2, 1)),
+]
+
+
+def attention_inputs(case: tuple[Any, ...], dtype: torch.dtype, spread: float) -> tuple[Tensor, Tensor, Tensor]:
+    n, heads, channels, points, sizes = case
+    tokens = sum(h * w for h, w in zip(sizes[::2], sizes[1::2], strict=True))
+    places = len(sizes) // 2 * points
+    value = example((n, tokens, heads, channels), dtype, 19)
+    return (
+        value,
+        example((n, tokens, heads, 2 * places), dtype, 20, spread),
+        example((n, tokens, heads, places), dtype, 21, 3.0),
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_IDS)
+@pytest.mark.parametrize("case", ATTENTIONS, ids=str)
+@pytest.mark.parametrize("spread", [0.3, 5.0])
+def test_deformable_attention(kernels: HostKernels, case: tuple[Any, ...], spread: float, dtype: torch.dtype) -> None:
+    tensors, sizes = attention_inputs(case, dtype, spread), case[4]
+    expected = references.deformable_attention(*map(numpy64, tensors), sizes)
+    actual = kernels.deformable_attention(*tensors, list(sizes))
+    # A position rounds by 5 * 2^-24 of its size, which the largest step between pixels multiplies, on two axes; the
+    # argument of exp by 2^-24 of up to 25, on both sides of softmax; sums by one for each of four pixels of a place.
+    position = 5 * 2.0**-24 * (max(sizes) + 5 * spread)
+    sums = (2 * 25 + 16 + 4 * tensors[2].shape[3]) * 2.0**-24
+    assert_near(actual, expected, (4 * position + sums) * float(tensors[0].double().abs().max()))
+
+
+def test_deformable_attention_survives_any_offset(kernels: HostKernels) -> None:
+    value, offsets, logits = attention_inputs((1, 2, 20, 4, (3, 4, 2, 1)), torch.float32, 0.0)
+    far = torch.tensor([float("inf"), -float("inf"), float("nan"), 3e38]).repeat_interleave(2)
+    offsets[..., :8] = far
+    actual = kernels.deformable_attention(value, offsets, logits, [3, 4, 2, 1])
+    weights = logits.softmax(dim=3)[..., 4:].sum(dim=3, keepdim=True)  # all that is left
+    assert torch.isfinite(actual).all()
+    assert torch.allclose(actual[:, 12:], value[:, 12:] * weights[:, 12:], atol=1e-6)
+
+
+def test_deformable_attention_of_extreme_logits(kernels: HostKernels) -> None:
+    value, offsets, logits = attention_inputs((1, 2, 8, 5, (3, 4)), torch.float32, 1.0)
+    logits[..., 1] = -float("inf")
+    logits[:, :, 0] = -200.0
+    logits[:, ::2, 1, 3] = 3e38
+    expected = references.deformable_attention(numpy64(value), numpy64(offsets), numpy64(logits), [3, 4])
+    assert_near(kernels.deformable_attention(value, offsets, logits, [3, 4]), expected, 2.0**-18)
+
+
+QUERIES = [  # N, queries, classes, h, w, padded height and width, kept, output
+    (1, 100, 150, 8, 12, 32, 48, 29, 43, 22, 33),
+    (2, 5, 7, 6, 40, 24, 160, 21, 155, 30, 200),
+    (1, 4, 13, 5, 20, 20, 80, 20, 80, 20, 80),
+    (1, 3, 6, 7, 5, 28, 20, 17, 19, 3, 2),
+    (1, 9, 1, 3, 3, 12, 12, 9, 9, 9, 21),
+    (1, 2, 19, 1, 1, 3, 2, 1, 1, 70, 3),
+    (1, 3, 5, 40, 70, 9, 11, 9, 10, 21, 23),
+    (1, 3, 5, 3, 90, 9, 360, 8, 333, 6, 40),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_IDS)
+@pytest.mark.parametrize("case", QUERIES, ids=str)
+def test_query_argmax(kernels: HostKernels, case: tuple[int, ...], dtype: torch.dtype) -> None:
+    n, queries, classes, h, w, *sizes = case
+    masks, logits = example((n, queries, h, w), dtype, 22, 2.0), example((n, queries, classes + 1), dtype, 23, 2.0)
+    actual = kernels.query_argmax(masks, logits, sizes).numpy()
+    scores = references.query_scores(numpy64(masks), numpy64(logits), sizes)
+    assert actual.dtype == np.int32
+    assert (actual >= 0).all()
+    difference = np.max(scores, axis=1) - np.take_along_axis(scores, actual[:, None], axis=1)[:, 0]
+    # As for resize_argmax, of sigmoids, whose slope is a quarter, added up with shares; and as many roundings as
+    # queries.
+    largest = float(np.max(scores)) if scores.size else 0.0
+    slope = 2 + 0.5 * float(masks.double().abs().max())
+    allowed = (16 * max(case[3:]) * slope + queries + 64) * 2.0**-24 * max(largest, 1.0)
+    assert (difference <= allowed).all()
+    second = np.partition(scores, -2, axis=1)[:, -2] if classes > 1 else np.full(actual.shape, -np.inf)
+    assert (np.max(scores, axis=1) - second <= allowed).mean() < 0.01  # so the rest is settled
+
+
+def test_query_argmax_gives_ties_to_the_lowest_class_and_nothing_to_no_object(kernels: HostKernels) -> None:
+    logits = torch.zeros(1, 6, 40)
+    logits[:, :, 0], logits[:, :, -1] = -1.0, 30.0
+    assert (kernels.query_argmax(example((1, 6, 5, 7), torch.float32, 24), logits, [20, 28, 19, 27, 45, 50]) == 1).all()
+
+
+def test_query_argmax_of_extreme_logits(kernels: HostKernels) -> None:
+    masks = torch.tensor([3e38, -3e38, 1e38, -1e38]).view(1, 4, 1, 1).expand(1, 4, 3, 3).contiguous()
+    logits = torch.full((1, 4, 5), -float("inf"))
+    logits[0, range(4), range(4)] = 0.0  # each query stands for one class
+    logits[0, 2, 3], logits[0, 2, 2] = 0.0, -1.0  # and the third for the last, rather
+    assert (kernels.query_argmax(masks, logits, [12, 12, 12, 12, 12, 12]) == 0).all()
+    assert (kernels.query_argmax(masks[:, 1:], logits[:, 1:], [12, 12, 11, 11, 7, 9]) == 3).all()
+
+
 RESIZES = [  # N, C, h, w, step height, step width, output height, output width
     (1, 5, 4, 6, 32, 48, 30, 45),
     (2, 3, 5, 3, 5, 3, 5, 3),
@@ -294,6 +396,8 @@ def test_any_number_of_threads_gives_the_same_result(tmp_path: Path) -> None:
     x, logits = example((2, 40, 19, 35), torch.float32, 15), example((2, 25, 38, 70), torch.float32, 16)
     offsets = example((2, 32, 19, 35), torch.float32, 17)
     large = example((2, 40, 38, 70), torch.float32, 18)
+    attention = attention_inputs((2, 3, 20, 4, (19, 35, 5, 9)), torch.float32, 2.0)
+    classes = example((2, 40, 13), torch.float32, 25)
 
     def results(threads: int) -> list[Tensor]:
         kernels = HostKernels("baseline", tmp_path, threads)
@@ -302,6 +406,8 @@ def test_any_number_of_threads_gives_the_same_result(tmp_path: Path) -> None:
             kernels.local_similarity(x, 3, 2),
             kernels.offset_resample(large, offsets, 4),
             kernels.resize_argmax(x, [152, 280, 100, 333], False),
+            kernels.deformable_attention(*attention, [19, 35, 5, 9]),
+            kernels.query_argmax(x, classes, [76, 140, 70, 131, 100, 200]),
         ]
 
     alone = results(1)
@@ -355,3 +461,6 @@ def test_an_empty_batch_is_done_at_once(kernels: HostKernels) -> None:
     assert kernels.local_similarity(torch.zeros(0, 4, 6, 8), 3, 2).numel() == 0
     assert kernels.offset_resample(torch.zeros(0, 4, 6, 8), torch.zeros(0, 8, 3, 4), 1).numel() == 0
     assert kernels.resize_argmax(torch.zeros(0, 4, 6, 8), [12, 16, 12, 16], False).numel() == 0
+    assert kernels.query_argmax(torch.zeros(0, 4, 6, 8), torch.zeros(0, 4, 3), [12, 16, 12, 16, 9, 9]).numel() == 0
+    nothing = torch.zeros(0, 6, 2, 4), torch.zeros(0, 6, 2, 8), torch.zeros(0, 6, 2, 4)
+    assert kernels.deformable_attention(*nothing, [2, 3]).numel() == 0

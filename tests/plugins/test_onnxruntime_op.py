@@ -25,10 +25,15 @@ CARAFE = {"kernel_size": 3, "group_size": 2, "scale_factor": 2}
 ATTRIBUTES: dict[str, dict[str, Any]] = {
     "Carafe": CARAFE,
     "AdaptiveFilter": {**CARAFE, "scale_factor": 1, "window": [1.0] * 9, "mode": 1},
+    "DeformableAttention": {"levels": 2},
     "LocalSimilarity": {"kernel_size": 3, "dilation": 2},
     "OffsetResample": {"groups": 2},
+    "QueryArgmax": {},
     "ResizeArgmax": {"align_corners": 0},
 }
+
+
+ATTENTION = [(1, 7, 2, 4), (1, 7, 2, 8), (1, 7, 2, 4)]  # value, offsets and logits of two levels, 2 x 3 and 1 x 1
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +135,7 @@ def test_sessions_made_in_threads_count_their_own_kernels(onnxruntime_library):
         ("Carafe", (1, 4, 5, 7), [1, 4, 10, 14]),
         ("Carafe", ("batch", 4, "h", 7), ["batch", 4, "2*h", 14]),
         ("AdaptiveFilter", ("batch", 4, "h", "w"), ["batch", 4, "h", "w"]),
+        ("DeformableAttention", ("batch", "tokens", 8, 32), ["batch", "tokens", 8, 32]),
         ("LocalSimilarity", (2, 16, "h", 9), [2, 8, "h", 9]),
         ("OffsetResample", (1, 4, "h", "w"), [1, 4, "h", "w"]),
     ],
@@ -165,6 +171,9 @@ def test_leaves_an_output_size_open_that_it_cannot_know(operator, onnxruntime_li
         ("AdaptiveFilter", {"scale_factor": 2}, r"freqfusion::AdaptiveFilter: .*scale"),
         ("AdaptiveFilter", {"window": [1.0] * 8}, r"freqfusion::AdaptiveFilter: .*window"),
         ("AdaptiveFilter", {"window": None}, r"freqfusion::AdaptiveFilter: .*attribute window of floats"),
+        ("DeformableAttention", {"levels": 0}, r"freqfusion::DeformableAttention: .*between 1 and 8 levels"),
+        ("DeformableAttention", {"levels": 9}, r"freqfusion::DeformableAttention: .*between 1 and 8 levels"),
+        ("DeformableAttention", {"levels": None}, r"DeformableAttention: .*integer attribute levels"),
         ("LocalSimilarity", {"kernel_size": 1}, r"freqfusion::LocalSimilarity: .*kernel_size"),
         ("LocalSimilarity", {"dilation": 0}, r"freqfusion::LocalSimilarity: .*dilation"),
         ("OffsetResample", {"groups": 0}, r"freqfusion::OffsetResample: .*groups"),
@@ -185,10 +194,27 @@ def test_bad_attributes_are_refused_when_the_session_is_made(operator, wrong, re
         ("Carafe", [(1, 4, 8, 8), (18,)], None, r"mask must have four dimensions .*got \(18\)"),
         ("AdaptiveFilter", [(1, 4, 8, 8), (2, 18, 8, 8)], None, r"freqfusion::AdaptiveFilter: .*logits"),
         ("OffsetResample", [(1, 4, 8, 8), (1, 16, 8, 8)], None, r"freqfusion::OffsetResample: .*offsets"),
-        ("ResizeArgmax", [(1, 4, 8, 8)], (8, 8, 0, 8), r"sizes must hold four numbers .*got \(8, 8, 0, 8\)"),
+        ("ResizeArgmax", [(1, 4, 8, 8)], (8, 8, 0, 8), r"sizes must hold 4 numbers .*got \(8, 8, 0, 8\)"),
         ("ResizeArgmax", [(1, 4, 8, 8)], (8, 8), r"sizes must have the shape \(4\), got \(2\)"),
-        ("ResizeArgmax", [(1, 4, 8, 8)], (8, 8, 2**40, 8), r"sizes must hold four numbers .*1099511627776"),
+        ("ResizeArgmax", [(1, 4, 8, 8)], (8, 8, 2**40, 8), r"sizes must hold 4 numbers .*1099511627776"),
         ("ResizeArgmax", [(1, 0, 8, 8)], (8, 8, 8, 8), r"freqfusion::ResizeArgmax: .*class"),
+        ("DeformableAttention", ATTENTION, (2, 3, 1), r"sizes must have the shape \(4\), got \(3\)"),
+        ("DeformableAttention", ATTENTION, (2, 3, 1, 0), r"sizes must hold 4 numbers .*got \(2, 3, 1, 0\)"),
+        ("DeformableAttention", ATTENTION, (2, 3, 1, 2), r"freqfusion::DeformableAttention: .*token for every pixel"),
+        ("DeformableAttention", [*ATTENTION[:2], (1, 7, 2, 5)], (2, 3, 1, 1), r"DeformableAttention: .*logits"),
+        ("DeformableAttention", [ATTENTION[0], (1, 7, 2, 9), ATTENTION[2]], (2, 3, 1, 1), r"Attention: .*offsets"),
+        ("DeformableAttention", [(1, 7, 8), *ATTENTION[1:]], (2, 3, 1, 1), r"four dimensions \(N, T, M, D\)"),
+        (
+            "QueryArgmax",
+            [(1, 3, 4, 4), (1, 3, 4, 1)],
+            (8,) * 6,
+            r"three dimensions .*got \(1, 3, 4, 1\)",
+        ),
+        ("QueryArgmax", [(1, 3, 4, 4), (1, 2, 4)], (8,) * 6, r"freqfusion::QueryArgmax: .*classes"),
+        ("QueryArgmax", [(1, 3, 4, 4), (1, 3, 1)], (8,) * 6, r"freqfusion::QueryArgmax: .*at least one class"),
+        ("QueryArgmax", [(1, 800, 4, 4), (1, 800, 3)], (8,) * 6, r"freqfusion::QueryArgmax: .*768 queries"),
+        ("QueryArgmax", [(1, 3, 4, 4), (1, 3, 4)], (8, 8, 8, 9, 5, 5), r"freqfusion::QueryArgmax: .*kept"),
+        ("QueryArgmax", [(1, 3, 4, 4), (1, 3, 4)], (8, 8, 8, 8, 5, 0), r"sizes must hold 6 numbers"),
     ],
 )
 def test_bad_sizes_are_refused_when_the_node_runs(operator, shapes, sizes, reason, onnxruntime_library):
@@ -234,7 +260,8 @@ def test_exports_its_interface_and_nothing_else(onnxruntime_library):
         | {f"freqfusion_onnxruntime_kernel_{name}" for name in ("name", "counts")},
         "libfreqfusion_c.so": {"freqfusion_abi_version", "freqfusion_has_cuda", "freqfusion_host_level"}
         | {f"freqfusion_{name}" for name in ("carafe", "adaptive_filter", "local_similarity")}
-        | {"freqfusion_offset_resample", "freqfusion_resize_argmax", "freqfusion_pyramid_roi_align"},
+        | {"freqfusion_offset_resample", "freqfusion_resize_argmax", "freqfusion_pyramid_roi_align"}
+        | {"freqfusion_deformable_attention", "freqfusion_query_argmax"},
     }
     for library, names in expected.items():
         listing = subprocess.run(

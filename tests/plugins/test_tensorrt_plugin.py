@@ -28,8 +28,10 @@ ROOT = Path(__file__).parents[2]
 ATTRIBUTES: dict[str, dict[str, Any]] = {
     "Carafe": {"kernel_size": 5, "group_size": 1, "scale_factor": 2},
     "AdaptiveFilter": {"kernel_size": 3, "group_size": 1, "scale_factor": 1, "window": [0.5] * 9, "mode": 2},
+    "DeformableAttention": {"levels": 3},
     "LocalSimilarity": {"kernel_size": 3, "dilation": 2},
     "OffsetResample": {"groups": 4},
+    "QueryArgmax": {},
     "ResizeArgmax": {"align_corners": 0},
 }
 PROBE_CHECKS = [

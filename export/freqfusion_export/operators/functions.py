@@ -245,8 +245,115 @@ def ResizeArgmax(X, sizes, align_corners: int):
     return op.Cast(op.ArgMax(op.MatMul(rows, wide), axis=1, keepdims=0), to=6)
 
 
-OPERATORS = (Carafe, AdaptiveFilter, LocalSimilarity, OffsetResample, ResizeArgmax)
+@script(freqfusion, default_opset=op)
+def WeighedRows(rows, index, shares):
+    """Sums rows[index] (..., K, D) weighed by shares (..., K): (..., D), of four axes each."""
+    last = op.Constant(value_ints=[3])
+    return op.Squeeze(op.MatMul(op.Unsqueeze(shares, last), op.Gather(rows, index, axis=0)), last)
+
+
+@script(freqfusion, default_opset=op)
+def DeformableAttention(V, O, L, sizes, levels: int):  # noqa: E741
+    """Gathers from places on all levels. Attributes and shapes as ``torch.ops.freqfusion.deformable_attention``.
+
+    One gather for each of the four pixels around a place: all at once would be 413 MB at 640 x 640.
+    """
+    zero = op.Constant(value_int=0)
+    one = op.Constant(value_int=1)
+    rest = op.Constant(value_ints=[-1])
+    last = op.Constant(value_ints=[1])
+    heads_and_places = op.Constant(value_ints=[1, 2])
+    n = op.Shape(V, start=0, end=1)
+    tokens = op.Shape(V, start=1, end=2)
+    heads = op.Shape(V, start=2, end=3)
+    pairs = op.Reshape(sizes, op.Constant(value_ints=[-1, 2]))
+    heights = op.Gather(pairs, zero, axis=1)
+    widths = op.Gather(pairs, one, axis=1)
+    starts = op.CumSum(heights * widths, zero, exclusive=1)
+    # Of every token: its level, and its pixel's centre as a share of that level's sides.
+    token = op.Range(zero, op.Squeeze(tokens), one)
+    passed = op.GreaterOrEqual(op.Unsqueeze(token, last), starts)
+    level = op.ReduceSum(op.Cast(passed, to=7), last, keepdims=0) - one
+    own_width = op.Gather(widths, level, axis=0)
+    in_level = token - op.Gather(starts, level, axis=0)
+    row = in_level / own_width
+    column = in_level - row * own_width
+    half = op.Constant(value_float=0.5)
+    across = (op.Cast(column, to=1) + half) / op.Cast(own_width, to=1)
+    down = (op.Cast(row, to=1) + half) / op.Cast(op.Gather(heights, level, axis=0), to=1)
+    # Of every place: the sides and the first token of the level that it lies on.
+    places = op.Shape(L, start=3, end=4)
+    points = places / op.Reshape(op.Constant(value_int=levels), rest)
+    target = op.Range(zero, op.Squeeze(places), one) / points
+    width = op.Gather(widths, target, axis=0)
+    height = op.Gather(heights, target, axis=0)
+    wide = op.Cast(width, to=1)
+    tall = op.Cast(height, to=1)
+    moves = op.Reshape(op.Cast(O, to=1), op.Concat(op.Shape(L), op.Constant(value_ints=[2]), axis=0))
+    x = op.Unsqueeze(across, heads_and_places) * wide + op.Gather(moves, zero, axis=4) - half
+    y = op.Unsqueeze(down, heads_and_places) * tall + op.Gather(moves, one, axis=4) - half
+    # Two pixels outside all is zero, so places may be moved there: no number becomes an index that does not exist.
+    full = op.Constant(value_float=1.0)
+    none = op.Constant(value_float=0.0)
+    outside = op.Constant(value_float=-2.0)
+    x = op.Min(op.Max(x, outside), wide + full)
+    y = op.Min(op.Max(y, outside), tall + full)
+    left = op.Floor(x)
+    top = op.Floor(y)
+    right = left + full
+    bottom = top + full
+    x0 = op.Min(op.Max(left, none), wide - full)
+    x1 = op.Min(op.Max(right, none), wide - full)
+    y0 = op.Min(op.Max(top, none), tall - full)
+    y1 = op.Min(op.Max(bottom, none), tall - full)
+    left_share = op.Where(op.Equal(left, x0), right - x, none)
+    right_share = op.Where(op.Equal(right, x1), x - left, none)
+    weights = op.Softmax(op.Cast(L, to=1), axis=-1)
+    top_share = op.Where(op.Equal(top, y0), bottom - y, none) * weights
+    bottom_share = op.Where(op.Equal(bottom, y1), y - top, none) * weights
+    image = op.Unsqueeze(op.Range(zero, op.Squeeze(n), one), op.Constant(value_ints=[1, 2, 3])) * tokens
+    first = op.Gather(starts, target, axis=0) + image
+    head = op.Unsqueeze(op.Range(zero, op.Squeeze(heads), one), last)
+    upper = first + op.Cast(y0, to=7) * width
+    lower = first + op.Cast(y1, to=7) * width
+    near = op.Cast(x0, to=7)
+    far = op.Cast(x1, to=7)
+    channels = op.Shape(V, start=3, end=4)
+    rows = op.Reshape(op.Cast(V, to=1), op.Concat(n * tokens * heads, channels, axis=0))
+    total = WeighedRows(rows, (upper + near) * heads + head, top_share * left_share)
+    total = total + WeighedRows(rows, (upper + far) * heads + head, top_share * right_share)
+    total = total + WeighedRows(rows, (lower + near) * heads + head, bottom_share * left_share)
+    total = total + WeighedRows(rows, (lower + far) * heads + head, bottom_share * right_share)
+    return op.CastLike(total, V)
+
+
+@script(freqfusion, default_opset=op)
+def ResizeMaps(X, size):
+    """Resizes X (N, C, H, W), fp32, bilinearly to ``size`` (2,), half-pixel centred and without antialiasing."""
+    none = op.Constant(value_floats=[])
+    shape = op.Concat(op.Shape(X, start=0, end=2), size, axis=0)
+    return op.Resize(X, none, none, shape, mode="linear", coordinate_transformation_mode="half_pixel")
+
+
+@script(freqfusion, default_opset=op)
+def QueryArgmax(X, P, sizes):
+    """Makes a label map of queries' masks X and classes P. As ``torch.ops.freqfusion.query_argmax``.
+
+    Class maps exist at the kept size and at the picture's here; the kernels never store them.
+    """
+    padded, kept, size = op.Split(sizes, num_outputs=3, axis=0)
+    maps = op.Constant(value_ints=[2, 3])
+    masks = op.Slice(ResizeMaps(op.Cast(X, to=1), padded), op.Constant(value_ints=[0, 0]), kept, maps)
+    softmax = op.Softmax(op.Cast(P, to=1), axis=-1)
+    shares = op.Slice(softmax, op.Constant(value_ints=[0]), op.Constant(value_ints=[-1]), op.Constant(value_ints=[2]))
+    flat = op.Reshape(op.Sigmoid(masks), op.Constant(value_ints=[0, 0, -1]))
+    scores = op.MatMul(op.Transpose(shares, perm=[0, 2, 1]), flat)
+    scores = op.Reshape(scores, op.Concat(op.Constant(value_ints=[0, 0]), kept, axis=0))
+    return op.Cast(op.ArgMax(ResizeMaps(scores, size), axis=1, keepdims=0), to=6)
+
+
+OPERATORS = (Carafe, AdaptiveFilter, DeformableAttention, LocalSimilarity, OffsetResample, QueryArgmax, ResizeArgmax)
 """What the exporter writes as nodes; kernels and plugins exist under these names."""
 
-PARTS = (ReassembleRows, TapsByPixel, ResizeMatrix)
+PARTS = (ReassembleRows, TapsByPixel, WeighedRows, ResizeMaps, ResizeMatrix)
 """What several of them share."""

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,7 @@ Function = OnnxFunction[Any, Any]
 FLOATS = ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"]
 _FLOAT_LISTS = {"window"}
 _FLOATS = {"iou_threshold", "score_threshold"}
+_SIZES = {"sizes"}  # inputs that are int64
 _MASKS = {"Nms"}  # operators that give bool
 
 
@@ -34,6 +35,7 @@ def translation_table() -> Iterator[dict[Callable[..., Any], Callable[..., Any]]
     traced: dict[Any, Function] = {
         ops.carafe.default: functions.Carafe,
         ops.adaptive_filter.default: functions.AdaptiveFilter,
+        ops.deformable_attention.default: functions.DeformableAttention,
         ops.local_similarity.default: functions.LocalSimilarity,
         ops.offset_resample.default: functions.OffsetResample,
         ops.nms.default: box_functions.Nms,
@@ -45,6 +47,7 @@ def translation_table() -> Iterator[dict[Callable[..., Any], Callable[..., Any]]
         yield {
             torch.ops.aten.gelu.default: _gelu,
             **{op: _node_maker(function) for op, function in traced.items()},
+            ops.deformable_attention.default: _deformable_attention,
         }
     finally:
         for function in traced.values():
@@ -68,7 +71,7 @@ def _schema(function: onnx.FunctionProto) -> OpSchema:
         function.name,
         function.domain,
         functions.freqfusion.version,
-        inputs=[OpSchema.FormalParameter(name, "T") for name in function.input],
+        inputs=[OpSchema.FormalParameter(name, "tensor(int64)" if name in _SIZES else "T") for name in function.input],
         outputs=[OpSchema.FormalParameter("Y", "tensor(bool)" if function.name in _MASKS else "T")],
         type_constraints=[("T", FLOATS, "fp32, or a half type computed in fp32")],
         attributes=[OpSchema.Attribute(name, _kind(name), required=True) for name in function.attribute],
@@ -79,6 +82,16 @@ def _kind(attribute: str) -> OpSchema.AttrType:
     if attribute in _FLOAT_LISTS:
         return OpSchema.AttrType.FLOATS
     return OpSchema.AttrType.FLOAT if attribute in _FLOATS else OpSchema.AttrType.INT
+
+
+def _deformable_attention(value: Any, offsets: Any, logits: Any, sizes: Sequence[Any]) -> Any:
+    """Makes the node, with the levels' sizes, numbers or scalars of the graph, as one tensor."""
+    numbers = [
+        op.Constant(value_ints=[size]) if isinstance(size, int) else op.Reshape(size, op.Constant(value_ints=[1]))
+        for size in sizes
+    ]
+    joined = op.Concat(*numbers, axis=0)
+    return functions.freqfusion.DeformableAttention(value, offsets, logits, joined, levels=len(sizes) // 2)
 
 
 def _gelu(x: Any, approximate: str = "none") -> Any:

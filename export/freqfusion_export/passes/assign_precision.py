@@ -16,7 +16,16 @@ from freqfusion_export.passes.name_tensorrt_plugins import DOMAIN
 
 ISLAND_KEY = "freqfusion.island"  # on every node that is kept in fp32: the island's name
 TYPE_AGNOSTIC = frozenset(
-    {"Carafe", "AdaptiveFilter", "LocalSimilarity", "OffsetResample", "PyramidRoiAlign", "ResizeArgmax"}
+    {
+        "Carafe",
+        "AdaptiveFilter",
+        "DeformableAttention",
+        "LocalSimilarity",
+        "OffsetResample",
+        "PyramidRoiAlign",
+        "QueryArgmax",
+        "ResizeArgmax",
+    }
 )
 """FreqFusion operators that take any float type and compute in fp32 inside; all others are fp32 at their edges too."""
 CAST_KEY = "freqfusion.cast"  # on casts written here; the widening pass takes them out again

@@ -13,7 +13,7 @@ PLUGIN_VERSION = "1"
 # Inputs whose values TensorRT must know when it infers shapes. Read by its parser from this attribute (onnx-tensorrt,
 # importPluginV3); other runtimes ignore it.
 SHAPE_INPUTS_ATTRIBUTE = "tensorrt_plugin_shape_input_indices"
-SHAPE_INPUTS = {"ResizeArgmax": [1]}
+SHAPE_INPUTS = {"DeformableAttention": [3], "QueryArgmax": [2], "ResizeArgmax": [1]}
 
 # Operators without a plugin: TensorRT takes their function bodies, elementwise operators and its own RoiAlign.
 WITHOUT_PLUGIN = frozenset({"PrepareImage", "PyramidRoiAlign"})

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from freqfusion import native
 from freqfusion.ops.autograd import differentiate_through, widen_under_autocast
 
 
@@ -101,7 +102,8 @@ def deformable_attention(value: Tensor, offsets: Tensor, logits: Tensor, sizes: 
     passed. The official code disables autocast around it; so does this one (fp32 under autocast).
     """
     check_arguments(value, offsets, logits, sizes)
-    return attend(value, offsets, logits, sizes).contiguous()
+    result = native.deformable_attention(value, offsets, logits, sizes)
+    return attend(value, offsets, logits, sizes).contiguous() if result is None else result
 
 
 @deformable_attention.register_fake

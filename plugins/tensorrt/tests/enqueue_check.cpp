@@ -8,8 +8,10 @@
 #include "plugin_client.h"
 
 #include "../../kernels/adaptive_filter.h"
+#include "../../kernels/deformable_attention.h"
 #include "../../kernels/local_similarity.h"
 #include "../../kernels/offset_resample.h"
+#include "../../kernels/query_argmax.h"
 #include "../../kernels/resize_argmax.h"
 
 #include <cuda_bf16.h>
@@ -133,6 +135,7 @@ struct Case {
     std::vector<Dims4> inputs;
     std::vector<Dims4> outputs; //!< the first is compared
     bool isLabelMap;
+    bool isInRowsAlone; //!< without a channels-last format
     std::function<char const*(std::vector<Values> const&, void*)> onHost;
 };
 
@@ -247,8 +250,8 @@ void run(Case const& wanted, DataType type, TensorFormat format)
                                  + std::to_string(tactic);
         std::vector<Image> outputs;
         for (Dims4 const& dims : wanted.outputs) {
-            outputs.emplace_back(
-                wanted.isLabelMap ? DataType::kINT32 : type, wanted.isLabelMap ? TensorFormat::kLINEAR : format, dims);
+            bool const isInteger = wanted.isLabelMap || !outputs.empty(); // those after the first carry sizes
+            outputs.emplace_back(isInteger ? DataType::kINT32 : type, isInteger ? TensorFormat::kLINEAR : format, dims);
         }
         if (runtime(plugin).setTactic(tactic) != 0) {
             std::printf("FAILED: %s: setTactic refused\n", what.c_str());
@@ -272,7 +275,7 @@ std::vector<Case> cases()
     std::vector<Case> all;
     for (int32_t const channels : {64, 25}) {
         all.push_back({"Carafe", {{{"kernel_size", 5}, {"group_size", 1}, {"scale_factor", 2}}, {}},
-            {{2, channels, 13, 19}, {2, 25, 26, 38}}, {{2, channels, 26, 38}}, false,
+            {{2, channels, 13, 19}, {2, 25, 26, 38}}, {{2, channels, 26, 38}}, false, false,
             [channels](std::vector<Values> const& in, void* out) {
                 return runCarafeOnHost(
                     {2, channels, 13, 19, 5, 1, 2}, DType::kFloat32, in[0].data(), in[1].data(), out, kNoPool);
@@ -281,25 +284,36 @@ std::vector<Case> cases()
     for (int32_t const mode : {0, 1, 2}) {
         all.push_back(
             {"AdaptiveFilter", {{{"kernel_size", 3}, {"group_size", 2}, {"scale_factor", 1}, {"mode", mode}}, kWindow},
-                {{1, 48, 17, 11}, {1, 18, 17, 11}}, {{1, 48, 17, 11}}, false,
+                {{1, 48, 17, 11}, {1, 18, 17, 11}}, {{1, 48, 17, 11}}, false, false,
                 [mode](std::vector<Values> const& in, void* out) {
                     return runAdaptiveFilterOnHost({{1, 48, 17, 11, 3, 2, 1}, static_cast<FilterMode>(mode)},
                         DType::kFloat32, in[0].data(), in[1].data(), kWindow.data(), out, kNoPool);
                 }});
     }
     all.push_back({"LocalSimilarity", {{{"kernel_size", 3}, {"dilation", 2}}, {}}, {{2, 30, 9, 14}}, {{2, 8, 9, 14}},
-        false, [](std::vector<Values> const& in, void* out) {
+        false, false, [](std::vector<Values> const& in, void* out) {
             return runLocalSimilarityOnHost({2, 30, 9, 14, 3, 2}, DType::kFloat32, in[0].data(), out, kNoPool);
         }});
     all.push_back({"OffsetResample", {{{"groups", 4}}, {}}, {{1, 20, 14, 22}, {1, 32, 7, 11}}, {{1, 20, 14, 22}}, false,
-        [](std::vector<Values> const& in, void* out) {
+        false, [](std::vector<Values> const& in, void* out) {
             return runOffsetResampleOnHost(
                 {1, 20, 7, 11, 4}, DType::kFloat32, in[0].data(), in[1].data(), out, kNoPool);
         }});
     all.push_back({"ResizeArgmax", {{{"align_corners", 0}}, {}}, {{1, 21, 8, 12}}, {{1, 75, 101}, {64}, {96}}, true,
+        false, [(std::vector<Values> const& in, void* out) {
+        return runResizeArgmaxOnHost(
+            {1, 21, 8, 12, 64, 96, 75, 101, false}, DType::kFloat32, in[0].data(), static_cast<int32_t*>(out), kNoPool);
+        }});
+    DeformableAttentionShape const pyramid{2, 3, 16, 2, 4, {5, 9}, {7, 4}};
+    all.push_back({"DeformableAttention", {{{"levels", 2}}, {}}, {{2, 71, 3, 16}, {2, 71, 3, 16}, {2, 71, 3, 8}},
+        {{2, 71, 3, 16}, {5}, {7}, {9}, {4}}, false, true, [pyramid](std::vector<Values> const& in, void* out) {
+            return runDeformableAttentionOnHost(
+                pyramid, DType::kFloat32, in[0].data(), in[1].data(), in[2].data(), out, kNoPool);
+        }});
+    all.push_back({"QueryArgmax", {}, {{2, 30, 8, 12}, {2, 30, 22}}, {{2, 45, 71}, {32}, {48}, {29}, {43}}, true, true,
         [](std::vector<Values> const& in, void* out) {
-            return runResizeArgmaxOnHost({1, 21, 8, 12, 64, 96, 75, 101, false}, DType::kFloat32, in[0].data(),
-                static_cast<int32_t*>(out), kNoPool);
+            return runQueryArgmaxOnHost({2, 30, 21, 8, 12, 32, 48, 29, 43, 45, 71}, DType::kFloat32, in[0].data(),
+                in[1].data(), static_cast<int32_t*>(out), kNoPool);
         }});
     return all;
 }
@@ -325,6 +339,9 @@ int main(int argc, char** argv)
     for (Case const& wanted : cases()) {
         for (DataType const type : {DataType::kFLOAT, DataType::kHALF, DataType::kBF16}) {
             run(wanted, type, TensorFormat::kLINEAR);
+        }
+        if (wanted.isInRowsAlone) {
+            continue;
         }
         for (DataType const type : {DataType::kHALF, DataType::kBF16}) {
             run(wanted, type, TensorFormat::kHWC8);

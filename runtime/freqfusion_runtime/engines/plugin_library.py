@@ -19,7 +19,15 @@ from freqfusion_runtime.sessions.kernel_library import FOLDER_VARIABLE, library_
 LIBRARY_NAME = "libfreqfusion_tensorrt.so"
 # plugins/plugin_identity.h
 PLUGIN_NAMESPACE, PLUGIN_VERSION = "freqfusion", "1"
-OPERATORS = ("AdaptiveFilter", "Carafe", "LocalSimilarity", "OffsetResample", "ResizeArgmax")
+OPERATORS = (
+    "AdaptiveFilter",
+    "Carafe",
+    "DeformableAttention",
+    "LocalSimilarity",
+    "OffsetResample",
+    "QueryArgmax",
+    "ResizeArgmax",
+)
 
 _loading = threading.Lock()
 
