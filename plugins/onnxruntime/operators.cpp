@@ -253,7 +253,8 @@ std::vector<Extent> QueryArgmax::inferSize(std::vector<Extent> const&, Ort::Shap
 PrepareImage::PrepareImage(Attributes const& attributes)
     : mAttributes{1, 1, 1, attributes.integer("long_side"), attributes.integer("short_side"),
           attributes.integer("size_divisor"), attributes.integer("exact_height", 0),
-          attributes.integer("exact_width", 0), attributes.integer("reverse_channels", 0) != 0},
+          attributes.integer("exact_width", 0), attributes.integer("reverse_channels", 0) != 0,
+          attributes.integer("resize_as_pillow", 0) != 0},
       mScale{levelScale(attributes)}
 {
     refuse(whyNotRunnable(mAttributes));
@@ -287,7 +288,7 @@ std::vector<Extent> PrepareImage::inferSize(std::vector<Extent> const& pictures,
     PrepareImageShape const shape{1, narrowed(pictures[1].value), narrowed(pictures[2].value),
         narrowed(node.GetAttrInt("long_side")), narrowed(node.GetAttrInt("short_side")),
         narrowed(node.GetAttrInt("size_divisor")), narrowed(node.integer("exact_height", 0)),
-        narrowed(node.integer("exact_width", 0))};
+        narrowed(node.integer("exact_width", 0)), false, node.integer("resize_as_pillow", 0) != 0};
     if (whyNotRunnable(shape) != nullptr) {
         return {}; // unknown, or refused when the node runs
     }
