@@ -5,6 +5,7 @@ Rooms, from the ground up:
 
     ops/               The operators of FreqFusion and of detectors, as ``torch.ops.freqfusion.*``.
     detection/         Faster R-CNN, Mask R-CNN and Panoptic FPN with FreqFusion in the pyramid, in the official names.
+    mask2former/       Mask2Former on Swin with FreqFusion in its pixel decoder, in the official names.
     checkpoint_files/  How files with weights are read: by content, running nothing, and which entries count.
     configs/           What a training config says about testing: read as data, never executed.
 """

@@ -248,4 +248,6 @@ def _suggestion(found: Mapping[str, Tensor]) -> str:
         name, num_classes = recognize_model(found)
     except UnknownModelError as e:
         return str(e)
-    return f"Its entries are those of {name!r} with {num_classes} classes."
+    queries = arguments_for(name, found).get("num_queries")
+    counts = f"{num_classes} classes" + (f" and {queries} queries" if queries else "")
+    return f"Its entries are those of {name!r} with {counts}."

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from freqfusion.detection.detector import Detector, arguments_of
 from freqfusion.errors import UnknownModelError
+from freqfusion.mask2former import Mask2Former, checkpoint_arguments
 from freqfusion.segnext import SegNeXt
 
 
@@ -25,6 +26,8 @@ class Entry:
         class_weight: A state_dict entry every checkpoint of the model has; ``arguments`` reads it.
         arguments: Reads from a state_dict that has ``class_weight`` what ``build`` must be told, ``num_classes`` first.
         official: Whether the paper's repository has it; the others are for comparison and never recognised from keys.
+        naming: Which of these arguments decide the names of the entries.
+        is_another: Whether a state_dict with its names is of another model all the same.
     """
 
     build: Callable[..., nn.Module]
@@ -32,6 +35,8 @@ class Entry:
     class_weight: str
     arguments: Callable[[Mapping[str, Tensor]], dict[str, Any]]
     official: bool = True
+    naming: tuple[str, ...] = ()
+    is_another: Callable[[Mapping[str, Tensor]], Any] = lambda _: False
 
 
 def _segmenter_entry(build: Callable[..., nn.Module], description: str, official: bool = True) -> Entry:
@@ -41,7 +46,26 @@ def _segmenter_entry(build: Callable[..., nn.Module], description: str, official
 
 def _detector_entry(description: str, official: bool = True, **settings: Any) -> Entry:
     build = functools.partial(_detector, settings)
-    return Entry(build, description, "roi_head.bbox_head.fc_cls.weight", arguments_of, official)
+    return Entry(build, description, "roi_head.bbox_head.fc_cls.weight", arguments_of, official, ("norm",))
+
+
+def _mask2former_entry(size: str | None, description: str, official: bool = True, **settings: Any) -> Entry:
+    """Describes Mask2Former with one of the official Swins, or with the one that a checkpoint shows."""
+    build = functools.partial(_mask2former, {**(checkpoint_arguments.SIZES[size] if size else {}), **settings})
+    weight = checkpoint_arguments.CLASS_WEIGHT
+    if size is None:
+        return Entry(build, description, weight, checkpoint_arguments.arguments_of, official, _SWIN)
+    arguments = functools.partial(checkpoint_arguments.arguments_of_size, size)
+    is_another = functools.partial(checkpoint_arguments.is_of_another_size, size)
+    return Entry(build, description, weight, arguments, official, _LAYERS, is_another)
+
+
+_LAYERS = ("encoder_layers", "decoder_layers")
+_SWIN = ("embed_dim", "depths", "num_heads", "window_size", *_LAYERS)
+
+
+def _mask2former(settings: dict[str, Any], bases_seed: int = 0, **arguments: Any) -> nn.Module:
+    return Mask2Former(**{**settings, **arguments})
 
 
 def _detector(settings: dict[str, Any], bases_seed: int = 0, **arguments: Any) -> nn.Module:
@@ -76,6 +100,19 @@ _MODELS = {
     ),
     "panoptic_fpn_r101": _detector_entry(
         "Panoptic FPN, ResNet-101 + FreqFusion, COCO panoptic", depth=101, has_masks=True, num_stuff=53
+    ),
+    "mask2former_swin_b": _mask2former_entry(
+        "mask2former_swin_b", "Mask2Former, Swin-B + FreqFusion, ADE20K, 55.7 mIoU in the paper"
+    ),
+    "mask2former_swin_l": _mask2former_entry(
+        "mask2former_swin_l", "Mask2Former, Swin-L + FreqFusion, ADE20K, 57.0 mIoU in the paper"
+    ),
+    "mask2former": _mask2former_entry(None, "Mask2Former + FreqFusion on any Swin, which a checkpoint shows"),
+    "mask2former_swin_b_bilinear": _mask2former_entry(
+        "mask2former_swin_b",
+        "Mask2Former, Swin-B with bilinear fusion, to show what FreqFusion costs",
+        official=False,
+        fusion="bilinear",
     ),
 }
 
@@ -116,12 +153,13 @@ def recognize_model(state_dict: Mapping[str, Tensor]) -> tuple[str, int]:
 
     Raises:
         UnknownModelError: If none has; the message names the nearest and what differs.
-        CheckpointError: If the keys are a detector's, but its resamplers' shapes are those of no configuration.
+        CheckpointError: If the keys are a detector's, but its resamplers' shapes are those of no configuration, or if
+            they are Mask2Former's, of a Swin that contradicts itself.
     """
     differences: dict[str, tuple[set[str], set[str]]] = {}
     found = set(state_dict)
     for name, entry in _MODELS.items():
-        if not entry.official:
+        if not entry.official or entry.is_another(state_dict):
             continue
         expected, passing = _expected_keys(name, state_dict)
         if expected == found - passing:
@@ -129,7 +167,7 @@ def recognize_model(state_dict: Mapping[str, Tensor]) -> tuple[str, int]:
         differences[name] = (expected - found, found - passing - expected)
     nearest = min(differences, key=lambda name: sum(map(len, differences[name])))
     missing, unexpected = differences[nearest]
-    known = ", ".join(differences)
+    known = ", ".join(name for name, entry in _MODELS.items() if entry.official)
     if len(unexpected) > len(found) / 2:  # naming a model would mislead
         raise UnknownModelError(
             f"these {len(found)} entries are those of no known model, and most are in none of them (e.g. "
@@ -146,12 +184,12 @@ def arguments_for(name: str, state_dict: Mapping[str, Tensor]) -> dict[str, Any]
     """Reads from a checkpoint what ``create_model(name, ...)`` must be told so that it can fit.
 
     Returns:
-        ``num_classes`` and, for detectors, ``groups``, ``norm`` and ``num_stuff``; nothing if even the classifier is
-        missing.
+        ``num_classes`` and, for detectors, ``groups``, ``norm`` and ``num_stuff``, for Mask2Former its Swin, layers and
+        queries; nothing if even the classifier is missing.
 
     Raises:
         UnknownModelError: If there is no such model.
-        CheckpointError: As :func:`recognize_model`.
+        CheckpointError: As :func:`recognize_model`, or if they are of another Swin than that of ``name``.
     """
     entry = _entry(name)
     return entry.arguments(state_dict) if entry.class_weight in state_dict else {}
@@ -164,12 +202,12 @@ def _entry(name: str) -> Entry:
 
 
 def _expected_keys(name: str, state_dict: Mapping[str, Tensor]) -> tuple[set[str], set[str]]:
-    """Keys of the model, in the variant that the checkpoint's resamplers are of, and its buffers that are not saved."""
+    """Keys of the model, in the variant that the checkpoint is of, and its buffers that are not saved."""
     from torch import device
 
-    norm = {key: value for key, value in arguments_for(name, state_dict).items() if key == "norm"}
+    entry = _entry(name)
     with device("meta"):
-        model = _entry(name).build(**norm)
+        model = entry.build(**{k: v for k, v in arguments_for(name, state_dict).items() if k in entry.naming})
     expected = set(model.state_dict())
     return expected, {name for name, _ in model.named_buffers()} - expected
 

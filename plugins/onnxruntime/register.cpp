@@ -54,8 +54,8 @@ constexpr std::array<Readable, sizeof...(Ops)> readableOf()
     return {{{Ops::kName, Ops::kAttributes}...}};
 }
 
-constexpr auto kReadable = readableOf<Carafe, AdaptiveFilter, LocalSimilarity, OffsetResample, ResizeArgmax,
-    PrepareImage, PyramidRoiAlign, Convolve3x3>();
+constexpr auto kReadable = readableOf<Carafe, AdaptiveFilter, DeformableAttention, LocalSimilarity, OffsetResample,
+    ResizeArgmax, PrepareImage, PyramidRoiAlign, QueryArgmax, Convolve3x3>();
 
 //! Of this thread alone: a session makes its kernels in the thread that creates it, so the difference over the creation
 //! is that session's, whatever other threads do.

@@ -9,11 +9,13 @@ from dataclasses import replace
 from freqfusion import Checkpoint
 from freqfusion.configs.findings import Setting
 from freqfusion.detection import Detector
+from freqfusion.mask2former import Mask2Former
 from torch import nn
 
 from freqfusion_export.errors import ExportError
 from freqfusion_export.networks.detector import DetectorForm
 from freqfusion_export.networks.protocol import Form
+from freqfusion_export.networks.query_segmenter import QuerySegmenterForm
 from freqfusion_export.networks.segmenter import SegmenterForm
 
 _MOST_TOLD = 5  # settings in a warning; the table has all
@@ -28,7 +30,7 @@ def form_of(model: nn.Module, checkpoint: Checkpoint | None = None) -> Form:
     Warns:
         UserWarning: If its config says what is not understood.
     """
-    form: Form = DetectorForm.of(model) if isinstance(model, Detector) else SegmenterForm.of(model)
+    form = _form_of(model)
     if checkpoint is None:
         return form
     _refuse(checkpoint)
@@ -44,6 +46,12 @@ def form_of(model: nn.Module, checkpoint: Checkpoint | None = None) -> Form:
     if palette is not None and len(palette) == 1 and form.task == "semantic_segmentation":
         palette = ((0, 0, 0), *palette)
     return form if palette is None else replace(form, palette=palette)
+
+
+def _form_of(model: nn.Module) -> Form:
+    if isinstance(model, Detector):
+        return DetectorForm.of(model)
+    return QuerySegmenterForm.of(model) if isinstance(model, Mask2Former) else SegmenterForm.of(model)
 
 
 def _refuse(checkpoint: Checkpoint) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from freqfusion_export.errors import ExportError
 
-Comparison = Literal["labels", "detections"]
+Comparison = Literal["labels", "queries", "detections"]
 IMAGES = TensorSpec("images", "float32", ("batch", 3, "height", "width"))
 
 

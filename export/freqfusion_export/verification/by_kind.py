@@ -8,6 +8,11 @@ from collections.abc import Mapping
 from freqfusion_export.networks.protocol import Comparison
 from freqfusion_export.precision.protocol import WrittenFile
 from freqfusion_export.verification.detector_file import DetectorFile
+from freqfusion_export.verification.query_segmenter_file import QuerySegmenterFile
 from freqfusion_export.verification.segmenter_file import SegmenterFile
 
-WRITTEN_FILES: Mapping[Comparison, type[WrittenFile]] = {"labels": SegmenterFile, "detections": DetectorFile}
+WRITTEN_FILES: Mapping[Comparison, type[WrittenFile]] = {
+    "labels": SegmenterFile,
+    "queries": QuerySegmenterFile,
+    "detections": DetectorFile,
+}

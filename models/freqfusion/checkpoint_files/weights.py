@@ -28,8 +28,25 @@ _WRAPPERS = {"module", "model", "net", "network", "segmentor", "detector", "stud
 # Parts that wrappers put anywhere in a name.
 _INNER_WRAPPERS = {"_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 _TRAINING = re.compile(r"(^|\.)(auxiliary_head|aux_head|loss(es)?|loss_\w+|\w+_loss|criterion)\.")
-# mmseg since 0.31 has one level less here than the official SegNeXt, on which FreqFusion is built.
-_MMSEG_DEPTHWISE = re.compile(r"^(backbone\.block\d+\.\d+\.mlp\.dwconv)\.(weight|bias)$")
+# Other names of the same entries, the official ones, and what to say.
+_OTHER_NAMES = (
+    (
+        # mmseg since 0.31 has one level less here than the official SegNeXt, on which FreqFusion is built.
+        re.compile(r"^(backbone\.block\d+\.\d+\.mlp\.dwconv)\.(weight|bias)$"),
+        r"\1.dwconv.\2",
+        "mlp.dwconv of mmseg since 0.31 is mlp.dwconv.dwconv here",
+    ),
+    (
+        re.compile(r"^(sem_seg_head\.predictor\..*)static_query"),
+        r"\1query_feat",
+        "static_query of older Mask2Former is query_feat here",
+    ),
+    (
+        re.compile(r"^sem_seg_head\.(?!pixel_decoder\.|predictor\.)"),
+        "sem_seg_head.pixel_decoder.",
+        "sem_seg_head of older Mask2Former is sem_seg_head.pixel_decoder here",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -122,6 +139,7 @@ def _sets_of(path: tuple[str, ...], entries: Mapping[Any, Any]) -> list[_Set]:
     """Sorts the entries of one dictionary into sets, and gives them official names."""
     names: dict[bool, dict[str, str]] = {False: {}, True: {}}  # by whether averaged: the entry of each official name
     stripped: Counter[str] = Counter()
+    renamed: Counter[str] = Counter()
     notes: list[str] = []
     averaged_path = any(_AVERAGED.search(key) for key in path)
     tensors = {name: tensor for name, value in entries.items() if (tensor := _tensor(value)) is not None}
@@ -141,7 +159,9 @@ def _sets_of(path: tuple[str, ...], entries: Mapping[Any, Any]) -> list[_Set]:
         prefix, name = _split(full)
         stripped[prefix] += 1
         is_averaged = averaged_path or any(_AVERAGED.search(part) for part in prefix.split("."))
-        name = _MMSEG_DEPTHWISE.sub(r"\1.dwconv.\2", name)
+        for other, official, remark in _OTHER_NAMES:
+            name, found = other.subn(official, name)
+            renamed[remark] += found
         if name in names[is_averaged]:
             twin = names[is_averaged][name]
             raise CheckpointError(f"it holds two entries for {name}: {twin!r} and {full!r}; save one of them")
@@ -152,9 +172,7 @@ def _sets_of(path: tuple[str, ...], entries: Mapping[Any, Any]) -> list[_Set]:
     flat = {twins[name]: names[False].pop(name) for name in list(names[False]) if name in twins}
     if flat:
         names[True] |= {**names[False], **flat}
-    renamed = sum(_MMSEG_DEPTHWISE.sub("", _split(full)[1]) == "" for full in tensors)
-    if renamed:
-        notes.append(f"renamed {renamed} entries: mlp.dwconv of mmseg since 0.31 is mlp.dwconv.dwconv here")
+    notes += [f"renamed {count} entries: {remark}" for remark, count in renamed.items() if count]
     return [
         _Set(path, is_averaged, {name: tensors[full] for name, full in found.items()}, notes)
         for is_averaged, found in names.items()

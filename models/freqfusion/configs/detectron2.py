@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from freqfusion.configs.findings import Findings
-from freqfusion.configs.reader import MAX_CHARACTERS, merge
+from freqfusion.configs.network import MASK2FORMER, Section
+from freqfusion.configs.reader import MAX_CHARACTERS, Unread, merge
 from freqfusion.errors import CheckpointError
 
 SUFFIXES = (".yaml", ".yml")
@@ -33,6 +34,18 @@ _SHARES = (
     ("iou_threshold", "MODEL.ROI_HEADS.NMS_THRESH_TEST", 0.5),
     ("rpn_iou_threshold", "MODEL.RPN.NMS_THRESH", 0.7),
 )
+# The same of Mask2Former, in whose configs the rest of MODEL shows in the weights. With panoptic or instance results
+# asked for, the official code makes semantic ones otherwise.
+_MASK2FORMER_BUILT: Mapping[str, Any] = {
+    "TEST.AUG.ENABLED": False,
+    "MODEL.MASK_FORMER.TEST.SEMANTIC_ON": True,
+    "MODEL.MASK_FORMER.TEST.PANOPTIC_ON": False,
+    "MODEL.MASK_FORMER.TEST.INSTANCE_ON": False,
+    "MODEL.MASK_FORMER.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE": False,
+    "MODEL.MASK_FORMER.PRE_NORM": False,
+    "MODEL.MASK_FORMER.NHEADS": 8,
+    "MODEL.SEM_SEG_HEAD.COMMON_STRIDE": 4,
+}
 _TAKEN = frozenset({
     "INPUT.FORMAT", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD",
     "MODEL.RESNETS.STRIDE_IN_1X1", "MODEL.ANCHOR_GENERATOR.SIZES", "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS",
@@ -68,15 +81,27 @@ def read_yaml(path: Path) -> dict[str, Any]:
         seen.append(place)
         text = place.read_text(encoding="utf-8", errors="replace")
         try:
-            found = yaml.safe_load(text) if len(text) <= MAX_CHARACTERS else None
+            found = yaml.load(text, _loader(yaml)) if len(text) <= MAX_CHARACTERS else None
         except (yaml.YAMLError, RecursionError, ValueError) as e:
             raise CheckpointError(f"{place} is no YAML: {' '.join(str(e).split())[:100]}") from e
+        if isinstance(found, Unread):
+            raise CheckpointError(f"{place} is no YAML: it is {found}")
         if not isinstance(found, dict):
             raise CheckpointError(f"{place} is no detectron2 config: expected names with values under them")
         base = found.pop("_BASE_", None)
         values = merge(found, values)
         place = (place.parent / base).resolve() if isinstance(base, str) else None
     return values
+
+
+def _loader(yaml: Any) -> Any:
+    """A safe loader that keeps what asks for Python, as official Mask2Former configs do for training sizes, unread."""
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    Loader.add_multi_constructor("tag:yaml.org,2002:python/", lambda _, suffix, __: Unread(f"!!python/{suffix}"))
+    return Loader
 
 
 class Detectron2Reader:
@@ -86,25 +111,33 @@ class Detectron2Reader:
         values: Of the file and its bases.
         findings: Where to note what is found.
         official: The official test pipeline.
+        section: Of the kind of network.
     """
 
-    def __init__(self, values: Mapping[str, Any], findings: Findings, official: Mapping[str, Any]) -> None:
+    def __init__(
+        self, values: Mapping[str, Any], findings: Findings, official: Mapping[str, Any], section: Section
+    ) -> None:
         self.given = dict(_flattened(values))
         self.findings = findings
         self.official = official
+        self.is_mask2former = section is MASK2FORMER
         self.plan: dict[str, Any] = {}
         self.arguments: dict[str, Any] = {}
 
     def read(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Returns what differs from the official test pipeline, and arguments for ``create_model``."""
         self._pictures()
-        if self.official["size_fit"] == "pad":
+        built, free = _BUILT, _FREE
+        if self.is_mask2former:
+            built, free = _MASK2FORMER_BUILT, (*_FREE, "MODEL.")
+            self._divisor()
+        elif self.official["size_fit"] == "pad":
             self._detector()
         for place, value in self.given.items():
-            if place in _BUILT:
-                if value != _BUILT[place]:
-                    self.findings.refuse(place, value, _BUILT[place])
-            elif place not in _TAKEN and not place.startswith(_FREE):
+            if place in built:
+                if value != built[place]:
+                    self.findings.refuse(place, value, built[place])
+            elif place not in _TAKEN and not place.startswith(free):
                 self.findings.wonder(place, value, "it changes nothing")
         return self.plan, self.arguments
 
@@ -137,6 +170,14 @@ class Detectron2Reader:
     def _plan(self, key: str, name: str, value: Any, place: str) -> None:
         self.plan[key] = value
         self.findings.take(name, value, place if place in self.given else f"detectron2's default of {place}")
+
+    def _divisor(self) -> None:
+        place = "MODEL.MASK_FORMER.SIZE_DIVISIBILITY"
+        value, official = self.given.get(place, self.official["size_divisor"]), self.official["size_divisor"]
+        if not isinstance(value, int) or value < 1 or value % official:
+            self.findings.refuse(place, value, official, f"multiples of {official}")
+        elif value != official:
+            self._plan("size_divisor", "size_divisor", value, place)
 
     def _detector(self) -> None:
         for name, place, default in _SHARES:

@@ -125,6 +125,9 @@ SEGMENTER = Section(
     },
 )
 
+# Its own config is detectron2's; in a config of mm's there is nothing of it to hold weights against.
+MASK2FORMER = Section(types=("MaskFormer",))
+
 
 def _coder(stds: list[float]) -> Section:
     built = {"target_means": [0.0] * 4, "target_stds": stds, "clip_border": True, "add_ctr_clamp": False}

@@ -80,7 +80,7 @@ class Overrides:
         if divisor % needed:
             raise CheckpointError(f"size_divisor must be a multiple of {needed} for this network, got {divisor}")
         if self.preprocessing.get("size_fit") == "stretch" and kind.official["size_fit"] == "pad":
-            raise CheckpointError("size_fit must be pad for this network, got stretch; its boxes are of a kept ratio")
+            raise CheckpointError("size_fit must be pad for this network, got stretch; its pictures keep their ratio")
         known = arguments_in(kind.section)
         for name, value in self.network.items():
             if name not in known:

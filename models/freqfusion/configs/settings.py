@@ -29,9 +29,11 @@ class Kind:
 
 
 def kind_of(state_dict: Collection[str]) -> Kind:
-    """Tells detectors from segmenters by the names of their weights."""
+    """Tells detectors, Mask2Former and other segmenters apart by the names of their weights."""
     if any(name.startswith("roi_head.") for name in state_dict):
         return Kind(official.DETECTOR, network.DETECTOR)
+    if any(name.startswith("sem_seg_head.") for name in state_dict):
+        return Kind(official.MASK2FORMER, network.MASK2FORMER)
     return Kind(official.SEGMENTER, network.SEGMENTER)
 
 
@@ -82,7 +84,7 @@ def _of_mm(path: Path, state_dict: Mapping[str, Any]) -> Settings:
 
 def _of_detectron2(path: Path, kind: Kind) -> Settings:
     findings = Findings(is_strict=True)
-    plan, arguments = Detectron2Reader(read_yaml(path), findings, kind.official).read()
+    plan, arguments = Detectron2Reader(read_yaml(path), findings, kind.official, kind.section).read()
     return Settings(tuple(findings.table), plan, arguments)
 
 

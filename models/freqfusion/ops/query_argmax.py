@@ -36,16 +36,19 @@ def check_arguments(masks: Tensor, classes: Tensor, sizes: Sequence[int]) -> Non
         )
 
 
-def sum_and_choose(masks: Tensor, classes: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Defines the operator with ``interpolate``, image by image to bound the memory of the class maps."""
+def class_scores(masks: Tensor, classes: Tensor, sizes: Sequence[int]) -> Tensor:
+    """The scores of all classes at the picture's size, ``(N, C, output height, output width)``; see the operator."""
     exact = torch.promote_types(masks.dtype, torch.float32)
     shares = classes.to(exact).softmax(dim=-1)[..., :-1]
-    labels = []
-    for mask, share in zip(masks.to(exact).split(1), shares.split(1), strict=True):
-        padded = F.interpolate(mask, list(sizes[:2]), mode="bilinear", align_corners=False)
-        scores = torch.einsum("nqc,nqhw->nchw", share, padded[:, :, : sizes[2], : sizes[3]].sigmoid())
-        final = F.interpolate(scores, list(sizes[4:]), mode="bilinear", align_corners=False)
-        labels.append(final.argmax(dim=1).to(torch.int32))
+    padded = F.interpolate(masks.to(exact), list(sizes[:2]), mode="bilinear", align_corners=False)
+    scores = torch.einsum("nqc,nqhw->nchw", shares, padded[:, :, : sizes[2], : sizes[3]].sigmoid())
+    return F.interpolate(scores, list(sizes[4:]), mode="bilinear", align_corners=False)
+
+
+def sum_and_choose(masks: Tensor, classes: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Defines the operator with ``interpolate``, image by image to bound the memory of the class maps."""
+    images = zip(masks.split(1), classes.split(1), strict=True)
+    labels = [class_scores(*image, sizes).argmax(dim=1).to(torch.int32) for image in images]
     return torch.cat(labels) if labels else masks.new_empty((0, *sizes[4:]), dtype=torch.int32)
 
 

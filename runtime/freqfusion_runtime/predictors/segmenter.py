@@ -16,7 +16,7 @@ from freqfusion_runtime.model_files.classes.class_table import class_colors, cla
 from freqfusion_runtime.pictures.preparation import prepare
 from freqfusion_runtime.pictures.reading import MAX_PIXELS, Picture, PictureLike, read_picture
 from freqfusion_runtime.predictors.opening import open_session
-from freqfusion_runtime.results.labels import checked_labels, labels_of_picture
+from freqfusion_runtime.results.labels import checked_labels, labels_of_outputs
 from freqfusion_runtime.results.segmentation import Segmentation
 from freqfusion_runtime.sessions.protocol import Kernels, Provider, Session
 
@@ -85,14 +85,12 @@ class Segmenter:
         with timed(timings, "preprocess"):
             tensor = prepare(photo, manifest.preprocessing).astype(manifest.inputs[0].dtype, copy=False)
         with timed(timings, "network"):
-            scores = self.session.run({manifest.inputs[0].name: tensor})[manifest.outputs[0].name]
-        if scores.ndim != 4 or scores.shape[:2] != (1, manifest.num_classes):
-            raise NetworkOutputError(
-                f"{self.session.path}: scores must have shape (1, {manifest.num_classes}, h, w), got {scores.shape}. "
-                "Write the model again with `freqfusion export`."
-            )
+            outputs = self.session.run({manifest.inputs[0].name: tensor})
         with timed(timings, "postprocess"):
-            return labels_of_picture(scores[0], (photo.shape[0], photo.shape[1]), manifest.preprocessing)
+            try:
+                return labels_of_outputs(outputs, (photo.shape[0], photo.shape[1]), manifest)
+            except NetworkOutputError as e:
+                raise NetworkOutputError(f"{self.session.path}: {e}") from e
 
     def _by_image_interface(self, photo: Picture, timings: dict[str, float]) -> NDArray[Any]:
         manifest = self.session.manifest

@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a network's class scores to a label map of the picture's size."""
+"""From a network's class scores, or its queries, to a label map of the picture's size."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from freqfusion_runtime.errors import NetworkOutputError
-from freqfusion_runtime.model_files.manifest import Preprocessing
+from freqfusion_runtime.model_files.manifest import Manifest, Preprocessing
 from freqfusion_runtime.pictures.sizes import keep_ratio_size, network_size
+
+MASK_LOGITS, CLASS_LOGITS = "mask_logits", "class_logits"
+"""The outputs of a segmenter by queries."""
 
 # Output pixels per side of a tile. A tile keeps only the classes that can win in it; larger tiles keep more of them,
 # smaller ones cost more calls.
@@ -45,11 +49,7 @@ def labels_from_scores(
         NetworkOutputError: If a score is infinite or not a number.
     """
     classes, height, width = scores.shape
-    if not np.isfinite(scores).all():
-        raise NetworkOutputError(
-            f"{np.count_nonzero(~np.isfinite(scores))} of {scores.size} class scores are infinite or not a number. "
-            "The network overflowed: check its weights, or export it with --precision fp32."
-        )
+    _check_finite("class scores", scores)
     kept_height, kept_width = kept_size or network_size
     vertical = resize_matrix(height, network_size[0], picture_size[0], kept_height)
     horizontal = resize_matrix(width, network_size[1], picture_size[1], kept_width)
@@ -104,6 +104,96 @@ def checked_labels(labels: NDArray[Any], num_classes: int) -> NDArray[Any]:
             f"{_REEXPORT}"
         )
     return labels.astype(np.uint8 if num_classes <= 256 else np.int32, copy=False)
+
+
+def labels_from_queries(
+    masks: NDArray[np.floating],
+    classes: NDArray[np.floating],
+    network_size: tuple[int, int],
+    kept_size: tuple[int, int],
+    picture_size: tuple[int, int],
+) -> NDArray[np.uint8] | NDArray[np.int32]:
+    """Sums what queries say of every pixel, and takes the class with the largest sum.
+
+    In the official order: masks are resized to the network's input, the sum is made there, cut to what is no padding,
+    and resized to the picture; some rows at a time, so that no class map is stored whole.
+
+    Args:
+        masks: Logits ``(Q, h, w)``, any float dtype.
+        classes: Logits ``(Q, C + 1)``, the last of no class.
+        network_size: ``(height, width)`` of the network's input.
+        kept_size: ``(height, width)`` of it without its padding.
+        picture_size: ``(height, width)`` of the result.
+
+    Returns:
+        ``(height, width)``, uint8 for up to 256 classes, else int32; the lowest class wins a tie.
+
+    Raises:
+        NetworkOutputError: If a logit is infinite or not a number.
+    """
+    _check_finite("mask logits", masks)
+    _check_finite("class logits", classes)
+    count = classes.shape[1] - 1
+    powers = np.exp(classes.astype(np.float32) - classes.max(axis=1, keepdims=True))
+    shares = np.ascontiguousarray((powers / powers.sum(axis=1, keepdims=True))[:, :count].T)  # (C, Q)
+    up = _step_matrix(masks.shape[1], network_size[0])[: kept_size[0]].astype(np.float32)
+    over = _step_matrix(masks.shape[2], network_size[1])[: kept_size[1]].astype(np.float32)
+    wide = masks.astype(np.float32) @ over.T  # (Q, h, kept width)
+    columns = _bands(_step_matrix(kept_size[1], picture_size[1]).astype(np.float32))
+    labels = np.empty(picture_size, np.uint8 if count <= 256 else np.int32)
+    for y, rows, down in _bands(_step_matrix(kept_size[0], picture_size[0]).astype(np.float32)):
+        used = np.flatnonzero(up[rows].any(axis=0))
+        sources = slice(int(used[0]), int(used[-1]) + 1)
+        logits = up[rows, sources] @ wide[:, sources]
+        present = 0.5 + 0.5 * np.tanh(0.5 * logits)  # the sigmoid, which so overflows nowhere
+        scores = (shares @ present.reshape(len(present), -1)).reshape(count, -1, kept_size[1])  # (C, rows, kept width)
+        stretched = down @ scores
+        for x, within, across in columns:
+            labels[y, x] = (stretched[:, :, within] @ across.T).argmax(axis=0)
+    return labels
+
+
+def labels_of_outputs(
+    outputs: Mapping[str, NDArray[np.floating]], picture_size: tuple[int, int], manifest: Manifest
+) -> NDArray[np.uint8] | NDArray[np.int32]:
+    """Makes the label map of a picture of a segmenter's outputs in the tensor interface.
+
+    Args:
+        outputs: By name, of one picture: ``mask_logits`` and ``class_logits`` of a segmenter by queries, class scores
+            of any other.
+        picture_size: ``(height, width)``.
+        manifest: Of the segmenter.
+
+    Raises:
+        NetworkOutputError: If they are of other shapes than those of one picture and its classes, or not finite.
+    """
+    plan, (name, *_) = manifest.preprocessing, [spec.name for spec in manifest.outputs]
+    if name != MASK_LOGITS:
+        scores = outputs[name]
+        _check_shape("scores", scores, (1, manifest.num_classes, "h", "w"))
+        return labels_of_picture(scores[0], picture_size, plan)
+    masks, classes = outputs[MASK_LOGITS], outputs[CLASS_LOGITS]
+    _check_shape(MASK_LOGITS, masks, (1, "queries", "h", "w"))
+    _check_shape(CLASS_LOGITS, classes, (1, masks.shape[1], manifest.num_classes + 1))
+    sizes = network_size(*picture_size, plan), keep_ratio_size(*picture_size, plan)
+    return labels_from_queries(masks[0], classes[0], *sizes, picture_size)
+
+
+def _check_shape(name: str, values: NDArray[Any], expected: tuple[int | str, ...]) -> None:
+    sizes = zip(values.shape, expected, strict=False)
+    if values.ndim != len(expected) or any(wanted != size for size, wanted in sizes if isinstance(wanted, int)):
+        shown = ", ".join(map(str, expected))
+        raise NetworkOutputError(
+            f"{name} must have shape ({shown}), got {values.shape}. Write the model again with `freqfusion export`."
+        )
+
+
+def _check_finite(name: str, values: NDArray[np.floating]) -> None:
+    if not np.isfinite(values).all():
+        raise NetworkOutputError(
+            f"{np.count_nonzero(~np.isfinite(values))} of {values.size} {name} are infinite or not a number. "
+            "The network overflowed: check its weights, or export it with --precision fp32."
+        )
 
 
 def resize_matrix(source: int, between: int, target: int, kept: int | None = None) -> NDArray[np.float32]:

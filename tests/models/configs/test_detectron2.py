@@ -85,3 +85,59 @@ def test_what_nobody_knows_is_said(tmp_path):
 def test_files_that_are_no_configs_are_named(text, message, tmp_path):
     with pytest.raises(CheckpointError, match=rf"config\.yaml {message}"):
         read(tmp_path, text)
+
+
+MASK2FORMER = {"sem_seg_head.predictor.class_embed.weight": torch.empty(151, 256)}
+OFFICIAL = """
+MODEL:
+  META_ARCHITECTURE: MaskFormer
+  PIXEL_MEAN: [123.675, 116.280, 103.530]
+  PIXEL_STD: [58.395, 57.120, 57.375]
+  SWIN: {EMBED_DIM: 128, DEPTHS: [2, 2, 18, 2]}
+  SEM_SEG_HEAD: {NUM_CLASSES: 150, COMMON_STRIDE: 4}
+  MASK_FORMER:
+    SIZE_DIVISIBILITY: 32
+    PRE_NORM: False
+    TEST: {SEMANTIC_ON: True, INSTANCE_ON: False, PANOPTIC_ON: False, OVERLAP_THRESHOLD: 0.8}
+INPUT:
+  MIN_SIZE_TRAIN: !!python/object/apply:eval ["[int(x * 0.1 * 640) for x in range(5, 21)]"]
+  MIN_SIZE_TEST: 640
+  MAX_SIZE_TEST: 2560
+  FORMAT: RGB
+TEST: {EVAL_PERIOD: 5000, AUG: {ENABLED: False}}
+"""
+
+
+def read_mask2former(folder, text):
+    path = folder / "mask2former.yaml"
+    path.write_text(text)
+    return settings_from_file(path, MASK2FORMER)
+
+
+def test_the_official_config_of_mask2former_is_read_as_data(tmp_path):
+    found = read_mask2former(tmp_path, OFFICIAL)
+    assert (found.preprocessing["long_side"], found.preprocessing["short_side"]) == (2560, 640)
+    assert found.preprocessing["color_order"] == "RGB"
+    assert found.preprocessing["std"] == (58.395, 57.12, 57.375)
+    assert {s.name for s in found.refused} <= {"INPUT.resize"}
+    assert not [s for s in found.table if s.origin == "not understood"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "name", "built"),
+    [
+        ("PANOPTIC_ON: False", "PANOPTIC_ON: True", "MODEL.MASK_FORMER.TEST.PANOPTIC_ON", "False"),
+        ("SEMANTIC_ON: True", "SEMANTIC_ON: False", "MODEL.MASK_FORMER.TEST.SEMANTIC_ON", "True"),
+        ("PRE_NORM: False", "PRE_NORM: True", "MODEL.MASK_FORMER.PRE_NORM", "False"),
+        ("AUG: {ENABLED: False}", "AUG: {ENABLED: True}", "TEST.AUG.ENABLED", "False"),
+        ("SIZE_DIVISIBILITY: 32", "SIZE_DIVISIBILITY: 48", "MODEL.MASK_FORMER.SIZE_DIVISIBILITY", "32"),
+    ],
+)
+def test_what_of_mask2former_is_not_built_is_refused(tmp_path, old, new, name, built):
+    found = read_mask2former(tmp_path, OFFICIAL.replace(old, new))
+    assert {s.name: s.built for s in found.refused}[name] == built
+
+
+def test_another_divisor_of_mask2former_is_taken(tmp_path):
+    found = read_mask2former(tmp_path, OFFICIAL.replace("SIZE_DIVISIBILITY: 32", "SIZE_DIVISIBILITY: 64"))
+    assert found.preprocessing["size_divisor"] == 64

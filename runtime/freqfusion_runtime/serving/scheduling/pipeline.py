@@ -19,7 +19,7 @@ from freqfusion_runtime.errors import NetworkOutputError, PictureError, PictureT
 from freqfusion_runtime.pictures.preparation import prepare
 from freqfusion_runtime.pictures.reading import Picture, read_picture_bytes
 from freqfusion_runtime.pictures.sizes import network_size
-from freqfusion_runtime.results.labels import checked_labels, labels_of_picture
+from freqfusion_runtime.results.labels import MASK_LOGITS, checked_labels, labels_of_outputs
 from freqfusion_runtime.results.segmentation import Segmentation
 from freqfusion_runtime.serving.operation.errors import BadPictureError, ModelFailedError, TooLargeError
 from freqfusion_runtime.serving.operation.stages import Stages
@@ -236,7 +236,8 @@ def _labels(
     size = (prepared.photo.shape[0], prepared.photo.shape[1])
     tensor = manifest.interface == "tensor"
     expected = (1, manifest.num_classes) if tensor else (1, *size)
-    if result.shape[: 2 if tensor else 3] != expected or result.ndim != (4 if tensor else 3):
+    by_queries = tensor and manifest.outputs[0].name == MASK_LOGITS
+    if not by_queries and (result.shape[: len(expected)] != expected or result.ndim != (4 if tensor else 3)):
         raise ModelFailedError(
             f"model {model.source.name!r} answered with shape {result.shape}, expected {expected} and no label map "
             "can be made of it. Its file must be written again."
@@ -245,9 +246,7 @@ def _labels(
         holding.add(2 * result.nbytes)  # in another order, and whether each is finite
     try:
         labels: NDArray[Any] = (
-            labels_of_picture(result[0], size, manifest.preprocessing)
-            if tensor
-            else checked_labels(result[0], manifest.num_classes)
+            labels_of_outputs(outputs, size, manifest) if tensor else checked_labels(result[0], manifest.num_classes)
         )
     except NetworkOutputError as e:
         raise ModelFailedError(f"model {model.source.name!r} failed: {e}") from e

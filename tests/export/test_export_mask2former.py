@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exported Mask2Former: equal to PyTorch at every batch and size, with dead rows and one-pixel-high windows."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.inliner
+import pytest
+import torch
+from freqfusion import native
+from freqfusion_export import export
+from freqfusion_export.errors import ExportError, VerificationError
+from freqfusion_export.networks.forms import form_of
+from freqfusion_export.networks.trace import trace_network
+from freqfusion_export.verification.query_segmenter_file import QuerySegmenterFile
+from freqfusion_runtime import load
+from freqfusion_runtime.errors import InputError
+from freqfusion_runtime.model_files.manifest import METADATA_KEY, Manifest
+from freqfusion_runtime.sessions.kernel_library import library_path
+from kept_files import kept
+from mask2former_reference import SMALL, error, filled_mask2former, weights_spec
+from onnx_sessions import session_of
+
+pytestmark = pytest.mark.numerics
+
+# Two runs of the same arithmetic in another order, of the largest logit; no attention mask of these images is
+# undecided.
+TOLERANCE = 1e-5
+# FreqFusion's nodes are those of three modules; attention's are one a layer.
+COUNTS = {"AdaptiveFilter": 15, "DeformableAttention": 2, "LocalSimilarity": 6, "OffsetResample": 3}
+
+
+@pytest.fixture(scope="module")
+def small() -> Any:
+    return filled_mask2former("mask2former", **SMALL)
+
+
+@pytest.fixture(scope="module")
+def traced(small) -> Any:
+    import onnx_ir as ir
+
+    place = kept("trace of small mask2former", lambda folder: ir.save(trace_network(small, 32), folder / "traced.onnx"))
+    return ir.load(place / "traced.onnx")
+
+
+@pytest.fixture(scope="module")
+def tensor_file(small, traced) -> Any:
+    def make(folder: Any) -> None:
+        export(small, folder / "tensor.onnx", name="mask2former", interface="tensor", traced=traced)
+
+    return kept("small mask2former, tensor interface", make) / "tensor.onnx"
+
+
+@pytest.fixture(scope="module", params=["function bodies", "inlined", "kernels"])
+def session(request, tensor_file) -> Any:
+    if request.param == "inlined":
+        return session_of(onnx.inliner.inline_local_functions(onnx.load(tensor_file)).SerializeToString())
+    if request.param == "kernels":
+        if not library_path().is_file():
+            pytest.skip("libfreqfusion_onnxruntime.so is not built; `make plugins` builds it")
+        return session_of(tensor_file, library_path())
+    return session_of(tensor_file)
+
+
+# Traced at 2 x 96 x 128. Maps are down to one pixel high and one wide, and windows, of 4 x 4 tokens, are of odd counts.
+@pytest.mark.parametrize("size", [(1, 32, 32), (1, 32, 288), (3, 96, 64), (2, 160, 224), (1, 352, 32)])
+def test_equals_pytorch_at_batches_and_sizes_it_was_not_traced_at(small, session, size):
+    n, h, w = size
+    images = weights_spec.image(h, w, 11, n)
+    with torch.inference_mode(), native.disabled():
+        expected = small(torch.from_numpy(images))
+    for actual, wanted in zip(session.run(None, {"images": images}), expected, strict=True):
+        assert error(actual, wanted.numpy()) < TOLERANCE
+
+
+def test_a_file_says_what_it_is(tensor_file):
+    model = onnx.load(tensor_file)
+    manifest = Manifest.from_json({p.key: p.value for p in model.metadata_props}[METADATA_KEY])
+    assert (manifest.task, manifest.num_classes) == ("semantic_segmentation", SMALL["num_classes"])
+    assert manifest.operators == COUNTS
+    assert [(spec.name, spec.shape) for spec in manifest.outputs] == [
+        ("mask_logits", ("batch", SMALL["num_queries"], "height/4", "width/4")),
+        ("class_logits", ("batch", SMALL["num_queries"], SMALL["num_classes"] + 1)),
+    ]
+    assert manifest.inputs[0].shape == ("batch", 3, "height", "width")
+    assert not any(node.op_type in ("NonZero", "GridSample", "If", "Loop", "ScatterND") for node in model.graph.node)
+
+
+def test_rows_that_are_masked_whole_see_everything(small, traced, tmp_path):
+    """Masks that are negative everywhere hide every key of every query, and so none."""
+    network = copy.deepcopy(small)
+    head = network.sem_seg_head
+    for layer, bias in ((head.pixel_decoder.mask_features, 1.0), (head.predictor.mask_embed.layers[2], -1.0)):
+        torch.nn.init.zeros_(layer.weight)
+        torch.nn.init.constant_(layer.bias, bias)
+    images = torch.from_numpy(weights_spec.image(64, 96, 3))
+    with torch.inference_mode():
+        masks, classes = network(images)
+        assert (masks < 0).all()
+        head.predictor.hidden_keys.forward = lambda logits: torch.zeros_like(logits, dtype=torch.bool)
+        assert torch.equal(network(images)[1], classes)
+        del head.predictor.hidden_keys.forward
+    export(network, tmp_path / "dead.onnx", name="mask2former", interface="tensor")
+    found = session_of(tmp_path / "dead.onnx").run(None, {"images": images.numpy()})
+    assert error(found[1], classes.numpy()) < TOLERANCE
+
+
+def test_a_file_that_computes_something_else_is_refused(small, tensor_file, tmp_path):
+    other = copy.deepcopy(small)
+    other.sem_seg_head.predictor.class_embed.bias += 0.01
+    file = QuerySegmenterFile(tensor_file, other, "tensor", form_of(small).preprocessing)
+    with pytest.raises(
+        VerificationError, match=r"off by \d\.\de-\d\d standard deviations of the queries' logits at 1 x"
+    ):
+        file.compare("fp32", [session_of(tensor_file)])
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8", "fp8"])
+def test_other_precisions_are_refused_with_the_reason(small, tmp_path, precision):
+    with pytest.raises(ExportError, match=f"{precision} is not offered for Mask2Former yet.*Export it as fp32"):
+        export(small, tmp_path / "half.onnx", name="mask2former", precision=precision)
+
+
+def test_sides_that_are_no_multiples_of_32_are_told(tensor_file):
+    predictor = load(tensor_file)
+    with pytest.raises(InputError, match="32"):
+        predictor.session.run({"images": np.zeros((1, 3, 64, 100), np.float32)})
+
+
+def test_a_picture_of_any_ratio_is_labelled_through_the_tensor_interface(small, traced, tmp_path):
+    """300 x 3000 becomes 26 x 256 with these limits, as it becomes 256 x 2560 with the official ones."""
+    from freqfusion.ops.query_argmax import query_argmax
+    from freqfusion_runtime.pictures.preparation import prepare
+
+    plan = replace(form_of(small).preprocessing, long_side=256, short_side=64)
+    export(small, tmp_path / "long.onnx", name="mask2former", interface="tensor", traced=traced, preprocessing=plan)
+    generator = np.random.Generator(np.random.PCG64(2))
+    picture = generator.integers(0, 256, (300, 3000, 3), dtype=np.uint8)
+    images = prepare(picture, plan)
+    assert images.shape == (1, 3, 32, 256)
+    with torch.inference_mode():
+        expected = query_argmax(*small(torch.from_numpy(images)), [32, 256, 26, 256, 300, 3000])[0].numpy()
+    labels = load(tmp_path / "long.onnx").predict(picture).labels
+    assert (labels == expected).mean() > 0.9999
