@@ -20,6 +20,13 @@ class ClassEntry(BaseModel):
     color: tuple[int, int, int] = Field(description="RGB, 0 to 255")
 
 
+class PixelBytes(BaseModel):
+    """Memory that a run takes beside its input, measured when the model was loaded."""
+
+    network: float = Field(description="For a pixel of the network's own input, which a picture is resized to")
+    picture: float = Field(description="For a pixel of the picture, where the network resizes it itself")
+
+
 class ModelEntry(BaseModel):
     """A model, whether or not it can answer now."""
 
@@ -40,6 +47,7 @@ class ModelEntry(BaseModel):
     engine: str | None = Field(default=None, description="What runs it, such as CPUExecutionProvider")
     operators: dict[str, int] | None = Field(default=None, description="How many FreqFusion nodes run by which path")
     sha256: str | None = Field(default=None, description="Of the model file being served")
+    bytes_per_pixel: PixelBytes | None = None
     classes: list[ClassEntry] | None = None
 
 
@@ -76,7 +84,7 @@ def _entry(slot: Slot, registry: Registry) -> ModelEntry:
         version=source.version,
         state=slot.state,
         is_default=is_default,
-        problem=slot.problem,
+        problem=slot.told_problem,
         task=slot.told_task,
     )
     model = slot.model
@@ -95,6 +103,7 @@ def _entry(slot: Slot, registry: Registry) -> ModelEntry:
             "engine": model.session.provider,
             "operators": dict(paths),
             "sha256": model.sha256,
+            "bytes_per_pixel": PixelBytes(network=model.footprint.network, picture=model.footprint.picture),
             "classes": [ClassEntry(label=k, name=name, color=color) for k, (name, color) in enumerate(colors)],
         }
     )

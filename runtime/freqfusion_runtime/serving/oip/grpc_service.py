@@ -265,7 +265,7 @@ class InferenceService:
 
     async def _index(self, request: Any, record: Record, deadline: float) -> Any:
         models = [
-            {"name": s.source.name, "version": s.source.version, "state": s.state, "reason": s.problem}
+            {"name": s.source.name, "version": s.source.version, "state": s.state, "reason": s.told_problem}
             for s in self._service.registry.slots
             if s.state == "READY" or not request.ready
         ]

@@ -75,7 +75,7 @@ def _add_server_routes(routes: APIRouter, service: Service) -> None:
     )
     async def ready() -> Response:
         """Says whether every model can answer and new requests are welcome; `problems` names what is wrong."""
-        problems = {_label(slot): slot.problem for slot in service.registry.slots if slot.problem}
+        problems = {_label(slot): slot.told_problem for slot in service.registry.slots if slot.problem}
         body = {"ready": service.is_ready, "live": True, "draining": service.is_draining, "problems": problems}
         return JSONResponse(body, 200 if service.is_ready else 503)
 
@@ -97,7 +97,7 @@ def _add_server_routes(routes: APIRouter, service: Service) -> None:
 
         ready_only = await service.in_thread(service.readers, read, record.holding, deadline)
         return [
-            {"name": s.source.name, "version": s.source.version, "state": s.state, "reason": s.problem}
+            {"name": s.source.name, "version": s.source.version, "state": s.state, "reason": s.told_problem}
             for s in service.registry.slots
             if s.state == "READY" or not ready_only
         ]
@@ -151,7 +151,7 @@ def _add_model_routes(routes: APIRouter, service: Service) -> None:
                 "name": slot.source.name,
                 "version": slot.source.version,
                 "ready": slot.model is not None,
-                "problem": slot.problem,
+                "problem": slot.told_problem,
             }
             return JSONResponse(body, 200 if slot.model is not None else 503)
 

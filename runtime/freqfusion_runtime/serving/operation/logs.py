@@ -18,7 +18,9 @@ from freqfusion_runtime.errors import OutputError
 # Lines that come so soon after another are written with it: a thread that wakes for each takes Python's lock from the
 # event loop in the middle of the next request.
 _GATHER_S = 0.02
-_WAITING_LINES = 10_000  # a few MB; more means that nobody takes them
+_WAITING_BYTES = 8 << 20  # more means that nobody takes them
+_LINE_BYTES = 80  # that a line takes beside its characters
+_LONGEST_TEXT = 1000  # characters of what a client chose, such as a path
 
 
 class EventLog:
@@ -34,26 +36,29 @@ class EventLog:
 
     def __init__(self, path: Path | None = None, on_loss: Callable[[int], None] = lambda _: None) -> None:
         self._on_loss = on_loss
-        self._lines: queue.Queue[str | None] = queue.Queue(_WAITING_LINES)
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._waiting, self._lock = 0, threading.Lock()
         self._file = _open(path)
         self._thread = threading.Thread(target=self._write, name="log", daemon=True)
         self._thread.start()
 
     def event(self, event: str, level: str = "info", **facts: Any) -> None:
-        """Adds a line: the time in UTC, the level, the event's name, and its facts."""
+        """Adds a line: the time in UTC, the level, the event's name, and its facts, long texts but a traceback cut."""
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        line = json.dumps({"time": now, "level": level, "event": event, **facts}, default=str)
-        try:
-            self._lines.put_nowait(line)
-        except queue.Full:
+        cut = {name: _cut(value) if name != "traceback" else value for name, value in facts.items()}
+        line = json.dumps({"time": now, "level": level, "event": event, **cut}, default=str)
+        with self._lock:
+            is_taken = self._waiting + _size(line) <= _WAITING_BYTES
+            if is_taken:
+                self._waiting += _size(line)
+        if is_taken:
+            self._lines.put(line)
+        else:
             self._on_loss(1)
 
     def close(self, timeout_s: float = 2.0) -> None:
         """Writes what is waiting and stops; later events are lost."""
-        try:
-            self._lines.put(None, timeout=timeout_s)
-        except queue.Full:
-            return
+        self._lines.put(None)
         self._thread.join(timeout_s)
 
     def _write(self) -> None:
@@ -74,6 +79,16 @@ class EventLog:
             self._file.flush()
         except (OSError, ValueError):  # disk full, pipe closed, file closed
             self._on_loss(len(lines))
+        with self._lock:
+            self._waiting -= sum(map(_size, lines))
+
+
+def _size(line: str) -> int:
+    return len(line) + _LINE_BYTES  # all ASCII
+
+
+def _cut(value: Any) -> Any:
+    return value[:_LONGEST_TEXT] if isinstance(value, str) else value
 
 
 def _open(path: Path | None) -> TextIO:

@@ -40,7 +40,7 @@ class Metrics:
             "freqfusion_batch_size", "Requests run together", ("model",), buckets=_SIZES, registry=registry
         )
         self.in_flight = Gauge("freqfusion_requests_in_flight", "Requests being served", registry=registry)
-        self.memory = Gauge("freqfusion_held_bytes", "Bodies and pictures held for requests", registry=registry)
+        self.memory = Gauge("freqfusion_held_bytes", "Memory held for requests and for runs", registry=registry)
         self.connections = Gauge("freqfusion_connections", "Open HTTP connections", registry=registry)
         self.ready = Gauge(
             "freqfusion_model_ready", "1 where a model can answer", ("model", "version"), registry=registry
@@ -49,6 +49,12 @@ class Metrics:
             "freqfusion_model_stale",
             "1 where a model's file is lost or bad and the earlier one goes on",
             ("model", "version"),
+            registry=registry,
+        )
+        self.pixel_bytes = Gauge(
+            "freqfusion_model_pixel_bytes",
+            "Memory that a run takes for a pixel of the network's input, or of a picture as sent",
+            ("model", "version", "of"),
             registry=registry,
         )
         self.reloads = Gauge(

@@ -133,6 +133,16 @@ class Slot:
         self._refused: Stamp | None = None
 
     @property
+    def told_problem(self) -> str:
+        """The problem in words for everyone: files by their names, without the folders of this machine."""
+        folders = {self.source.path.parent, self.source.path.parent.absolute(), self.source.path.parent.resolve()}
+        told = self.problem
+        for folder in sorted(map(str, folders), key=len, reverse=True):
+            if folder != ".":
+                told = told.replace(f"{folder.rstrip(os.sep)}{os.sep}", "")
+        return told
+
+    @property
     def state(self) -> State:
         """``LOADING`` until the first load ends."""
         if self.model is not None:
@@ -276,7 +286,7 @@ class Registry:
         """
         slot = self.slot(name, version)
         if slot.model is None:
-            raise NotReadyError(f"model {name!r} is not ready: {slot.problem or 'it is being loaded'}")
+            raise NotReadyError(f"model {name!r} is not ready: {slot.told_problem or 'it is being loaded'}")
         return slot.model
 
 

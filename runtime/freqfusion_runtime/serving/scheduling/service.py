@@ -112,6 +112,9 @@ class Service:
             self.metrics.ready.labels(*labels).set(slot.model is not None)
             self.metrics.stale.labels(*labels).set(slot.model is not None and bool(slot.problem))
             self.metrics.reloads.labels(*labels).set(slot.reloads)
+            if slot.model is not None:
+                self.metrics.pixel_bytes.labels(*labels, "network").set(slot.model.footprint.network)
+                self.metrics.pixel_bytes.labels(*labels, "picture").set(slot.model.footprint.picture)
 
 
 def _too_late() -> DeadlineError:
