@@ -20,7 +20,6 @@ from freqfusion_runtime.agreement.reference_data import (
 )
 from freqfusion_runtime.building.gate import alone_name
 from freqfusion_runtime.commands.json_output import versions
-from freqfusion_runtime.files import sha256_of
 from freqfusion_runtime.model_files.external_data import model_sha256
 from freqfusion_runtime.model_files.manifest import METADATA_KEY, Manifest, TensorSpec
 from freqfusion_runtime.pictures.reading import read_picture
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from freqfusion_export.errors import ExportError
+from freqfusion_export.networks.checkpoint_hash import checkpoint_sha256
 from freqfusion_export.parity.pytorch_run import OperatorCall, RecordOperators, labels_of, pytorch_manifest, run_pytorch
 from freqfusion_export.parity.segmenter_parity import OPERATORS, by_definition
 from freqfusion_export.passes.name_tensorrt_plugins import DOMAIN
@@ -65,7 +65,7 @@ def save_reference(
         onnx_file=onnx.name,
         onnx_sha256=model_sha256(onnx),
         checkpoint_file=checkpoint.name,
-        checkpoint_sha256=sha256_of(checkpoint),
+        checkpoint_sha256=checkpoint_sha256(checkpoint),
         manifest=pytorch_manifest(manifest, network).to_json(),
         operators=tuple(
             ReferenceOperator(str(node.name), node.op_type, tuple(map(_name, node.inputs)), _name(node.outputs[0]))

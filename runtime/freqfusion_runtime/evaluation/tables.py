@@ -124,10 +124,11 @@ def _is_of(table: Path, root: Path, part: str) -> bool:
 
 
 def _column(table: Path, kinds: dict[str, object], asked: str | None, usual: tuple[str, ...]) -> str:
-    name = asked or next((name for name in usual if name in kinds), None)
-    if name is None or name not in kinds or not holds_files(kinds[name]):
+    with_files = [name for name, kind in kinds.items() if holds_files(kind)]
+    name = asked or next((name for name in usual if name in with_files), None)
+    if name is None or name not in with_files:
         wanted = repr(asked) if asked else " or ".join(usual)
-        there = ", ".join(f"{name} ({kind:.20})" for name, kind in ((n, str(k)) for n, k in kinds.items()))
+        there = ", ".join(f"{name} ({kind!s:.20})" for name, kind in kinds.items())
         raise DatasetError(
             f"{table} has no column {wanted} with files in it, only {there}. "
             "Name the columns of pictures and label maps with --columns PICTURES,LABELS."

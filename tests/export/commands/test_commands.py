@@ -100,8 +100,13 @@ def _weights_before(model, node):
 def test_parity_wants_the_checkpoint_of_the_file(checkpoint, photo, tmp_path, capsys):
     other = tmp_path / "other.pth"
     torch.save({"state_dict": {"a": torch.zeros(1)}}, other)
-    assert main(["parity", str(checkpoint / "segnext.onnx"), str(photo), "--checkpoint", str(other)]) == 2
-    assert "is another file" in capsys.readouterr().err
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    save_file({"a": torch.zeros(1)}, shards / "a.safetensors")
+    (shards / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "a.safetensors"}}))
+    for given in (other, shards):
+        assert main(["parity", str(checkpoint / "segnext.onnx"), str(photo), "--checkpoint", str(given)]) == 2
+        assert "is another file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,12 @@ def test_one_table_of_any_name_is_scored_as_a_whole(tmp_path):
     assert open_dataset("cityscapes", table, labels="train-ids").reading == "train-ids"
 
 
+def test_a_column_that_is_called_as_usual_and_holds_no_files_is_passed_over(tmp_path):
+    table = pq.read_table(write(tmp_path / "a.parquet", [3], ("image", "mask")))
+    pq.write_table(table.append_column("label", pa.array([12])), tmp_path / "a.parquet")
+    assert int(open_dataset("ade20k", tmp_path)[0].truth[0, 0]) == 2
+
+
 def test_a_folder_may_name_the_part_and_columns_may_be_named(tmp_path):
     write(tmp_path / "val" / "0.parquet", [1], ("photo", "truth"))
     write(tmp_path / "train" / "0.parquet", [2], ("photo", "truth"))
