@@ -18,7 +18,7 @@ def table() -> list[tuple[str, str]]:
     """The default and the option of each limit that has one."""
     section = (ROOT / "docs" / "security.md").read_text(encoding="utf-8").split("## Limits")[1]
     rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")]
-    return [(cells[1], match[0]) for cells in rows if (match := re.search(r"--[a-z-]+", cells[2]))]
+    return [(cells[1], match[0]) for cells in rows if (match := re.search(r"--[a-z][a-z-]+", cells[2]))]
 
 
 def parser() -> argparse.ArgumentParser:
