@@ -81,9 +81,8 @@ def measure(usual: Run, larger: Run | None) -> Footprint:
 
 
 def _growth(run: Run, start: int) -> int:
-    with contextlib.suppress(
-        OSError
-    ):  # elsewhere than on Linux; a peak that is gone when the run ends is not seen then
+    with contextlib.suppress(OSError):
+        # Elsewhere than on Linux there is no such file, and a peak that is gone when the run ends is not seen.
         _CLEAR.write_text(_CLEAR_PEAK)
     run.work()
     return max(0, _told("VmHWM") - start)

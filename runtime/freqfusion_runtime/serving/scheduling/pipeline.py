@@ -210,8 +210,10 @@ def _prepare(
     photo = stages.timed("decode", lambda: decode(data, model.max_pixels, holding))
     start = time.perf_counter()
     if long_side is not None and long_side < max(photo.shape[:2]):
-        holding.add(photo.nbytes * 2)  # Pillow's own copy, and the smaller picture
+        whole = photo.nbytes
+        holding.add(2 * whole)  # Pillow's own copy, and the smaller picture
         photo = shrink(photo, long_side)
+        holding.give_back(3 * whole - photo.nbytes)
     pixels = photo.shape[0] * photo.shape[1]
     labels = 1 if manifest.num_classes <= 256 else 4
     holding.add(pixels * (labels + finish_bytes))

@@ -347,6 +347,8 @@ class Scheduler:
                 batch = self._take(queue, name, key, expired)
                 if batch:
                     self._running, self._running_items = queue, sum(job.items for job in batch)
+                else:
+                    self._settle()
             for job in expired:
                 fail(job, DeadlineError("the request's time ended in the queue. Allow more, or ask less often."))
             if batch:

@@ -180,6 +180,19 @@ def test_a_batch_that_cannot_be_done_in_time_is_refused_once_the_model_s_pace_is
     served(story, seconds=0.02)
 
 
+def test_what_expires_in_the_queue_gives_its_memory_back(served):
+    async def story(service, session):
+        model = service.registry.model("colors")
+        admission = service.scheduler.admit(model, time.monotonic() + SOON)
+        future = service.scheduler.submit(model, pictures(1), time.monotonic() - 1.0, admission)
+        with pytest.raises(DeadlineError, match="time ended in the queue"):
+            await asyncio.wrap_future(future)
+        assert session.shapes == []
+        assert service.memory.held == 0
+
+    served(story)
+
+
 def test_a_run_that_nobody_waits_for_is_held_until_it_ends(served):
     async def story(service, session):
         model = service.registry.model("colors")
