@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,7 +198,10 @@ def read_labels(path: Path) -> NDArray[np.uint8]:
         DatasetError: If it is anything else.
     """
     try:
-        with Image.open(path, formats=("PNG",)) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is exact
+            opened = Image.open(path, formats=("PNG",))
+        with opened as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DatasetError(
                     f"{path} has {image.width} x {image.height} pixels, more than the limit of "
