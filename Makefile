@@ -55,6 +55,10 @@ test-all: setup ## everything that runs on a CPU, as CI runs it
 test-bounds: setup ## the server's tests with the oldest and the newest web packages that it allows
 	$(BIN)/python scripts/check_bounds.py
 
+fuzz: setup ## 10,000 hostile inputs for each place where strangers' files and requests enter [CASES=n SEED=n ENTRIES=...]
+	$(BIN)/python tests/fuzzing $(ENTRIES) --cases $(or $(CASES),10000) --seed $(or $(SEED),1) \
+	  --results benchmarks/results/fuzz.jsonl
+
 check: setup ## lint, types, format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -96,4 +100,5 @@ kills: setup ## [KILLS=30]: run, batch, export and build, killed at random momen
 gpu-check: ## gpu: check every CUDA kernel on this machine's GPU, then time them [TENSORRT_INCLUDE=folder]
 	$(PYTHON) scripts/gpu_check
 
-.PHONY: help setup ray plugins demo test test-avx2 test-all test-bounds check export engine doctor run parity bench serve soak kills gpu-check
+.PHONY: help setup ray plugins demo test test-avx2 test-all test-bounds fuzz check export engine doctor run parity bench serve \
+	soak kills gpu-check

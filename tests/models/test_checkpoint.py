@@ -276,6 +276,37 @@ def test_class_names_and_palettes_that_are_not_understood_are_told_and_not_repla
     assert palette_note.startswith("did not understand the palette: three levels from 0 to 255")
 
 
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (["a", "x" * 201], "each has at most 200 characters, and one has 201"),
+        (["a"] * 65_537, "at most 65536 are read, and they are 65537"),
+        (torch.zeros(1).expand(1 << 40), "a list of texts is expected"),
+    ],
+)
+def test_names_beyond_their_bounds_are_told_and_left_out(state, tmp_path, names, reason):
+    torch.save({"meta": {"CLASSES": names}, "state_dict": state}, tmp_path / "x.pth")
+    checkpoint = read_checkpoint(tmp_path / "x.pth")
+    assert checkpoint.classes == ()
+    assert checkpoint.notes == (f"did not understand the class names: {reason}",) or reason in checkpoint.notes[0]
+
+
+def test_names_at_their_bounds_are_taken(state, tmp_path):
+    torch.save({"meta": {"CLASSES": ["x" * 200] * 65_536}, "state_dict": state}, tmp_path / "x.pth")
+    assert len(read_checkpoint(tmp_path / "x.pth").classes) == 65_536
+
+
+@pytest.mark.parametrize(
+    "palette",
+    [[[10**400, 0, 0]], [[0, float("nan"), 0]], [[1.0, float("nan"), 2.0]], torch.zeros(1).expand(1 << 40, 3)],
+)
+def test_palettes_without_levels_are_told(state, tmp_path, palette):
+    torch.save({"meta": {"PALETTE": palette}, "state_dict": state}, tmp_path / "x.pth")
+    checkpoint = read_checkpoint(tmp_path / "x.pth")
+    assert checkpoint.palette is None
+    assert checkpoint.notes[0].startswith("did not understand the palette")
+
+
 def test_bases_that_mmcv_saved_are_taken(state, tmp_path):
     """mmcv saves buffers that PyTorch does not."""
     name = "decode_head.hamburger.ham.bases"

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 MAX_CHARACTERS = 4_000_000
 """A longer text is not read; expanded configs of mm have a tenth of a million at most."""
@@ -28,6 +28,7 @@ _NUMBERS: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Mod: operator.mod,
 }
 _BASE = "_base_"
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True)
@@ -332,7 +333,7 @@ class _Reader:
         value = self.value(node)
         return str(value) if isinstance(value, str | int | float | Unread | None) else _source(node)
 
-    def _counted(self, made: Any) -> Any:
+    def _counted(self, made: _Made) -> _Made:
         """Adds what was made to all that was made before.
 
         Raises:

@@ -213,7 +213,8 @@ def _ring_fault(ring: Any) -> str | None:
     if len(ring) < 6:
         return f"a polygon has fewer than 3 corners: {ring!r:.60}"
     corners = np.array(ring, np.float64).reshape(-1, 2)
-    length = np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum()
+    with np.errstate(over="ignore"):
+        length = np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum()
     if not (length <= _LONGEST_OUTLINE and np.abs(corners).max() <= _LONGEST_OUTLINE):
         return f"a polygon's outline is {length:.0f} pixels long, more than {_LONGEST_OUTLINE}, or as far away"
     return None

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,10 @@ def read_labels(source: Path | BinaryIO, name: str = "") -> NDArray[np.uint8]:
     """
     name = name or str(source)
     try:
-        with Image.open(source, formats=("PNG",)) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is exact
+            opened = Image.open(source, formats=("PNG",))
+        with opened as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DatasetError(
                     f"{name} has {image.width} x {image.height} pixels, more than the limit of "

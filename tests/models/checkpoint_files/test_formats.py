@@ -98,6 +98,14 @@ def test_a_record_that_grows_without_bounds_is_refused(tmp_path):
         read_checkpoint(tmp_path / "bomb.pth")
 
 
+def test_records_that_grow_together_are_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(100):
+            archive.writestr(f"x/data/{number}" if number else "x/data.pkl", bytes(2_000_000))
+    with pytest.raises(CheckpointError, match=r"100 records, x/data\.pkl the largest, would grow to 200000000"):
+        read_checkpoint(tmp_path / "bomb.pth")
+
+
 def sharded(folder, kind="safetensors"):
     folder.mkdir()
     suffix = "safetensors" if kind == "safetensors" else "bin"

@@ -33,6 +33,7 @@ import torch
 from freqfusion import read_checkpoint
 from freqfusion.checkpoint_files.formats import read_content
 from freqfusion.checkpoint_files.placeholders import Inert
+from freqfusion.checkpoint_files.plain_data import Storage, construct, find_global
 from freqfusion.checkpoint_files.unpickling import unpickle
 from freqfusion.errors import CheckpointError
 from hypothesis import HealthCheck, given, settings
@@ -335,6 +336,45 @@ def test_a_sized_constructor_reserves_nothing(tmp_path, function, arguments):
         assert read_checkpoint(path).state_dict["a"].sum() == 3
     finally:
         resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+def test_texts_without_a_character_reserve_nothing(tmp_path):
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "texts.pkl"
+    for kind in ("S0", "U0", "V0"):
+        empty = pickle.dumps({"state_dict": {"a": np.ones(3)}, "meta": {"CLASSES": np.zeros(0, "f4")}}, protocol=2)
+        # The shape and the type of the empty array, as numpy writes them.
+        path.write_bytes(empty.replace(b"K\x00\x85", b"\x8a\x05\x00\x00\x00\x00\x02\x85").replace(b"f4", kind.encode()))
+        limits = resource.getrlimit(resource.RLIMIT_AS)
+        with open("/proc/self/statm") as status:
+            now = int(status.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (now + (1 << 30), limits[1]))
+        try:
+            assert read_checkpoint(path).state_dict["a"].sum() == 3
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+def test_a_quantised_tensor_is_no_larger_than_its_storage(monkeypatch):
+    monkeypatch.setattr(torch._utils, "_rebuild_qtensor", lambda *_: pytest.fail("it was rebuilt"))
+    rebuild = find_global("torch._utils", "_rebuild_qtensor")
+    one = Storage(torch.zeros(1, dtype=torch.uint8), torch.quint8)
+    message = r"a quantised tensor of size \(8589934592,\) has more elements than its storage of 1 bytes"
+    with pytest.raises(CheckpointError, match=message):
+        construct(rebuild, (one, 0, (1 << 33,), (0,), (torch.per_tensor_affine, 0.1, 3), False, {}))
+
+
+def test_a_device_tensor_shares_what_it_was_copied_to():
+    base = torch.ones(3)
+    again = [construct(find_global("torch._utils", "_rebuild_device_tensor_from_cpu_tensor"),
+                       (base, torch.float64, "xla:0", False)) for _ in range(3)]  # fmt: skip
+    assert {tensor.data_ptr() for tensor in again} == {base.data_ptr()}
+
+
+def test_an_array_of_many_names_is_copied_once():
+    array = np.arange(1000, dtype=">f8")
+    found = unpickle(io.BytesIO(pickle.dumps([array] * 50)))
+    assert len({tensor.data_ptr() for tensor in (entry.tensor() for entry in found)}) == 1
 
 
 def tampered(path, change):

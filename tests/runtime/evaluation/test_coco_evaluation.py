@@ -372,6 +372,50 @@ def test_missing_files_are_named(coco_set, tmp_path):
     assert len(read_annotation_file(coco_set.instances, coco_set.pictures, limit=1).images) == 1
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["categories"][0].update(name="x" * 201), "at most 200 characters, that of 3 has 201: 'x{40}'"),
+        (lambda c: c.update(categories=c["categories"] * 30_000), "lists 90000 categories, at most 65536"),
+        (
+            lambda c: c["images"][0].update(height=1 << 20, width=1 << 20),
+            "must have from 1 to 1073741824 pixels",
+        ),
+        (lambda c: c["images"][0].update(height=0), "must have from 1 to 1073741824 pixels, got 200 x 0"),
+        (lambda c: c["images"][0].update(file_name="x" * 5000), r"lacks 1 of the 4 pictures that .* lists: x{100}\."),
+        (lambda c: c["images"][0].update(file_name="a\0b"), "lacks 1 of the 4 pictures"),
+    ],
+)
+def test_what_is_beyond_its_bounds_is_named(coco_set, change, message):
+    coco_set.edit(coco_set.instances, change)
+    with pytest.raises(DatasetError, match=message):
+        read_annotation_file(coco_set.instances, coco_set.pictures)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, "instances_val2017.json is nested too deeply: 100000 lists"),
+        ('{"images": [], "images": []}', "has the field 'images', which is there twice"),
+        ('{"images": ' + "1" * 5000 + "}", "has a number of more than 64 digits"),
+    ],
+)
+def test_hostile_annotations_end_in_a_sentence(coco_set, text, message):
+    coco_set.instances.write_text(text)
+    with pytest.raises(DatasetError, match=message + r".*\. Name an annotation file, or get a whole copy of it\."):
+        read_annotation_file(coco_set.instances, coco_set.pictures)
+
+
+@pytest.mark.parametrize(
+    "ring", [[0, 0, 1e9, 0, 1e9, 1e9], [1e300, 0, 0, 1, 2, 3], [0, 0, 9e5, 0] * 3, [1e308, 1e308, -1e308, 0, 0, 0]]
+)
+def test_an_outline_without_end_is_dropped_before_native_code_makes_room_for_it(coco_set, ring):
+    coco_set.edit(coco_set.instances, lambda c: c["annotations"][0].update(segmentation=[ring]))
+    checked = checked_instances(read_annotation_file(coco_set.instances, coco_set.pictures), masks=True)
+    assert "outline is" in checked.dropped[0].reason
+    assert "segmentation" not in checked.annotations[0]
+
+
 def test_an_empty_folder_of_pictures_is_named(coco_set, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match="empty lacks 4 of the 4 pictures"):

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import zlib
+
 import numpy as np
 import pytest
 from freqfusion_runtime.evaluation.counts import IGNORED
@@ -175,6 +177,22 @@ def test_a_damaged_label_file_is_told(ade20k):
     (ade20k / "annotations" / "validation" / "a.png").write_bytes(b"no picture")
     with pytest.raises(DatasetError, match=r"a\.png cannot be read as a PNG of labels"):
         ade20k_folder(ade20k)[0]
+
+
+def test_a_label_file_of_400_megapixels_is_told_before_it_is_decoded(ade20k):
+    path = ade20k / "annotations" / "validation" / "a.png"
+
+    def announced(width, height):
+        """A file whose header alone says so."""
+        data = bytearray(path.read_bytes())
+        data[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+        data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+        path.write_bytes(data)
+
+    for width, height in ((20_000, 20_000), (10_000, 10_000), (8_001, 8_000)):
+        announced(width, height)
+        with pytest.raises(DatasetError, match=r"a\.png (has \d+ x \d+ pixels, more|cannot be read as a PNG)"):
+            ade20k_folder(ade20k)[0]
 
 
 def test_a_reading_of_another_data_set_is_told(ade20k):
