@@ -76,7 +76,7 @@ SMALL = {
     "num_classes": 7,
     "num_queries": 12,
     "channels": 64,
-    "encoder_layers": 2,
+    "encoder_layers": 1,
     "decoder_layers": 4,
 }
 """A network of the same kind that is traced, written and run in seconds; its maps have odd counts of windows."""

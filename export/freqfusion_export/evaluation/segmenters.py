@@ -112,11 +112,12 @@ class TorchLabeller:
         from freqfusion import native
 
         from freqfusion_export.networks.label_maps import labels_by_pytorch
+        from freqfusion_export.parity.pytorch_run import outputs_of
 
         images = torch.from_numpy(prepare(picture, self._preprocessing)).to(self._device)
         with torch.inference_mode(), native.disabled():
-            logits = self._network(images)
-        labels: NDArray[Any] = labels_by_pytorch(logits, picture.shape[:2], self._preprocessing)[0]
+            outputs = outputs_of(self._network, images)
+        labels: NDArray[Any] = labels_by_pytorch(outputs, picture.shape[:2], self._preprocessing)[0]
         return labels
 
 

@@ -16,7 +16,7 @@ from freqfusion_runtime.results.labels import CLASS_LOGITS, MASK_LOGITS
 from freqfusion_export.networks.protocol import Form
 from freqfusion_export.passes.wrap_queries_in_image_interface import WrapQueriesInImageInterfacePass
 
-_OUTPUTS = (
+OUTPUTS = (
     TensorSpec(MASK_LOGITS, "float32", ("batch", "queries", "height/4", "width/4")),
     TensorSpec(CLASS_LOGITS, "float32", ("batch", "queries", "classes")),
 )
@@ -44,7 +44,7 @@ class QuerySegmenterForm(Form):
             ade20k.CLASSES if known else (),
             ade20k.PALETTE if known else (),
             Preprocessing(**official.MASK2FORMER),
-            _OUTPUTS,
+            OUTPUTS,
         )
 
     @property

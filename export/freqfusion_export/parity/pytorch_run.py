@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from freqfusion_export.networks.detector import DetectorForm
+from freqfusion_export.networks.forms import form_of
 from freqfusion_export.networks.label_maps import labels_by_pytorch
 
 
@@ -56,16 +57,24 @@ def run_pytorch(network: nn.Module, manifest: Manifest, photo: NDArray[np.uint8]
     images = torch.from_numpy(prepare(photo, manifest.preprocessing))
     with torch.inference_mode(), native.disabled():
         if not isinstance(network, Detector):
-            return {"logits": network(images).numpy()}
+            return {name: value.numpy() for name, value in outputs_of(network, images).items()}
         sizes = torch.tensor([keep_ratio_size(photo.shape[0], photo.shape[1], manifest.preprocessing)])
         outputs = network(images, sizes)
     return {name: value.numpy() for name, value in zip(network.output_names, outputs, strict=True)}
 
 
-def labels_of(logits: NDArray[np.float32], manifest: Manifest, photo: NDArray[np.uint8]) -> NDArray[Any]:
-    """The label map at the picture's size, by PyTorch's definition of both resizes and argmax."""
+def outputs_of(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """What a segmenter computes, by the names that its files have for it."""
+    found = network(images)
+    values = (found,) if isinstance(found, Tensor) else found
+    return {spec.name: value for spec, value in zip(form_of(network).outputs, values, strict=True)}
+
+
+def labels_of(outputs: Mapping[str, NDArray[Any]], manifest: Manifest, photo: NDArray[np.uint8]) -> NDArray[Any]:
+    """The label map at the picture's size, by PyTorch's definition of every step."""
     size = photo.shape[0], photo.shape[1]
-    labels: NDArray[Any] = labels_by_pytorch(torch.from_numpy(logits), size, manifest.preprocessing)[0]
+    tensors = {name: torch.from_numpy(value) for name, value in outputs.items()}
+    labels: NDArray[Any] = labels_by_pytorch(tensors, size, manifest.preprocessing)[0]
     return labels
 
 

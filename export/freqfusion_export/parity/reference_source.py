@@ -17,6 +17,7 @@ from freqfusion_runtime.model_files.manifest import Manifest, TensorSpec
 from freqfusion_runtime.serving.scheduling.registry import ModelSource
 from freqfusion_runtime.serving.triton.source import read_source
 
+from freqfusion_export.networks.query_segmenter import OUTPUTS as QUERY_OUTPUTS
 from freqfusion_export.parity.pytorch_session import PytorchSession
 
 SUFFIX = "-pytorch"
@@ -46,13 +47,12 @@ def reference_source(
             "Leave --reference out."
         )
 
-    sides = ("batch", manifest.num_classes, "height/8", "width/8")
     by_tensors = replace(
         manifest,
         interface="tensor",
         precision="fp32",
         inputs=(TensorSpec("images", "float32", ("batch", 3, "height", "width")),),
-        outputs=(TensorSpec("logits", "float32", sides),),
+        outputs=_network_outputs(manifest),
         operators={},
     )
 
@@ -69,6 +69,15 @@ def reference_source(
         return PytorchSession(network, path, by_tensors, by_definition=True)
 
     return ModelSource(source.name + SUFFIX, checkpoint, source.version, open_reference)
+
+
+def _network_outputs(manifest: Manifest) -> tuple[TensorSpec, ...]:
+    """What the network itself puts out, whatever the interface of the file."""
+    if manifest.interface == "tensor":
+        return manifest.outputs
+    if "QueryArgmax" in manifest.operators:
+        return QUERY_OUTPUTS
+    return (TensorSpec("logits", "float32", ("batch", manifest.num_classes, "height/8", "width/8")),)
 
 
 def _exported_from(checkpoint: Path, served: Sequence[ModelSource]) -> tuple[ModelSource, Manifest]:

@@ -136,7 +136,7 @@ def _record(
             rounded = [t if half is None else t.to(half) for t, half in zip(call.inputs, halves, strict=True)]
             with torch.inference_mode():
                 alone[str(node.name)] = by_definition(node, [tensor.double() for tensor in rounded]).float().numpy()
-    labels = None if isinstance(network, Detector) else labels_of(outputs["logits"], manifest, photo)
+    labels = None if isinstance(network, Detector) else labels_of(outputs, manifest, photo)
     return ReferencePicture(name, photo, values, alone, outputs, labels)
 
 

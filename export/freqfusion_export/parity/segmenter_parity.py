@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,15 +24,17 @@ from freqfusion_runtime.agreement.tolerances import (
 from freqfusion_runtime.model_files.manifest import METADATA_KEY, Manifest
 from freqfusion_runtime.pictures.preparation import prepare
 from freqfusion_runtime.pictures.reading import read_picture
-from freqfusion_runtime.results.labels import labels_of_picture
+from freqfusion_runtime.results.labels import labels_of_outputs
 from freqfusion_runtime.sessions.protocol import Kernels
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from freqfusion_export.errors import ExportError
+from freqfusion_export.networks.forms import form_of
 from freqfusion_export.parity import mmcv_peer
+from freqfusion_export.parity.hidden_keys import HEAD, KeyRecorder, compare_keys, hidden_values
 from freqfusion_export.parity.probe import Probe
-from freqfusion_export.parity.pytorch_run import labels_of
+from freqfusion_export.parity.pytorch_run import labels_of, outputs_of
 
 # ONNX operator -> PyTorch operator, and the attributes in the order of the latter's arguments.
 _REASSEMBLY = ("kernel_size", "group_size", "scale_factor")
@@ -41,6 +44,8 @@ OPERATORS = {
     "LocalSimilarity": ("local_similarity", ("kernel_size", "dilation")),
     "OffsetResample": ("offset_resample", ("groups",)),
 }
+# The same with the sizes of levels as their last input, which the calls that references are written of do not show.
+COMPARED = {**OPERATORS, "DeformableAttention": ("deformable_attention", ())}
 LOGITS = "logits"
 IMAGES = "images"
 
@@ -57,7 +62,7 @@ class PictureParity:
         photo: The picture.
         labels: The file's label map.
         expected: PyTorch's label map.
-        expected_logits: PyTorch's logits.
+        expected_outputs: What the network puts out in PyTorch, by name.
         least_agreement: Bound of ``label_agreement``.
     """
 
@@ -68,7 +73,7 @@ class PictureParity:
     photo: NDArray[np.uint8]
     labels: NDArray[Any]
     expected: NDArray[Any]
-    expected_logits: NDArray[Any]
+    expected_outputs: Mapping[str, NDArray[Any]]
     least_agreement: float
 
     @property
@@ -116,20 +121,29 @@ class Parity:
         photo = read_picture(picture)
         images, inputs = self._inputs(photo)
         wanted = self._wanted_stages()
-        expected = self._by_pytorch(images, wanted)
+        with KeyRecorder(self.network) as keys:
+            expected = self._by_pytorch(images, wanted)
         stages = {stage: value for stage, value in self.probe.stages.items() if stage in wanted}
-        names = [IMAGES, LOGITS, *stages.values()]
+        outputs = [spec.name for spec in form_of(self.network).outputs]
+        hidden = hidden_values(self.probe.graph)
+        names = [IMAGES, *outputs, *hidden, *stages.values()]
         names += [str(value.name) for node in self.probe.operators for value in (*node.inputs, *node.outputs) if value]
         found = self.probe.read(inputs, names)
 
         comparisons = [compare("preprocessing", IMAGES, found[IMAGES], images, MAX_ERROR_FP32)]
         comparisons += self._operators(found)
+        by_layer, holds = compare_keys(hidden, found, keys.logits)
+        behind = [inside for inside in stages if inside.startswith(HEAD)]
         for stage, value in stages.items():
             level = "module" if ".freqfusions." in stage else "layer"
-            comparisons.append(compare(level, stage, found[value], expected[stage], INSIDE_BOUNDS[self.precision]))
-        comparisons.append(compare("network", LOGITS, found[LOGITS], expected[LOGITS], LOGIT_BOUNDS[self.precision]))
+            bound = INSIDE_BOUNDS[self.precision] if holds or stage not in behind else inf
+            comparisons.append(compare(level, stage, found[value], expected[stage], bound))
+        comparisons += by_layer
+        bound = LOGIT_BOUNDS[self.precision] if holds else inf
+        comparisons += [compare("network", name, found[name], expected[name], bound) for name in outputs]
 
-        labels = labels_of(expected[LOGITS], self.manifest, photo)
+        results = {name: expected[name] for name in outputs}
+        labels = labels_of(results, self.manifest, photo)
         actual = self._labels(found, photo)
         return PictureParity(
             picture.name,
@@ -139,7 +153,7 @@ class Parity:
             photo,
             actual,
             labels,
-            expected[LOGITS],
+            results,
             TASK_BOUNDS[self.precision][0],
         )
 
@@ -147,7 +161,7 @@ class Parity:
         """Runs a variant of the file's network on a picture that was compared before; only logits and labels are."""
         _, inputs = self._inputs(known.photo)
         found = self.probe.read_variant(model, inputs, [LOGITS])
-        logits = compare("network", LOGITS, found[LOGITS], known.expected_logits, LOGIT_BOUNDS[self.precision])
+        logits = compare("network", LOGITS, found[LOGITS], known.expected_outputs[LOGITS], LOGIT_BOUNDS[self.precision])
         labels = self._labels(found, known.photo)
         agreement, miou = label_agreement(labels, known.expected), mean_iou(labels, known.expected)
         return replace(known, comparisons=[logits], labels=labels, label_agreement=agreement, miou=miou)
@@ -164,8 +178,9 @@ class Parity:
             labels: NDArray[Any] = found[self.manifest.outputs[0].name][0]
             return labels
         # The runtime refuses scores that overflowed; here the logits' comparison says so.
-        scores = np.nan_to_num(found[LOGITS][0], nan=0, posinf=0, neginf=0)
-        return labels_of_picture(scores, (photo.shape[0], photo.shape[1]), self.manifest.preprocessing)
+        names = [spec.name for spec in self.manifest.outputs]
+        finite = {name: np.nan_to_num(found[name], nan=0, posinf=0, neginf=0) for name in names}
+        return labels_of_outputs(finite, (photo.shape[0], photo.shape[1]), self.manifest)
 
     def _wanted_stages(self) -> list[str]:
         """Modules to compare: FreqFusion's results always, every labelled module's on request."""
@@ -177,7 +192,8 @@ class Parity:
         handles = [record_stage(self.network, stage, results) for stage in stages]
         try:
             with torch.inference_mode(), native.disabled():
-                results[LOGITS] = self.network(torch.from_numpy(images)).numpy()
+                outputs = outputs_of(self.network, torch.from_numpy(images))
+                results |= {name: value.numpy() for name, value in outputs.items()}
         finally:
             for handle in handles:
                 handle.remove()
@@ -187,9 +203,10 @@ class Parity:
         """Runs each FreqFusion node's PyTorch definition, in fp64, on the node's own inputs."""
         comparisons = []
         for node in self.probe.operators:
-            if node.op_type not in OPERATORS:
+            if node.op_type not in COMPARED:
                 continue  # pictures to images, scores to labels: compared as such
-            tensors = [torch.from_numpy(found[str(value.name)]).double() for value in node.inputs if value is not None]
+            tensors = [torch.from_numpy(found[str(value.name)]) for value in node.inputs if value is not None]
+            tensors = [tensor.double() if tensor.is_floating_point() else tensor for tensor in tensors]
             expected = by_definition(node, tensors).numpy()
             actual = found[str(node.outputs[0].name)]
             bound = OPERATOR_BOUNDS[self.precision]
@@ -204,10 +221,11 @@ class Parity:
 
 def by_definition(node: ir.Node, tensors: Sequence[Tensor]) -> Tensor:
     """Computes a FreqFusion node by its operator's PyTorch definition."""
-    operator, attributes = OPERATORS[node.op_type]
+    operator, attributes = COMPARED[node.op_type]
     values = [node.attributes[name].value for name in attributes]
+    arguments = [tensor if tensor.is_floating_point() else tensor.tolist() for tensor in tensors]
     with native.disabled():
-        return cast(Tensor, getattr(torch.ops.freqfusion, operator)(*tensors, *values))
+        return cast(Tensor, getattr(torch.ops.freqfusion, operator)(*arguments, *values))
 
 
 def read_manifest(path: Path) -> Manifest:

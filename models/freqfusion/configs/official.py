@@ -12,6 +12,7 @@ SEGMENTER: Mapping[str, Any] = {
 }  # fmt: skip
 MASK2FORMER: Mapping[str, Any] = {
     **_IMAGENET, "long_side": 2560, "short_side": 640, "size_divisor": 32, "size_fit": "pad",
+    "resizer": "pillow",
 }  # fmt: skip
 DETECTOR: Mapping[str, Any] = {
     **_IMAGENET, "long_side": 1333, "short_side": 800, "size_divisor": 64, "size_fit": "pad",

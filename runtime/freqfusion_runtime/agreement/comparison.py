@@ -19,7 +19,7 @@ class Comparison:
     """One array beside its reference.
 
     Attributes:
-        level: ``operator``, ``module``, ``layer``, ``network`` or ``preprocessing``.
+        level: ``operator``, ``module``, ``layer``, ``attention``, ``network`` or ``preprocessing``.
         name: What was compared.
         max_abs: Largest error.
         mean_abs: Mean error.

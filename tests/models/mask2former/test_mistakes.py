@@ -141,7 +141,7 @@ def hide(rule: Callable[[Tensor], Tensor]) -> Callable[..., None]:
 
 def reverse_levels(patch: pytest.MonkeyPatch, network: nn.Module) -> None:
     table = network.sem_seg_head.predictor.level_embed
-    patch.setattr(table, "weight", nn.Parameter(table.weight.flip(0), requires_grad=False))
+    patch.setitem(table._parameters, "weight", nn.Parameter(table.weight.flip(0), requires_grad=False))
 
 
 def merge_by_rows(self: Any, x: Tensor, height: int, width: int) -> Tensor:

@@ -3,7 +3,9 @@ import numpy as np
 import pytest
 import references
 from freqfusion_runtime.errors import NetworkOutputError
-from freqfusion_runtime.results.labels import labels_from_scores, resize_matrix
+from freqfusion_runtime.model_files.manifest import Preprocessing, TensorSpec
+from freqfusion_runtime.results.labels import labels_from_queries, labels_from_scores, labels_of_outputs, resize_matrix
+from small_models import tensor_manifest
 
 pytestmark = pytest.mark.numerics
 
@@ -76,3 +78,60 @@ def test_scores_that_overflowed_are_refused(value):
         NetworkOutputError, match=r"1 of 48 class scores are infinite or not a number\. .*--precision fp32"
     ):
         labels_from_scores(scores, (32, 32), (32, 32))
+
+
+@pytest.mark.parametrize(
+    ("classes", "size", "sizes"),
+    [
+        pytest.param(5, (4, 6), ((16, 24), (13, 20), (40, 9)), id="usual"),
+        pytest.param(300, (2, 3), ((8, 12), (8, 12), (8, 12)), id="more-than-a-byte-and-no-resize"),
+        pytest.param(3, (1, 20), ((4, 80), (1, 73), (2, 90)), id="flat"),
+    ],
+)
+def test_labels_of_queries_match_the_definition(classes, size, sizes):
+    rng = np.random.default_rng(3)
+    masks = 4 * rng.standard_normal((7, *size), np.float32)
+    logits = 3 * rng.standard_normal((7, classes + 1), np.float32)
+    flat = [side for pair in sizes for side in pair]
+    scores = references.query_scores(masks[None].astype(np.float64), logits[None].astype(np.float64), flat)[0]
+    labels = labels_from_queries(masks, logits, *sizes)
+    assert labels.dtype == (np.uint8 if classes <= 256 else np.int32)
+    best = np.sort(scores, axis=0)
+    decided = best[-1] - best[-2] > 1e-5
+    assert decided.mean() > 0.98
+    np.testing.assert_array_equal(labels[decided], scores.argmax(axis=0)[decided])
+
+
+def query_outputs(**changes):
+    outputs = {"mask_logits": np.zeros((1, 7, 4, 4), np.float32), "class_logits": np.zeros((1, 7, 5), np.float32)}
+    return {**outputs, **changes}
+
+
+def query_manifest():
+    specs = tuple(TensorSpec(name, "float32", value.shape) for name, value in query_outputs().items())
+    plan = Preprocessing(long_side=16, short_side=16, size_fit="pad", size_divisor=16)
+    return tensor_manifest(outputs=specs, preprocessing=plan)
+
+
+def test_outputs_of_queries_become_labels_of_the_picture():
+    classes = np.zeros((1, 7, 5), np.float32)
+    classes[..., 2] = 3
+    labels = labels_of_outputs(query_outputs(class_logits=classes), (20, 12), query_manifest())
+    np.testing.assert_array_equal(labels, np.full((20, 12), 2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"mask_logits": np.zeros((2, 7, 4, 4))},
+            r"mask_logits must have shape \(1, queries, h, w\), got \(2, 7, 4, 4\)",
+        ),
+        ({"class_logits": np.zeros((1, 7, 9))}, r"class_logits must have shape \(1, 7, 5\), got \(1, 7, 9\)"),
+        ({"mask_logits": np.full((1, 7, 4, 4), np.nan)}, r"112 of 112 mask logits are infinite or not a number"),
+        ({"class_logits": np.full((1, 7, 5), np.inf)}, r"35 of 35 class logits are infinite or not a number"),
+    ],
+)
+def test_outputs_of_queries_that_make_no_labels_are_told(changes, message):
+    with pytest.raises(NetworkOutputError, match=message):
+        labels_of_outputs(query_outputs(**changes), (20, 12), query_manifest())
