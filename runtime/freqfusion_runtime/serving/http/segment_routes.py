@@ -65,7 +65,7 @@ def router(service: Service) -> APIRouter:
         "/v1/segment",
         operation_id="segment",
         response_class=Response,
-        responses={200: SEGMENT_ANSWER, **{k: ERRORS[k] for k in ERRORS if k != 403}},
+        responses={200: SEGMENT_ANSWER, **ERRORS},
         openapi_extra={"requestBody": SEGMENT_BODY},
     )
     async def segment_picture(

@@ -8,10 +8,11 @@ process.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -94,12 +95,14 @@ class InferenceService:
             await context.abort(grpc.StatusCode[e.grpc_status], str(e))
         self._streams += 1
         try:
-            async for response in self._responses(context):
-                yield response
+            # A client may leave while it is being answered; the request ends then, not when somebody tidies up.
+            async with contextlib.aclosing(self._responses(context)) as responses:
+                async for response in responses:
+                    yield response
         finally:
             self._streams -= 1
 
-    async def _responses(self, context: Any) -> AsyncIterator[Any]:
+    async def _responses(self, context: Any) -> AsyncGenerator[Any, None]:
         while (message := await context.read()) is not grpc.aio.EOF:
             record, request_id = self._new_record(), ""
             try:

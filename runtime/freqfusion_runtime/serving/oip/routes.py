@@ -84,7 +84,7 @@ def _add_server_routes(routes: APIRouter, service: Service) -> None:
         operation_id="repository_index",
         tags=["server"],
         response_model=list[schema.IndexEntry],
-        responses={k: ERRORS[k] for k in (400, 401, 413)},
+        responses={k: ERRORS[k] for k in (400, 401, 403, 413, 415, 421)},
     )
     async def index(request: Request) -> Any:
         """Lists every model and version with its state."""
@@ -106,7 +106,7 @@ def _add_server_routes(routes: APIRouter, service: Service) -> None:
         "/repository/models/{model_name}/{action}",
         operation_id="repository_control",
         tags=["server"],
-        responses={k: ERRORS[k] for k in (400, 401, 403)},
+        responses={k: ERRORS[k] for k in (400, 401, 403, 421)},
         status_code=403,
         response_class=JSONResponse,
     )
@@ -191,7 +191,7 @@ def _add_infer_routes(routes: APIRouter, service: Service) -> None:
             operation_id="infer" + suffix,
             tags=["models"],
             response_class=Response,
-            responses={200: schema.INFER_ANSWER, **{k: ERRORS[k] for k in ERRORS if k not in (403, 406)}},
+            responses={200: schema.INFER_ANSWER, **{k: ERRORS[k] for k in ERRORS if k != 406}},
             openapi_extra={"requestBody": schema.INFER_BODY, "parameters": schema.INFER_PARAMETERS},
         )
         async def infer_route(request: Request, model_name: str, version: str = "") -> Response:
