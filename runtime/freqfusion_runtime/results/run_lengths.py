@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+_MOST_PIXELS = (1 << 31) - 1  # lengths have 32 bits in the native code that reads them after us
+
 
 class Runs:
     """A label map as runs of one label down its columns, which is the order of COCO's codes.
@@ -40,9 +42,6 @@ class Runs:
     def code(self, label: int) -> dict[str, Any]:
         """COCO's compressed form: ``{"size": [H, W], "counts": "..."}``."""
         return {"size": list(self.size), "counts": compress(self.counts(label))}
-
-
-_MOST_PIXELS = (1 << 31) - 1  # lengths have 32 bits in the native code that reads them after us
 
 
 def compress(counts: NDArray[np.int64]) -> str:
