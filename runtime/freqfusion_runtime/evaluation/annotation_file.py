@@ -20,7 +20,7 @@ from freqfusion_runtime.results.coco_format import Identity
 
 _NAMED = 5  # of a list in an error
 _MOST_PIXELS = 1 << 30  # run lengths are added up in 32 bits by who scores them
-# LVIS, the largest there is, has a gigabyte and 60 million numbers. Some tools write an area that is not a number.
+# The largest in use have a gigabyte. Some tools write an area that is not a number.
 _LIMITS = JsonLimits(length=4 << 30, depth=64, fields=200_000_000, values=1_000_000_000, has_constants=True)
 _FLAGS = {0: False, 1: True, "0": False, "1": True}  # texts as some tools write numbers; "0" is true in Python
 

@@ -18,8 +18,8 @@ from freqfusion_runtime.model_files.typed_records import RecordError, read_recor
 
 FORMAT_VERSION = 2
 METADATA_KEY = "freqfusion_manifest"  # in the ONNX model's metadata_props
-LIMITS = JsonLimits(length=32 << 20)
-"""Of its JSON; the largest manifest there can be, 65,536 classes with names of 200 characters, has half of that."""
+LIMITS = JsonLimits(length=64 << 20)
+"""Of its JSON; 65,536 names of classes with 200 characters each take 13 MB, or 52 in characters of four bytes."""
 MOST_CLASSES = 1 << 16
 """Label files have two bytes a pixel; the largest data sets with masks have some thousand classes."""
 LONGEST_NAME = 200

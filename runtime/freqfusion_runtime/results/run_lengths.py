@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+_MOST_PIXELS = (1 << 31) - 1  # lengths have 32 bits in the native code that reads them after us
+
 
 class Runs:
     """A label map as runs of one label down its columns, which is the order of COCO's codes.
@@ -135,16 +137,22 @@ def checked_counts(code: Mapping[str, Any]) -> tuple[NDArray[np.int64], tuple[in
     size, counts = code.get("size"), code.get("counts")
     if not (isinstance(size, list | tuple) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)):
         raise ValueError(f"its size must be two positive whole numbers, got {size!r}")
+    pixels = size[0] * size[1]
+    if pixels > _MOST_PIXELS:
+        raise ValueError(f"its size must have at most {_MOST_PIXELS} pixels, got {size[0]} x {size[1]}")
     if isinstance(counts, str):
         lengths = decompress(counts)
     elif isinstance(counts, list | tuple) and all(type(count) is int for count in counts):
+        if max(counts, default=0) > pixels or min(counts, default=0) < -pixels:
+            raise ValueError(f"a run has a length beyond the {pixels} pixels there are")
         lengths = np.array(counts, np.int64)
     else:
         raise ValueError(f"its counts must be a text or a list of whole numbers, got {counts!r:.40}")
     if (lengths < 0).any():
         raise ValueError(f"a run has the length {lengths.min()}")
-    if lengths.sum() != size[0] * size[1]:
-        raise ValueError(f"its runs cover {lengths.sum()} pixels of {size[0]} x {size[1]} = {size[0] * size[1]}")
+    # Each by itself, too: a sum can pass 2^63 and come back to the right one.
+    if (lengths > pixels).any() or lengths.sum() != pixels:
+        raise ValueError(f"its runs cover {lengths.sum()} pixels of {size[0]} x {size[1]} = {pixels}")
     return lengths, (size[0], size[1])
 
 
