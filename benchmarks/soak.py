@@ -203,7 +203,8 @@ def replace_models(server: Soaked, until: float, chance: random.Random) -> dict[
     whole = server.model.read_bytes()
     while time.monotonic() < until:
         kind = chance.choice(("good", "good", "garbage", "truncated", "nested manifest", "nested sidecar"))
-        target = chance.choice((server.model, server.other))
+        # Killed while its good file is away, a server comes back without the model: bad ones go to the other place.
+        target = chance.choice((server.model, server.other)) if kind == "good" else server.other
         new = server.folder / ".new"
         if kind == "good":
             write_image_model(new)
@@ -262,7 +263,7 @@ def is_reloading(server: Soaked, place: Path) -> bool:
     os.replace(place / "last.onnx", server.model)
     end = time.monotonic() + 60
     while time.monotonic() < end:
-        with contextlib.suppress(ValueError, KeyError):
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # no answer, or a model that is not loaded yet
             models = json.loads(server.get("/v1/models")[1])["models"]
             if [entry["name"] for entry in models[0]["classes"]] == list(names):
                 return True
