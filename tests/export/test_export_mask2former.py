@@ -4,23 +4,30 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx.inliner
+import onnx_ir as ir
 import pytest
 import torch
 from freqfusion import native
+from freqfusion.ops.query_argmax import query_argmax
 from freqfusion_export import export
 from freqfusion_export.errors import ExportError, VerificationError
 from freqfusion_export.networks.forms import form_of
 from freqfusion_export.networks.trace import trace_network
+from freqfusion_export.parity.segmenter_parity import Parity, read_manifest
 from freqfusion_export.verification.query_segmenter_file import QuerySegmenterFile
+from freqfusion_export.verification.sample_pictures import smooth_pictures
 from freqfusion_runtime import load
 from freqfusion_runtime.errors import InputError
 from freqfusion_runtime.model_files.manifest import METADATA_KEY, Manifest
+from freqfusion_runtime.pictures.preparation import prepare
+from freqfusion_runtime.pictures.sizes import keep_ratio_size
 from freqfusion_runtime.sessions.kernel_library import library_path
 from kept_files import kept
 from mask2former_reference import SMALL, error, filled_mask2former, weights_spec
@@ -42,8 +49,6 @@ def small() -> Any:
 
 @pytest.fixture(scope="module")
 def traced(small) -> Any:
-    import onnx_ir as ir
-
     place = kept("trace of small mask2former", lambda folder: ir.save(trace_network(small, 32), folder / "traced.onnx"))
     return ir.load(place / "traced.onnx")
 
@@ -94,10 +99,13 @@ def test_a_file_says_what_it_is(tensor_file):
 def test_rows_that_are_masked_whole_see_everything(small, traced, tmp_path):
     """Masks that are negative everywhere hide every key of every query, and so none."""
     network = copy.deepcopy(small)
-    head = network.sem_seg_head
-    for layer, bias in ((head.pixel_decoder.mask_features, 1.0), (head.predictor.mask_embed.layers[2], -1.0)):
-        torch.nn.init.zeros_(layer.weight)
-        torch.nn.init.constant_(layer.bias, bias)
+    head, decoder = network.sem_seg_head, "sem_seg_head.pixel_decoder.mask_features."
+    torch.nn.init.zeros_(head.pixel_decoder.mask_features.weight)
+    torch.nn.init.ones_(head.pixel_decoder.mask_features.bias)
+    head.predictor.mask_embed.layers[2].bias.data.sub_(4.0)
+    changed = traced.clone()
+    for name in (f"{decoder}weight", f"{decoder}bias", "sem_seg_head.predictor.mask_embed.layers.2.bias"):
+        changed.graph.initializers[name].const_value = ir.tensor(network.state_dict()[name].numpy(), name=name)
     images = torch.from_numpy(weights_spec.image(64, 96, 3))
     with torch.inference_mode():
         masks, classes = network(images)
@@ -105,14 +113,14 @@ def test_rows_that_are_masked_whole_see_everything(small, traced, tmp_path):
         head.predictor.hidden_keys.forward = lambda logits: torch.zeros_like(logits, dtype=torch.bool)
         assert torch.equal(network(images)[1], classes)
         del head.predictor.hidden_keys.forward
-    export(network, tmp_path / "dead.onnx", name="mask2former", interface="tensor")
+    export(network, tmp_path / "dead.onnx", name="mask2former", interface="tensor", traced=changed)
     found = session_of(tmp_path / "dead.onnx").run(None, {"images": images.numpy()})
     assert error(found[1], classes.numpy()) < TOLERANCE
 
 
 def test_a_file_that_computes_something_else_is_refused(small, tensor_file, tmp_path):
     other = copy.deepcopy(small)
-    other.sem_seg_head.predictor.class_embed.bias += 0.01
+    other.sem_seg_head.predictor.class_embed.bias.data += 0.01
     file = QuerySegmenterFile(tensor_file, other, "tensor", form_of(small).preprocessing)
     with pytest.raises(
         VerificationError, match=r"off by \d\.\de-\d\d standard deviations of the queries' logits at 1 x"
@@ -134,9 +142,6 @@ def test_sides_that_are_no_multiples_of_32_are_told(tensor_file):
 
 def test_a_picture_of_any_ratio_is_labelled_through_the_tensor_interface(small, traced, tmp_path):
     """300 x 3000 becomes 26 x 256 with these limits, as it becomes 256 x 2560 with the official ones."""
-    from freqfusion.ops.query_argmax import query_argmax
-    from freqfusion_runtime.pictures.preparation import prepare
-
     plan = replace(form_of(small).preprocessing, long_side=256, short_side=64)
     export(small, tmp_path / "long.onnx", name="mask2former", interface="tensor", traced=traced, preprocessing=plan)
     generator = np.random.Generator(np.random.PCG64(2))
@@ -147,3 +152,53 @@ def test_a_picture_of_any_ratio_is_labelled_through_the_tensor_interface(small, 
         expected = query_argmax(*small(torch.from_numpy(images)), [32, 256, 26, 256, 300, 3000])[0].numpy()
     labels = load(tmp_path / "long.onnx").predict(picture).labels
     assert (labels == expected).mean() > 0.9999
+
+
+@pytest.fixture(scope="module")
+def image_file(small, traced) -> Any:
+    """With limits of 128 and 60 in place of 2560 and 640."""
+
+    def make(folder: Any) -> None:
+        plan = replace(form_of(small).preprocessing, long_side=128, short_side=60)
+        export(small, folder / "image.onnx", name="mask2former", traced=traced, preprocessing=plan)
+
+    return kept("small mask2former, image interface", make) / "image.onnx"
+
+
+@pytest.fixture(scope="module")
+def image_session(image_file) -> Any:
+    return session_of(image_file)
+
+
+@pytest.mark.parametrize("size", [(1, 45, 70), (2, 90, 61), (1, 30, 300)])
+def test_a_picture_becomes_labels_in_the_graph(small, image_file, image_session, size):
+    n, h, w = size
+    generator = np.random.Generator(np.random.PCG64(4))
+    pictures = generator.integers(0, 256, (n, h, w, 3), dtype=np.uint8)
+    plan = read_manifest(image_file).preprocessing
+    images = np.concatenate([prepare(picture, plan) for picture in pictures])
+    sizes = [*images.shape[2:], *keep_ratio_size(h, w, plan), h, w]
+    with torch.inference_mode():
+        expected = query_argmax(*small(torch.from_numpy(images)), sizes).numpy()
+    (labels,) = image_session.run(None, {"image": pictures})
+    assert labels.dtype == np.uint8
+    assert (labels == expected).mean() > 0.999
+    assert len(np.unique(labels)) > 1
+
+
+def test_parity_holds_from_operators_to_labels(small, tensor_file, image_file, tmp_path):
+    from PIL import Image
+
+    generator = np.random.Generator(np.random.PCG64(5))
+    Image.fromarray(smooth_pictures(generator, 1, 40, 66)[0]).save(tmp_path / "photo.png")
+    result = Parity(image_file, small, "never", layers=True).on_picture(tmp_path / "photo.png")
+    assert result.agrees, result.first_mismatch
+    levels = Counter(c.level for c in result.comparisons)
+    assert levels["operator"] == sum(COUNTS.values())
+    assert levels["attention"] == SMALL["decoder_layers"]
+    assert levels["network"] == 2
+    assert levels["layer"] > 50
+    other = copy.deepcopy(small)
+    other.sem_seg_head.pixel_decoder.transformer.encoder.layers[0].linear1.bias.data.add_(0.5)
+    wrong = Parity(image_file, other, "never", layers=True).on_picture(tmp_path / "photo.png")
+    assert wrong.first_mismatch.name == "sem_seg_head.pixel_decoder.transformer.encoder.layers.0.linear1"
