@@ -97,7 +97,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def _loader(yaml: Any) -> Any:
     """A safe loader that keeps what asks for Python, as official Mask2Former configs do for training sizes, unread."""
 
-    class Loader(yaml.SafeLoader):
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]  # the package may be absent, so its types are too
         pass
 
     Loader.add_multi_constructor("tag:yaml.org,2002:python/", lambda _, suffix, __: Unread(f"!!python/{suffix}"))
@@ -127,7 +127,8 @@ class Detectron2Reader:
     def read(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Returns what differs from the official test pipeline, and arguments for ``create_model``."""
         self._pictures()
-        built, free = _BUILT, _FREE
+        built: Mapping[str, Any] = _BUILT
+        free: tuple[str, ...] = _FREE
         if self.is_mask2former:
             built, free = _MASK2FORMER_BUILT, (*_FREE, "MODEL.")
             self._divisor()
