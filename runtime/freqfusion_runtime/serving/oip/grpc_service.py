@@ -137,7 +137,7 @@ class InferenceService:
             deadline = self._deadline(record, context)
             if name not in _OPEN:  # those say nothing, and are answered whatever else arrives
                 self._check_key(context)
-                message = await self._arrived(context)
+                message = await self._arrived(context, deadline)
                 record.received_bytes = len(message)
                 if handler != self._infer and len(message) > INLINE_BYTES:
                     raise TooLargeError(
@@ -166,18 +166,24 @@ class InferenceService:
         reason = "an unexpected error, which is in the server's log." if record.cause == "internal" else record.error
         return await context.abort(grpc.StatusCode[status], reason)
 
-    async def _arrived(self, context: Any) -> bytes:
+    async def _arrived(self, context: Any, deadline: float) -> bytes:
         """Takes the one message of a call as it arrives, when there is a place for that.
 
         Raises:
             SlowClientError: If it does not come in time.
+            OverloadedError: If no place is free before the deadline.
         """
         within_s = min(self._service.settings.body_timeout_s, _ARRIVAL_S)
-        async with self._arriving:
-            try:
-                message = await asyncio.wait_for(context.read(), within_s)
-            except asyncio.TimeoutError as e:
-                raise SlowClientError(f"the message did not arrive within {within_s:g} s. Send it faster.") from e
+        try:
+            await asyncio.wait_for(self._arriving.acquire(), max(0.0, deadline - time.monotonic()))
+        except asyncio.TimeoutError as e:
+            raise OverloadedError(f"{self._places} messages are arriving, which is the limit. Try again.") from e
+        try:
+            message = await asyncio.wait_for(context.read(), within_s)
+        except asyncio.TimeoutError as e:
+            raise SlowClientError(f"the message did not arrive within {within_s:g} s. Send it faster.") from e
+        finally:
+            self._arriving.release()
         return b"" if message is grpc.aio.EOF else bytes(message)
 
     async def _read(self, message: bytes, kind: Any, record: Record, deadline: float) -> Any:

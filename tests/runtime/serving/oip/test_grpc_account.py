@@ -35,7 +35,7 @@ class Context:
             await asyncio.Event().wait()
         return grpc.aio.EOF
 
-    def time_remaining(self) -> None:
+    def time_remaining(self) -> float | None:
         return None
 
     def invocation_metadata(self) -> tuple:
@@ -134,6 +134,10 @@ def test_a_message_that_does_not_come_gives_its_place_up(served, monkeypatch):
     async def story(service, methods):
         stalled = [asyncio.ensure_future(infer(methods, Context(waits=True))) for _ in range(2)]
         await asyncio.sleep(0)
+        impatient = Context(message(10))
+        impatient.time_remaining = lambda: 0.05
+        with pytest.raises(Aborted, match=r"UNAVAILABLE: 2 messages are arriving, which is the limit\. Try again\."):
+            await infer(methods, impatient)
         await infer(methods, Context(message(10)))  # waits for a place
         for call in stalled:
             with pytest.raises(
