@@ -56,6 +56,9 @@ fuzz: setup ## 10,000 hostile inputs for each place where strangers' files and r
 	$(BIN)/python tests/fuzzing $(ENTRIES) --cases $(or $(CASES),10000) --seed $(or $(SEED),1) \
 	  --results benchmarks/results/fuzz.jsonl
 
+test-bounds: setup ## the server's tests with the oldest and the newest web packages that it allows
+	$(BIN)/python scripts/check_bounds.py
+
 check: setup ## lint, types, format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -91,4 +94,4 @@ serve: plugins ## ONNX=path.onnx [PORT=8000]: serve over HTTP and gRPC, with a p
 gpu-check: ## gpu: check every CUDA kernel on this machine's GPU, then time them [TENSORRT_INCLUDE=folder]
 	$(PYTHON) scripts/gpu_check
 
-.PHONY: help setup ray plugins demo test test-avx2 test-all fuzz check export engine doctor run parity bench serve gpu-check
+.PHONY: help setup ray plugins demo test test-avx2 test-all fuzz test-bounds check export engine doctor run parity bench serve gpu-check

@@ -69,8 +69,10 @@ class RayServer:
 def ray_server(models, tmp_path_factory):
     key = tmp_path_factory.mktemp("key") / "key"
     key.write_text("open sesame\n")
-    # A busy machine may need longer than the default for the largest picture below.
-    server = RayServer(models["colors"], models["means"], "--api-key-file", key, "--deadline-ms", "300000")
+    # A busy machine may need longer than the default for the largest picture below, and the small models of the tests
+    # more memory a pixel than a network does.
+    limits = ("--deadline-ms", "300000", "--max-memory-mb", "8000")
+    server = RayServer(models["colors"], models["means"], "--api-key-file", key, *limits)
     yield server
     if server.process.poll() is None:
         server.process.kill()
