@@ -93,7 +93,7 @@ class LabelPng(OwnMemory):
         return mutated(rng, self.seeds)
 
     def give(self, case: Any) -> bool:
-        from freqfusion_runtime.evaluation.datasets import read_labels
+        from freqfusion_runtime.evaluation.samples import read_labels
 
         self.path.write_bytes(case)
         try:

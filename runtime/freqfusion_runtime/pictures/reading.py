@@ -75,8 +75,8 @@ def read_picture(picture: PictureLike, max_pixels: int = MAX_PIXELS) -> Picture:
         return by_mode(ImageOps.exif_transpose(picture), "the image")
     path = Path(picture)
     if not os.path.isfile(path):  # which says no of what is too long for a name, too
-        reason = kind_of(path.stat().st_mode) if os.path.exists(path) else ""
-        raise PictureError(f"{path} {f'is {reason}' if reason else 'does not exist'}. Name a picture file.")
+        reason = f"is {kind_of(path.stat().st_mode)}" if os.path.exists(path) else "does not exist"
+        raise PictureError(f"{path} {reason}. Name a picture file.")
     try:
         with path.open("rb") as file:  # Pillow, given a path, maps some files into memory and forgets to turn them
             return _open(file, str(path), max_pixels)

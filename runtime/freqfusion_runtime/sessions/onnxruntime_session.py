@@ -14,12 +14,7 @@ from typing import Any
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from freqfusion_runtime.errors import (
-    KernelLibraryError,
-    ModelFileError,
-    NetworkOutputError,
-    ProviderError,
-)
+from freqfusion_runtime.errors import KernelLibraryError, ModelFileError, NetworkOutputError, ProviderError
 from freqfusion_runtime.files import kind_of
 from freqfusion_runtime.model_files.external_data import check_external_files
 from freqfusion_runtime.model_files.manifest import METADATA_KEY, Manifest

@@ -122,6 +122,19 @@ def test_what_has_changed_is_done_again(tmp_path, model, photos):
     check_labels(model, photos, out, 7)
 
 
+def test_a_line_that_is_no_name_of_a_file_is_a_failure_like_others(tmp_path):
+    listing = tmp_path / "all.txt"
+    listing.write_bytes(b"a\0b.png\n" + b"x" * 5000 + b".png\n\xff.png\n")
+    items = find_items(listing).items
+    assert [item.size for item in items] == [-1, -1, -1]
+    reasons = []
+    for item in items:
+        with pytest.raises(PictureError, match="cannot be read: ") as caught:
+            content(item)
+        reasons.append(str(caught.value))
+    assert any("embedded null byte. Correct the name" in reason for reason in reasons)
+
+
 def test_what_is_no_file_or_has_no_end_costs_its_own_place_and_no_time(tmp_path, model, photos):
     (photos / "broken.jpg").unlink()
     os.mkfifo(photos / "waits.jpg")
@@ -158,19 +171,6 @@ def test_results_never_leave_the_output_by_a_link_in_it(tmp_path, model, photos,
     os.mkfifo(out / "done.jsonl")
     assert batch(model, photos, out)[0] == 2
     assert "done.jsonl cannot be written: it is a FIFO, not a file" in capsys.readouterr().err
-
-
-def test_a_line_that_is_no_name_of_a_file_is_a_failure_like_others(tmp_path):
-    listing = tmp_path / "all.txt"
-    listing.write_bytes(b"a\0b.png\n" + b"x" * 5000 + b".png\n\xff.png\n")
-    items = find_items(listing).items
-    assert [item.size for item in items] == [-1, -1, -1]
-    reasons = []
-    for item in items:
-        with pytest.raises(PictureError, match="cannot be read: ") as caught:
-            content(item)
-        reasons.append(str(caught.value))
-    assert any("embedded null byte. Correct the name" in reason for reason in reasons)
 
 
 def test_a_list_with_repetitions(tmp_path, model, photos):
