@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Times the CPU kernels of Mask2Former's operators beside what they replace in PyTorch, interleaved.
 
-    python benchmarks/query_operators.py [--results benchmarks/results/query_operators.jsonl]
+    python benchmarks/query_operators.py [--bench-kernels build/plugins/bench_kernels]
+        [--results benchmarks/results/query_operators.jsonl]
 
-FREQFUSION_ISA=avx2 holds the kernels, not PyTorch, to AVX2. Sizes are those of a picture of 640 x 640: 8400 tokens, 8 heads
-of 32 channels, 4 points on each of three levels; and 100 queries of 150 classes.
+With the program that `plugins/tests` builds, the kernels' shares of the machine's roof are written too. FREQFUSION_ISA=avx2
+holds the kernels, not PyTorch, to AVX2. Sizes are those of a picture of 640 x 640: 8400 tokens, 8 heads of 32 channels,
+4 points on each of three levels; and 100 queries of 150 classes.
 """
 
 from __future__ import annotations
@@ -14,9 +16,11 @@ import ctypes
 import json
 import math
 import statistics
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -105,11 +109,22 @@ def host_level() -> str:
     return library.freqfusion_host_level().decode()
 
 
+def shares_of_roof(program: Path, threads: int) -> list[dict[str, Any]]:
+    """What the kernels' own benchmark says of these two."""
+    lines = []
+    for operator in ("DeformableAttention", "QueryArgmax"):
+        command = [str(program), "--json", "--threads", str(threads), "--seconds", "4", "--only", operator]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        lines += [json.loads(line) for line in done.stdout.splitlines()]
+    return lines
+
+
 def main() -> None:
     """Runs the comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--bench-kernels", type=Path)
     parser.add_argument("--results", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -139,6 +154,10 @@ def main() -> None:
                 for form, values in times.items()
             ]
     facts = machine(args.threads)
+    roofs = shares_of_roof(args.bench_kernels, args.threads) if args.bench_kernels else []
+    for roof in roofs:
+        share = f"p50 {roof['p50_ms']:8.2f} ms, {roof['roof_share']:.0%} of the roof"
+        print(f"{roof['operator']:<28} {roof['level']:<7} {share}")
     for record in records:
         print(
             f"{record['operator']:<20} {record['form']:<18} {level:<7} p50 {record['p50_ms']:8.2f} ms, best "
@@ -146,7 +165,7 @@ def main() -> None:
         )
     if args.results:
         with args.results.open("a") as file:
-            file.writelines(json.dumps({**record, **facts}) + "\n" for record in records)
+            file.writelines(json.dumps({**record, **facts}) + "\n" for record in (*records, *roofs))
 
 
 if __name__ == "__main__":
