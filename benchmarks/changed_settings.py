@@ -6,15 +6,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 from freqfusion.configs.findings import Setting, Settings
-from freqfusion.configs.reader import read_config
+from freqfusion.configs.reader import Config
 from freqfusion.configs.settings import settings_of
 
 Fate = Literal["honoured", "refused by name", "told as not understood", "without a trace"]
 _OTHERS: tuple[Any, ...] = (True, 3, 0.25, "another", {"type": "Another"}, [1, 2])  # in the place of None
-_MAX_TRIES = 8
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,9 @@ def changed(config: Mapping[str, Any], leaf: Leaf, value: Any) -> dict[str, Any]
     return result
 
 
-def fate_of(config: Mapping[str, Any], leaf: Leaf, weights: Mapping[str, Any], before: Settings) -> Fate:
+def fate_of(
+    config: Mapping[str, Any], leaf: Leaf, weights: Mapping[str, Any], before: Settings, tries: int = 8
+) -> Fate:
     """Changes a setting until the outcome changes.
 
     Args:
@@ -83,6 +85,7 @@ def fate_of(config: Mapping[str, Any], leaf: Leaf, weights: Mapping[str, Any], b
         leaf: The setting.
         weights: Of the network, for the reader.
         before: What the reader makes of the config.
+        tries: How many other values to put in its place until one is noticed.
 
     Returns:
         ``refused by name`` and ``told as not understood`` if what was said about it changes; ``honoured`` if another
@@ -90,8 +93,8 @@ def fate_of(config: Mapping[str, Any], leaf: Leaf, weights: Mapping[str, Any], b
     """
     rows = set(before.table)
     is_in_a_refused_part = _is_in_a_refused_part(config, leaf, before.refused)
-    for value, _ in zip(others(leaf.value), range(_MAX_TRIES), strict=False):
-        after = settings_of(read_config(changed(config, leaf, value)), weights)
+    for value in islice(others(leaf.value), tries):
+        after = settings_of(Config(changed(config, leaf, value)), weights)
         gone = {setting.origin for setting in rows - set(after.table)}
         if "refused" in gone:
             return "refused by name"

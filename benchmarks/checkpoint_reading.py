@@ -92,14 +92,12 @@ def small_files(folder: Path) -> list[Path]:
     import torch
     from freqfusion import demo_checkpoint, load_model
     from freqfusion_export import export
-    from freqfusion_runtime.model_files.manifest import sidecar_path
 
     network, name, checkpoint = load_model(demo_checkpoint())
     onnx, plan = folder / "demo.onnx", folder / "engine.plan"
     if not onnx.is_file():
         export(network, onnx, name=name, checkpoint=checkpoint, checkpoint_path=demo_checkpoint())
-    plan.write_bytes(bytes(1000))  # described by what lies beside it; never loaded
-    sidecar_path(plan).write_text(sidecar_path(onnx).read_text(encoding="utf-8"), encoding="utf-8")
+    plan.write_bytes(b"ftrt" + bytes(1000))  # described by how it begins and what lies beside it; never loaded
     weights = {name: tensor.numpy() for name, tensor in checkpoint.state_dict.items()}
     (folder / "demo.pkl").write_bytes(pickle.dumps({"model": {n: np.array(w) for n, w in weights.items()}}))
     torch.save({"state_dict": dict(checkpoint.state_dict)}, folder / "demo.pth")

@@ -213,8 +213,9 @@ def fates_of(config: Public, settings: Settings) -> Counter[tuple[str, str]]:
     """Counts what becomes of the settings that tests read, by fate and place."""
     found = Counter[tuple[str, str]]()
     for leaf in leaves(config.tested):
-        fate: str = fate_of(config.tested, leaf, config.weights, settings)
-        if fate == "without a trace" and reason_of(leaf.place, config.values):
+        reason = reason_of(leaf.place, config.values)
+        fate: str = fate_of(config.tested, leaf, config.weights, settings, tries=1 if reason else 8)
+        if fate == "without a trace" and reason:
             fate = WITHOUT_EFFECT
         found[fate, leaf.place] += 1
     return found
@@ -247,6 +248,7 @@ def main() -> int:
         tested = json.dumps([config.tested, config.shapes], sort_keys=True, default=str)
         if tested not in known:
             known[tested] = fates_of(config, settings)
+            print(f"\r{len(names)} configs, {len(known)} tested parts", end="", file=sys.stderr, flush=True)
         found += known[tested]
         other = [leaf.place for leaf in leaves(config.values) if leaf.keys[0] not in READ_IN_TESTS]
         found += Counter((WITHOUT_EFFECT, place) for place in other)

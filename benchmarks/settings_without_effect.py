@@ -21,11 +21,13 @@ class Rule:
         reason: Why.
         places: Which, with a space between them.
         needs: Places of the config one of which must be there for the rule to hold, with a space between them.
+        but: Parts of places for which it does not hold, with a space between them.
     """
 
     reason: str
     places: str
     needs: str = ""
+    but: str = ""
 
 
 _TESTED = "data.test*.pipeline test_dataloader.dataset*.pipeline"
@@ -33,7 +35,8 @@ READ_IN_TESTS = ("model", "data", "test_dataloader", "test_cfg", "data_preproces
 """Names at the top that mm's test programs read, or that stand for what they read where it is left out."""
 
 PROGRAMS = (
-    Rule("training: its data and that of validation", "data.train* data.val*", _TESTED),
+    Rule("training: its data", "data.train*"),
+    Rule("validation: its data", "data.val*", f"{_TESTED} test_pipeline"),
     Rule("training: assigners, samplers, proposals", "model.train_cfg* model.*.train_cfg*"),
     Rule(
         "how many pictures at a time, by how many processes",
@@ -49,12 +52,14 @@ _OF_DATA = (
     "data_prefix* filter_cfg* metainfo* label_file hierarchy_file meta_file* times image_level_ann_file* indices "
     "filter_empty_gt img_suffix seg_map_suffix reduce_zero_label ignore_index gt_seg_map_loader_cfg* palette "
     "load_as_video ref_img_sampler* key_img_sampler* return_classes need_text visibility_thr separate_eval "
-    "custom_classes use_label_map specific_key_path* with_polygon"
+    "custom_classes use_label_map specific_key_path* with_polygon with_imagelevel_label "
+    "with_hierarchy used_labels"
 )
 DATA = tuple(
     Rule(
         "where pictures and annotations lie, and which are taken",
         " ".join(f"{test}.{name}" for name in _OF_DATA.split()),
+        but=".pipeline.",
     )
     for test in ("data.test*", "test_dataloader.dataset*")
 )
@@ -86,17 +91,19 @@ NETWORK = (
         "model.*loss_* *.dropout_ratio *.drop_rate *.drop_path_rate *.norm_eval *.frozen_stages *.requires_grad "
         "*.momentum *.sampler* *.ignore_index *.reg_decoded_bbox *.seg_rescale_factor model.auxiliary_head* "
         "model.use_awl *.train_steps *.TRAIN_STEPS",
+        but="bbox_head.loss_cls.type bbox_head.loss_cls.use_sigmoid",
     ),
     Rule(
         "names and shapes of the weights show it",
         "*.in_channels *.out_channels *.feat_channels *.fc_out_channels *.channels *.ham_channels *.inner_channels "
         "*.conv_out_channels *.num_stages *.depth *.depths *.embed_dims *.mlp_ratios *.in_chans *.base_channels "
         "*.stem_channels *.deep_stem *.avg_down *.plugins* *.dcn.* *.dcn *.stage_with_dcn *.num_convs *.roi_feat_size "
-        "*.reg_class_agnostic *.class_agnostic *.num_shared_convs *.num_shared_fcs *.num_cls_convs *.num_cls_fcs "
-        "*.num_reg_convs *.num_reg_fcs *.with_avg_pool *.num_things_classes *.num_stuff_classes *.num_classes "
-        "*.attention_kernel_sizes *.attention_kernel_paddings *.conv_kernel_size *.upsample_cfg* *.compress_ratio "
-        "*.feature_resample *.feature_resample_group *.feature_resample_norm *.hamming_window *.use_high_pass "
-        "*.use_low_pass *.lowpass_kernel *.highpass_kernel model.neck.norm_cfg* model.roi_head.bbox_head.norm_cfg* "
+        "*.reg_class_agnostic *.mask_head.class_agnostic *.num_shared_convs *.num_shared_fcs *.num_cls_convs "
+        "*.num_cls_fcs *.num_reg_convs *.num_reg_fcs *.with_avg_pool *.num_things_classes *.num_stuff_classes "
+        "*.num_classes *.attention_kernel_sizes *.attention_kernel_paddings *.conv_kernel_size *.upsample_cfg* "
+        "*.compress_ratio *.feature_resample *.feature_resample_group *.feature_resample_norm *.hamming_window "
+        "*.use_high_pass *.use_low_pass *.lowpass_kernel *.highpass_kernel "
+        "model.neck.norm_cfg* model.roi_head.bbox_head.norm_cfg* "
         "model.roi_head.mask_head.norm_cfg*",
     ),
     Rule("one norm in tests, on one machine or several", "*.norm_cfg.type"),
@@ -115,9 +122,10 @@ def reason_of(place: str, config: Mapping[str, Any]) -> str:
     if place.partition(".")[0] not in READ_IN_TESTS:
         return "training, or a variable of the text: no program that tests reads it"
     for rule in RULES:
-        if any(fnmatchcase(place, pattern) for pattern in rule.places.split()) and (
-            not rule.needs or any(_holds(config, needed.split(".")) for needed in rule.needs.split())
-        ):
+        is_meant = any(fnmatchcase(place, pattern) for pattern in rule.places.split())
+        if not is_meant or any(part in place for part in rule.but.split()):
+            continue
+        if not rule.needs or any(_holds(config, needed.split(".")) for needed in rule.needs.split()):
             return rule.reason
     return ""
 

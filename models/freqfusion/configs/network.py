@@ -165,6 +165,7 @@ _RESNET = Section(
 _NECK = Section(
     {
         "num_outs": 5, "start_level": 0, "end_level": -1, "act_cfg": None, "order": ["conv", "norm", "act"],
+        "add_extra_convs": False, "relu_before_extra_convs": False,
         **_FUSION_BUILT,
     },
     _FUSION,
@@ -231,6 +232,7 @@ _PROPOSALS = Section(
     inside={"nms": _nms({"class_agnostic": False}, "rpn_iou_threshold")},
 )  # fmt: skip
 DETECTOR = Section(
+    {"bbox_head": None},  # of one-stage detectors
     types=("FasterRCNN", "MaskRCNN", "PanopticFPN", "TwoStageDetector", "TwoStagePanopticSegmentor"),
     free=_free(_BUILDING + "train_cfg data_preprocessor"),
     inside={

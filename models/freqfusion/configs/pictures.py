@@ -22,6 +22,7 @@ _ENDS_1X = frozenset({"PackSegInputs", "PackDetInputs"})
 # Known to change pictures in a way that is not built.
 _REFUSED = frozenset({
     "TestTimeAug", "LoadProposals", "LoadMultiChannelImageFromFiles", "LoadSingleRSImageFromFile",
+    "LoadMultipleRSImageFromFile",
     "LoadBiomedicalImage", "PhotoMetricDistortion", "RandomCrop", "CenterCrop", "RandomRotate", "RandomGrayscale",
     "RandomCutOut", "RandomMosaic",
     "RandomResize", "RandomChoiceResize", "RandomErasing", "CLAHE", "Rerange", "RGB2Gray", "AdjustGamma", "AlignResize",
