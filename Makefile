@@ -52,6 +52,9 @@ test-avx2: setup ## the tests of numbers with libraries held to AVX2; a part of 
 test-all: setup ## everything that runs on a CPU, as CI runs it
 	$(BIN)/python scripts/run_tests.py --all $(TESTS)
 
+test-bounds: setup ## the server's tests with the oldest and the newest web packages that it allows
+	$(BIN)/python scripts/check_bounds.py
+
 check: setup ## lint, types, format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -87,4 +90,4 @@ serve: plugins ## ONNX=path.onnx [PORT=8000]: serve over HTTP and gRPC, with a p
 gpu-check: ## gpu: check every CUDA kernel on this machine's GPU, then time them [TENSORRT_INCLUDE=folder]
 	$(PYTHON) scripts/gpu_check
 
-.PHONY: help setup ray plugins demo test test-avx2 test-all check export engine doctor run parity bench serve gpu-check
+.PHONY: help setup ray plugins demo test test-avx2 test-all test-bounds check export engine doctor run parity bench serve gpu-check

@@ -4,16 +4,17 @@
     python scripts/acquire_headers.py onnxruntime|tensorrt [--into DIR] [--offline]
 
 Sources are tried in the order of ``PACKAGES``: what the user names, what the machine has, what an earlier run fetched,
-then the vendor and the package indexes this machine is already set up to use. What is found is checked before it is
-used. Standard output holds the folder alone; standard error says which source it is from and why those before it were
-passed over. Exit status 0, or 2 where no source has the headers. Needs Python and nothing else, writes nothing outside
-``--into``, needs no root.
+then the vendor and the package indexes this machine is already set up to use. What is fetched is signed (Debian's) or
+has a SHA-256 that is known beforehand, and what is found is checked before it is used. Standard output holds the folder
+alone; standard error says which source it is from and why those before it were passed over. Exit status 0, or 2 where
+no source has the headers. Needs Python and nothing else, writes nothing outside ``--into``, needs no root.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import io
 import os
 import re
@@ -33,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SUITE = "trixie"  # the first Debian release with libonnxruntime-dev
 CONNECT_SECONDS = 10
 FETCH_SECONDS = 180
+KERNEL_LENS_SHA256 = "07cc714e8b5e7f34b672f7c7fad93febe7c747be5837ba276b1527370134ffe0"  # of the wheel of 2.0.1
 
 
 class Unavailable(Exception):
@@ -119,8 +121,13 @@ def system(name: str, *folders: str) -> Callable[[Path], Path]:
 
 
 def release_archive(scratch: Path) -> Path:
-    """Unpacks the headers of an ONNX Runtime release: the archive ``ONNXRUNTIME_ARCHIVE`` names, or the vendor's."""
+    """Unpacks the headers of an ONNX Runtime release: the archive ``ONNXRUNTIME_ARCHIVE`` names, or the vendor's.
+
+    What is fetched must have the SHA-256 that ``ONNXRUNTIME_SHA256`` states: headers are code that is compiled in, and
+    the vendor signs none of his archives.
+    """
     chosen = os.environ.get("ONNXRUNTIME_ARCHIVE")
+    expected = os.environ.get("ONNXRUNTIME_SHA256", "").lower()
     if chosen and Path(chosen).is_file():
         content = Path(chosen).read_bytes()
     else:
@@ -130,11 +137,16 @@ def release_archive(scratch: Path) -> Path:
         url = chosen or (
             f"https://github.com/microsoft/onnxruntime/releases/download/v{version}/onnxruntime-linux-x64-{version}.tgz"
         )
+        if not expected:
+            raise Unavailable(f"{url} is fetched only where ONNXRUNTIME_SHA256 states its SHA-256")
         try:
             with urllib.request.urlopen(url, timeout=CONNECT_SECONDS) as answer:
                 content = answer.read()
         except (OSError, ValueError) as error:
             raise Unavailable(f"{url}: {error}") from error
+    found = hashlib.sha256(content).hexdigest()
+    if expected and found != expected:
+        raise Unavailable(f"the archive has SHA-256 {found}, ONNXRUNTIME_SHA256 states {expected}")
     try:
         with tarfile.open(fileobj=io.BytesIO(content)) as archive:
             for member in archive:
@@ -233,15 +245,16 @@ def deb822_sources(text: str) -> Iterator[tuple[list[str], list[str], list[str],
             yield uris, suites, components, fields.get("signed-by", "").strip()
 
 
-def wheel(requirement: str, subfolder: str) -> Callable[[Path], Path]:
+def wheel(requirement: str, sha256: str, subfolder: str) -> Callable[[Path], Path]:
     """Downloads a wheel with pip, from the index pip is set up with, and unpacks the headers in its ``subfolder``."""
 
     def find(scratch: Path) -> Path:
         with tempfile.TemporaryDirectory() as private:
             pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-            run_program(
-                [*pip, f"--timeout={CONNECT_SECONDS}", "--retries=1", f"--dest={private}", requirement], Path(private)
-            )
+            listed = Path(private) / "requirements.txt"
+            listed.write_text(f"{requirement} --hash=sha256:{sha256}\n", encoding="ascii")
+            pip += ["--require-hashes", "--requirement", str(listed)]
+            run_program([*pip, f"--timeout={CONNECT_SECONDS}", "--retries=1", f"--dest={private}"], Path(private))
             with zipfile.ZipFile(next(Path(private).glob("*.whl"))) as archive:
                 for name in archive.namelist():
                     if Path(name).parent.as_posix().endswith(subfolder) and name.endswith(".h"):
@@ -291,8 +304,9 @@ PACKAGES = {
                 online=True,
             ),
         ),
-        remedy="install libonnxruntime-dev, or unpack a release archive of ONNX Runtime and set ONNXRUNTIME_INCLUDE to "
-        "its include folder. Until then ONNX files run on their function bodies: same results, slower",
+        remedy="install libonnxruntime-dev; or state the release archive's ONNXRUNTIME_SHA256; or unpack one and "
+        "set ONNXRUNTIME_INCLUDE to its include folder. Until then ONNX files run on their function bodies: same "
+        "results, slower",
     ),
     "tensorrt": Package(
         title="TensorRT headers",
@@ -311,7 +325,11 @@ PACKAGES = {
                     "/usr/include",
                 ),
             ),
-            Source("the wheel kernel-lens 2.0.1", wheel("kernel-lens==2.0.1", "include/tensorrt"), online=True),
+            Source(
+                "the wheel kernel-lens 2.0.1",
+                wheel("kernel-lens==2.0.1", KERNEL_LENS_SHA256, "include/tensorrt"),
+                online=True,
+            ),
         ),
         remedy="install TensorRT's development package, or set TENSORRT_ROOT to an unpacked TensorRT. Until then there "
         "is no TensorRT plugin, and TensorRT runs ONNX files on their function bodies",

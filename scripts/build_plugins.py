@@ -96,6 +96,8 @@ def build(args: argparse.Namespace) -> int:
     options = [f"-DFREQFUSION_SANITIZE={args.sanitize}", f"-DFREQFUSION_TESTS={'ON' if args.tests else 'OFF'}"]
     if args.sanitize:  # -O3 under UBSan compiles for minutes
         options += ["-DCMAKE_BUILD_TYPE=None", "-DCMAKE_CXX_FLAGS=-O1"]
+    if ccache := shutil.which("ccache"):  # what another build folder has compiled is compiled
+        options.append(f"-DCMAKE_CXX_COMPILER_LAUNCHER={ccache}")
     check_compiler()
     cmake = find_cmake(ROOT / "build" / "tools")
     cuda = wants_cuda(args.cuda)

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +25,43 @@ NOT_SERIAL = ("tests/runtime/serving/triton/",)
 # ResNet-101 is twice the size of what ResNet-50 shows; of exported detectors, Faster R-CNN shows what all have.
 LARGE = ("r101", *(f"tests/export/{place}" for place in ("networks/test_detector_goldens", "precision/test_detector_")))
 LARGER_EXPORTS = re.compile(r"tests/export/.*test_(export|evaluate)_detectors\.py::.*\[.*(mask|panoptic|instance)")
+# Holds gigabytes: whole detectors, and what TensorRT-RTX builds of any network. One process is given all of them.
+HEAVY = re.compile(r"tests/export/.*(detector|tensorrt_rtx)")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     for item in items:
         if item.nodeid.startswith(SERIAL) and not item.nodeid.startswith(NOT_SERIAL):
             item.add_marker(pytest.mark.serial)
         if any(name in item.nodeid for name in LARGE) or LARGER_EXPORTS.match(item.nodeid):
             item.add_marker(pytest.mark.long)
+    yield  # to what leaves out tests by their marks
+    items[:] = longest_first(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+
+
+def longest_first(items: list[pytest.Item], processes: int) -> list[pytest.Item]:
+    """Orders tests for processes that begin with equal parts of the list and then help each other out.
+
+    Long tests begin the parts, so that none is left for the end, when the other processes have nothing to do; the heavy
+    ones begin the first part, so that no two processes hold networks of that size at one time.
+    """
+    heavy = [item for item in items if HEAVY.match(item.nodeid)]
+    long = [item for item in items if not HEAVY.match(item.nodeid) and item.get_closest_marker("long")]
+    short = [item for item in items if not HEAVY.match(item.nodeid) and not item.get_closest_marker("long")]
+    first = len(items) // processes - len(heavy)
+    if processes == 1 or first < 0:
+        return [*heavy, *long, *short]
+    return [*heavy, *short[:first], *long, *short[first:]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _memory_is_given_back() -> Iterator[None]:
+    """What a module's networks and sessions held goes back to the system, not to the next module's process."""
+    yield
+    gc.collect()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # of glibc alone
+        trim(0)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

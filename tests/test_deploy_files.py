@@ -8,6 +8,7 @@ import re
 import shlex
 
 import pytest
+import tomllib
 from freqfusion_runtime.commands import serve
 from places import ROOT
 
@@ -144,3 +145,48 @@ def test_the_image_is_built_from_what_is_there():
         assert (DEPLOY.parent / script).is_file()
     exposed = {int(port) for line in words if line and line[0] == "EXPOSE" for port in line[1:]}
     assert exposed == {port["containerPort"] for port in POD["containers"][0]["ports"]}
+
+
+def pinned() -> dict[str, str]:
+    """Package -> version of constraints.txt."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return {canonical(name): version for name, _, version in (line.partition("==") for line in lines) if version}
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def requirements(*extras: str) -> list[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-build.txt"])
+def test_the_image_installs_what_was_tested_and_nothing_else(name):
+    lines = [line for line in (DEPLOY / name).read_text().splitlines() if not line.startswith("#")]
+    locked = {}
+    for line in lines:
+        package, version, hashes = re.fullmatch(r"([\w.-]+)==(\S+)((?: --hash=sha256:[0-9a-f]{64})+)", line).groups()
+        locked[canonical(package)] = version
+        assert hashes
+    assert locked.items() <= pinned().items()
+    if name == "requirements.txt":
+        needed = {canonical(re.match(r"[\w.-]+", line)[0]) for line in requirements("cpu", "serve")}
+        assert needed <= locked.keys()
+    assert re.search(rf"--require-hashes --requirement \S*{name}", (DEPLOY / "Dockerfile").read_text())
+
+
+def test_what_was_tested_is_allowed():
+    specifiers = pytest.importorskip("packaging.specifiers", reason="packaging is not installed")
+    for line in requirements("cpu", "export", "evaluate", "serve"):
+        name, wanted = re.match(r"([\w.-]+)(?:\[\w+\])?([^;]*)", line).groups()
+        assert specifiers.SpecifierSet(wanted).contains(pinned()[canonical(name)]), line
+
+
+def test_the_notices_of_others_go_along():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert set(settings["license-files"]) == {"LICENSE", "NOTICE"}
+    notice = (ROOT / "NOTICE").read_text(encoding="utf-8")
+    assert "UNICODE LICENSE V3" in notice
+    assert "Copyright (c) Microsoft Corporation" in notice

@@ -79,12 +79,12 @@ def read_checkpoint(path: str | Path, which: Choice | None = None) -> Checkpoint
     return replace(checkpoint, notes=(*notes, *checkpoint.notes))
 
 
-def load_checkpoint(model: nn.Module, path: str | Path) -> Checkpoint:
+def load_checkpoint(model: nn.Module, path: str | Path, which: Choice | None = None) -> Checkpoint:
     """Loads a checkpoint's weights into a model, strictly.
 
     Args:
         model: A module with the official names, e.g. from ``create_model``.
-        path: As ``read_checkpoint`` takes it.
+        path, which: As ``read_checkpoint`` takes them.
 
     Returns:
         What was read.
@@ -93,7 +93,7 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> Checkpoint:
         CheckpointError: If the file cannot be read, or does not fit; the message counts the missing, unexpected and
             mis-shaped entries and lists the first of each, and the model is left as it was.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, which)
     fit(model, checkpoint, path)
     return checkpoint
 

@@ -27,6 +27,9 @@ struct HostKernels {
         ThreadPool const& pool) noexcept;
     void (*prepareImage)(PrepareImageShape const& shape, PrepareImageSizes const& sizes, LevelScale const& scale,
         uint8_t const* pictures, float* images, ThreadPool const& pool) noexcept;
+    bool (*prepareImageAsPillow)(PrepareImageShape const& shape, PrepareImageSizes const& sizes,
+        LevelScale const& scale, uint8_t const* pictures, float* images,
+        ThreadPool const& pool) noexcept; //!< false: no memory
     bool (*pyramidRoiAlign)(PyramidRoiAlignShape const& shape, DType dtype, void const* const* maps, float const* boxes,
         void* output, ThreadPool const& pool) noexcept; //!< false: no memory
     int64_t (*packedWeights3x3)(int32_t channels, int32_t outChannels) noexcept;

@@ -14,6 +14,8 @@ void offsetResample(OffsetResampleShape const&, DType, void const*, void const*,
 void resizeArgmax(ResizeArgmaxShape const&, DType, void const*, int32_t*, ThreadPool const&) noexcept;
 void prepareImage(PrepareImageShape const&, PrepareImageSizes const&, LevelScale const&, uint8_t const*, float*,
     ThreadPool const&) noexcept;
+bool prepareImageAsPillow(PrepareImageShape const&, PrepareImageSizes const&, LevelScale const&, uint8_t const*, float*,
+    ThreadPool const&) noexcept;
 bool pyramidRoiAlign(
     PyramidRoiAlignShape const&, DType, void const* const*, float const*, void*, ThreadPool const&) noexcept;
 int64_t packedWeights3x3(int32_t, int32_t) noexcept;
@@ -22,6 +24,7 @@ bool convolve3x3(Convolve3x3Shape const&, float const*, float const*, float cons
 
 extern HostKernels const kHostKernels;
 HostKernels const kHostKernels{FREQFUSION_QUOTE_VALUE(FREQFUSION_SIMD_LEVEL), carafe, adaptiveFilter, localSimilarity,
-    offsetResample, resizeArgmax, prepareImage, pyramidRoiAlign, packedWeights3x3, packWeights3x3, convolve3x3};
+    offsetResample, resizeArgmax, prepareImage, prepareImageAsPillow, pyramidRoiAlign, packedWeights3x3, packWeights3x3,
+    convolve3x3};
 
 } // namespace freqfusion::FREQFUSION_SIMD_LEVEL

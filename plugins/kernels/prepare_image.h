@@ -16,6 +16,7 @@ struct PrepareImageShape {
     int32_t exactHeight{0}; //!< with exactWidth, in place of the limits: whatever its ratio, a picture becomes so large
     int32_t exactWidth{0};
     bool reversesChannels{false}; //!< whether the images are BGR
+    bool resizesAsPillow{false};  //!< once, to detectron2's size, which must be the last: sizeDivisor is 1
 };
 
 //! Height and width after each of the two resizes.
@@ -47,6 +48,8 @@ struct LevelScale {
 //! OpenCV's bilinear resize is fixed-point: weights have 11 bits, and sums drop 4 and then 16 bits. Left and right of
 //! the picture it drops the weight of the missing pixel; above and below it repeats the row and keeps both weights.
 //! Nothing else is stored at a picture's size.
+//! Pillow's has 22 bits, and its triangles widen where the picture shrinks; along x first, then along y, with rounding
+//! to uint8 after each, as all releases before 13 do. (Pillow 13 begins with y where that drops more rows.)
 //!
 //! Contiguous tensors in host memory. Returns nullptr when done, else the reason nothing was written. There is no CUDA
 //! kernel: TensorRT takes the operator's function body.

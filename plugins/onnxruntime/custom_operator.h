@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From a class that computes to a custom operator that ONNX Runtime can register.
 //!
-//! `Op` has `kName`, `kInputs` (their number), a constructor from `Attributes` that throws Refusal for attributes it
-//! cannot run with, `run(Call const&)`, and `inferSize`, which returns the output's size, or nothing where that depends
-//! on values. `kElements` says what its tensors hold.
+//! `Op` has `kName`, `kAttributes` (the names of all that it reads, with blanks between them), `kInputs` (their
+//! number), a constructor from `Attributes` that throws Refusal for attributes it cannot run with, `run(Call const&)`,
+//! and `inferSize`, which returns the output's size, or nothing where that depends on values. `kElements` says what its
+//! tensors hold.
 #pragma once
 
 #include "call.h"
@@ -11,6 +12,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <limits>
 #include <string>
 
 namespace freqfusion::ort {
@@ -22,11 +24,15 @@ struct Extent {
 
     [[nodiscard]] bool isKnown() const { return value >= 0 || !name.empty(); }
 
-    //! Twice "height" is "2*height", so that equal names go on meaning equal numbers.
+    //! Twice "height" is "2*height", so that equal names go on meaning equal numbers. Files hold any extent and any
+    //! factor: a product that is no extent is an unknown one, and the kernel says why it cannot run.
     [[nodiscard]] Extent times(int64_t factor) const
     {
         if (factor == 1 || !isKnown()) {
             return *this;
+        }
+        if (factor < 0 || (factor > 0 && value > std::numeric_limits<int64_t>::max() / factor)) {
+            return {-1, ""};
         }
         return name.empty() ? Extent{value * factor, ""} : Extent{-1, std::to_string(factor) + "*" + name};
     }

@@ -140,6 +140,9 @@ void LocalSimilarity::run(Call const& call) const
 std::vector<Extent> LocalSimilarity::inferSize(std::vector<Extent> const& features, Ort::ShapeInferContext& node)
 {
     int64_t const kernelSize = node.GetAttrInt("kernel_size");
+    if (kernelSize < 1 || kernelSize > std::numeric_limits<int32_t>::max()) {
+        return {}; // refused when the kernel is made
+    }
     return {features[0], {kernelSize * kernelSize - 1, ""}, features[2], features[3]};
 }
 
@@ -197,7 +200,8 @@ std::vector<Extent> ResizeArgmax::inferSize(std::vector<Extent> const&, Ort::Sha
 PrepareImage::PrepareImage(Attributes const& attributes)
     : mAttributes{1, 1, 1, attributes.integer("long_side"), attributes.integer("short_side"),
           attributes.integer("size_divisor"), attributes.integer("exact_height", 0),
-          attributes.integer("exact_width", 0), attributes.integer("reverse_channels", 0) != 0},
+          attributes.integer("exact_width", 0), attributes.integer("reverse_channels", 0) != 0,
+          attributes.integer("resize_as_pillow", 0) != 0},
       mScale{levelScale(attributes)}
 {
     refuse(whyNotRunnable(mAttributes));
@@ -231,7 +235,7 @@ std::vector<Extent> PrepareImage::inferSize(std::vector<Extent> const& pictures,
     PrepareImageShape const shape{1, narrowed(pictures[1].value), narrowed(pictures[2].value),
         narrowed(node.GetAttrInt("long_side")), narrowed(node.GetAttrInt("short_side")),
         narrowed(node.GetAttrInt("size_divisor")), narrowed(node.integer("exact_height", 0)),
-        narrowed(node.integer("exact_width", 0))};
+        narrowed(node.integer("exact_width", 0)), false, node.integer("resize_as_pillow", 0) != 0};
     if (whyNotRunnable(shape) != nullptr) {
         return {}; // unknown, or refused when the node runs
     }

@@ -16,6 +16,7 @@ namespace freqfusion::ort {
 class Carafe {
   public:
     static constexpr char const* kName = "Carafe";
+    static constexpr char const* kAttributes = "group_size kernel_size scale_factor";
     static constexpr size_t kInputs = 2;
     static constexpr Elements kElements = Elements::kSame;
 
@@ -30,6 +31,7 @@ class Carafe {
 class AdaptiveFilter {
   public:
     static constexpr char const* kName = "AdaptiveFilter";
+    static constexpr char const* kAttributes = "group_size kernel_size mode scale_factor window";
     static constexpr size_t kInputs = 2;
     static constexpr Elements kElements = Elements::kSame;
 
@@ -45,6 +47,7 @@ class AdaptiveFilter {
 class LocalSimilarity {
   public:
     static constexpr char const* kName = "LocalSimilarity";
+    static constexpr char const* kAttributes = "dilation kernel_size";
     static constexpr size_t kInputs = 1;
     static constexpr Elements kElements = Elements::kSame;
 
@@ -60,6 +63,7 @@ class LocalSimilarity {
 class OffsetResample {
   public:
     static constexpr char const* kName = "OffsetResample";
+    static constexpr char const* kAttributes = "groups";
     static constexpr size_t kInputs = 2;
     static constexpr Elements kElements = Elements::kSame;
 
@@ -74,6 +78,7 @@ class OffsetResample {
 class ResizeArgmax {
   public:
     static constexpr char const* kName = "ResizeArgmax";
+    static constexpr char const* kAttributes = "align_corners";
     static constexpr size_t kInputs = 2;
     static constexpr Elements kElements = Elements::kLabels;
 
@@ -88,6 +93,8 @@ class ResizeArgmax {
 class PrepareImage {
   public:
     static constexpr char const* kName = "PrepareImage";
+    static constexpr char const* kAttributes =
+        "exact_height exact_width inverse_std long_side mean resize_as_pillow reverse_channels short_side size_divisor";
     static constexpr size_t kInputs = 1;
     static constexpr Elements kElements = Elements::kPictures;
 
@@ -104,6 +111,7 @@ class PrepareImage {
 class Convolve3x3 {
   public:
     static constexpr char const* kName = "Convolve3x3";
+    static constexpr char const* kAttributes = "relu";
     static constexpr size_t kInputs = 3;
     static constexpr Elements kElements = Elements::kSame;
 
@@ -120,6 +128,7 @@ class Convolve3x3 {
 class PyramidRoiAlign {
   public:
     static constexpr char const* kName = "PyramidRoiAlign";
+    static constexpr char const* kAttributes = "finest_scale finest_stride output_size";
     static constexpr size_t kInputs = kPyramidLevels + 1;
     static constexpr Elements kElements = Elements::kBoxes;
 

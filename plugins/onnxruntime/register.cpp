@@ -39,6 +39,20 @@ constexpr std::array<Counter, 14> kCounters{{
     {PyramidRoiAlign::kName, true, "PyramidRoiAlign/cuda"},
 }};
 
+struct Readable {
+    char const* operatorName;
+    char const* attributes;
+};
+
+template <typename... Ops>
+constexpr std::array<Readable, sizeof...(Ops)> readableOf()
+{
+    return {{{Ops::kName, Ops::kAttributes}...}};
+}
+
+constexpr auto kReadable = readableOf<Carafe, AdaptiveFilter, LocalSimilarity, OffsetResample, ResizeArgmax,
+    PrepareImage, PyramidRoiAlign, Convolve3x3>();
+
 //! Of this thread alone: a session makes its kernels in the thread that creates it, so the difference over the creation
 //! is that session's, whatever other threads do.
 thread_local std::array<int64_t, kCounters.size()> tKernels{};
@@ -118,6 +132,24 @@ extern "C" FREQFUSION_EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* opt
     } catch (std::exception const& error) {
         return api->CreateStatus(ORT_FAIL, error.what());
     }
+}
+
+//! kInterface of this library's release; a library without this function is older.
+extern "C" FREQFUSION_EXPORT int32_t freqfusion_onnxruntime_interface() noexcept
+{
+    return freqfusion::kInterface;
+}
+
+//! The names of the attributes that the kernel of an operator reads, with blanks between them; nullptr for an operator
+//! without one. ONNX Runtime hands a node to a kernel whatever other attributes it has.
+extern "C" FREQFUSION_EXPORT char const* freqfusion_onnxruntime_attributes(char const* operatorName) noexcept
+{
+    for (auto const& [name, attributes] : freqfusion::ort::kReadable) {
+        if (std::string_view{name} == operatorName) {
+            return attributes;
+        }
+    }
+    return nullptr;
 }
 
 //! Name of counter `index`, "<operator>/<cpu or cuda>"; nullptr past the last.

@@ -135,6 +135,12 @@ FREQFUSION_EXPORT int32_t freqFusionTensorRTHeaders() noexcept
     return NV_TENSORRT_MAJOR * 10000 + NV_TENSORRT_MINOR * 100 + NV_TENSORRT_PATCH;
 }
 
+//! kInterface of this library's release; a library without this function is older.
+FREQFUSION_EXPORT int32_t freqFusionInterface() noexcept
+{
+    return freqfusion::kInterface;
+}
+
 //! The version under which its plugins are registered; engines and ONNX files name it.
 FREQFUSION_EXPORT char const* freqFusionPluginVersion() noexcept
 {

@@ -51,10 +51,11 @@ namespace freqfusion::tensorrt {
     return tensor.format == nvinfer1::TensorFormat::kHWC8 ? Layout::kNHWC : Layout::kNCHW;
 }
 
-//! Size along `axis`; -1, which no kernel accepts, if the tensor has no such axis or it exceeds 32 bits.
+//! Size along `axis`; -1, which no kernel accepts, if the tensor has no such axis or it does not fit 31 bits.
 [[nodiscard]] inline int32_t extent(nvinfer1::Dims const& dims, int32_t axis) noexcept
 {
-    return axis < dims.nbDims && dims.d[axis] <= INT32_MAX ? static_cast<int32_t>(dims.d[axis]) : -1;
+    bool const fits = axis < dims.nbDims && dims.d[axis] >= 0 && dims.d[axis] <= INT32_MAX;
+    return fits ? static_cast<int32_t>(dims.d[axis]) : -1;
 }
 
 } // namespace freqfusion::tensorrt

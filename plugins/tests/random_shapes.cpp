@@ -161,8 +161,9 @@ bool tryPrepareImage(Trial& trial, ThreadPool const& pool)
 {
     trial.name = "PrepareImage";
     trial.dtype = DType::kFloat32; // of the images
-    PrepareImageShape const shape{trial.between(0, 2), trial.side(), trial.between(0, 3) == 0 ? 1 : 4 * trial.side(),
+    PrepareImageShape shape{trial.between(0, 2), trial.side(), trial.between(0, 3) == 0 ? 1 : 4 * trial.side(),
         trial.between(1, 600), trial.between(1, 300), trial.between(0, 2) == 0 ? 1 : trial.side()};
+    shape.resizesAsPillow = shape.sizeDivisor == 1 && trial.between(0, 1) == 0;
     LevelScale const scale{{123.675F, 116.28F, 103.53F}, {0.0171F, 0.0175F, 0.0174F}};
     std::vector<uint8_t> pictures(static_cast<size_t>(int64_t{shape.batch} * shape.height * shape.width * 3));
     for (uint8_t& level : pictures) {

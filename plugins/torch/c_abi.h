@@ -21,7 +21,8 @@
 extern "C" {
 #endif
 
-/*! Raised with every change of a signature or struct below; a caller built for another number must not go on. */
+/*! Raised with every change of a signature or struct below, and of the numbers that a kernel gives; a caller built for
+ *  another number must not go on. */
 #define FREQFUSION_ABI_VERSION 2
 
 enum FreqFusionDType { kFreqFusionFloat32 = 0, kFreqFusionFloat16 = 1, kFreqFusionBFloat16 = 2, kFreqFusionInt32 = 3 };

@@ -29,6 +29,8 @@ class ServerProcess:
         command = [sys.executable, "-m", "freqfusion_runtime.commands.cli", "serve", *map(str, models), "--port", "0"]
         command += ["--grpc-port", "0", *options]
         places = [str(ROOT / place) for place in ("runtime", "export", "models")]
+        # What stands there already may be other versions of packages: scripts/check_bounds.py.
+        places += filter(None, [os.environ.get("PYTHONPATH")])
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment

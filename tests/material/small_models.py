@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -117,6 +118,54 @@ def write_image_model(path: Path, manifest: Manifest | None = None, upscale: int
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     return _save(model, path, (manifest or image_manifest()).to_json())
+
+
+def write_hostile_model(path: Path, kind: Literal["endless", "greedy"]) -> Path:
+    """Writes a model of the image interface that computes without end, or takes 16 GiB of memory."""
+    constants = {
+        "endless": {"trips": np.array(1 << 62), "go_on": np.array(True)},
+        "greedy": {"many": np.array([1 << 32])},
+    }[kind]
+    nodes = [
+        helper.make_node("ArgMax", ["image"], ["best"], axis=3, keepdims=0),
+        helper.make_node("Cast", ["best"], ["start"], to=TensorProto.INT32),
+    ]
+    if kind == "endless":
+        value = helper.make_tensor_value_info("value", TensorProto.INT32, ["batch", "height", "width"])
+        body = helper.make_graph(
+            [
+                helper.make_node("Identity", ["condition"], ["on"]),
+                helper.make_node("Identity", ["value"], ["next"]),
+            ],
+            "body",
+            [
+                helper.make_tensor_value_info("trip", TensorProto.INT64, []),
+                helper.make_tensor_value_info("condition", TensorProto.BOOL, []),
+                value,
+            ],
+            [
+                helper.make_tensor_value_info("on", TensorProto.BOOL, []),
+                helper.make_tensor_value_info("next", TensorProto.INT32, ["batch", "height", "width"]),
+            ],
+        )
+        nodes.append(helper.make_node("Loop", ["trips", "go_on", "start"], ["labels"], body=body))
+    else:
+        nodes += [
+            helper.make_node(
+                "ConstantOfShape", ["many"], ["zeros"], value=numpy_helper.from_array(np.zeros(1, np.int32))
+            ),
+            helper.make_node("ReduceMax", ["zeros"], ["zero"], keepdims=0),
+            helper.make_node("Add", ["start", "zero"], ["labels"]),
+        ]
+    graph = helper.make_graph(
+        nodes,
+        kind,
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", "height", "width", 3])],
+        [helper.make_tensor_value_info("labels", TensorProto.INT32, ["batch", "height", "width"])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    return _save(model, path, image_manifest().to_json())
 
 
 def _save(model: onnx.ModelProto, path: Path, metadata: str) -> Path:

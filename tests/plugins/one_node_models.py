@@ -57,6 +57,22 @@ def one_node_model(
     return helper.make_model(graph, opset_imports=OPSETS, functions=functions, ir_version=10)
 
 
+def models_beyond_64_bits() -> dict[str, onnx.ModelProto]:
+    """Models whose sizes do not fit: what follows from extents or attributes near 2^62 is past every integer."""
+    carafe = {"kernel_size": 3, "group_size": 2}
+    return {
+        "extent": one_node_model("Carafe", {**carafe, "scale_factor": 4}, shape=(1, 4, 2**62, 3)),
+        "extent-at-the-limit": one_node_model("Carafe", {**carafe, "scale_factor": 2}, shape=(1, 4, 2**62, 2**62 - 1)),
+        "scale": one_node_model("Carafe", {**carafe, "scale_factor": 2**62}, shape=(1, 4, 5, 7)),
+        "negative-scale": one_node_model("Carafe", {**carafe, "scale_factor": -(2**62)}, shape=(1, 4, "h", 7)),
+        "kernel": one_node_model("LocalSimilarity", {"kernel_size": 2**62 + 1, "dilation": 2}, shape=(1, 4, 5, 7)),
+        "negative-kernel": one_node_model("LocalSimilarity", {"kernel_size": -(2**62), "dilation": 2}),
+    }
+
+
+OPEN_ALONE = {"extent", "extent-at-the-limit"}  # of those: the others are refused when the session is made
+
+
 def open_session(model: onnx.ModelProto, library: Path | None, threads: int = 2) -> onnxruntime.InferenceSession:
     """A CPU session for ``model``, with the compiled operators if ``library`` names them."""
     options = onnxruntime.SessionOptions()

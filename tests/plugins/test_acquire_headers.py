@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import shutil
 import subprocess
@@ -112,8 +113,26 @@ def test_reads_the_headers_of_a_release_archive(tmp_path, monkeypatch):
     assert not (tmp_path / "kept" / "outside.h").exists()
 
 
+def test_a_release_is_fetched_only_with_its_hash_and_used_only_where_it_has_it(tmp_path, monkeypatch):
+    archive = tmp_path / "release.tgz"
+    write_headers(tmp_path / "tree" / "include")
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(tmp_path / "tree", ".")
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setenv("ONNXRUNTIME_ARCHIVE", archive.as_uri())
+    with pytest.raises(Unavailable, match=r"release\.tgz is fetched only where ONNXRUNTIME_SHA256 states its SHA-256"):
+        acquire_headers.release_archive(tmp_path / "scratch")
+    monkeypatch.setenv("ONNXRUNTIME_SHA256", "ab" * 32)
+    with pytest.raises(Unavailable, match=r"the archive has SHA-256 [0-9a-f]{64}, ONNXRUNTIME_SHA256 states (ab){32}"):
+        acquire_headers.release_archive(tmp_path / "scratch")
+    assert list((tmp_path / "scratch").iterdir()) == []
+    monkeypatch.setenv("ONNXRUNTIME_SHA256", hashlib.sha256(archive.read_bytes()).hexdigest().upper())
+    assert check(ORT, acquire_headers.release_archive(tmp_path / "scratch")) == 21
+
+
 def test_a_release_that_cannot_be_reached_is_a_reason(tmp_path, monkeypatch):
     monkeypatch.setenv("ONNXRUNTIME_ARCHIVE", "http://127.0.0.1:9/release.tgz")
+    monkeypatch.setenv("ONNXRUNTIME_SHA256", "ab" * 32)
     with pytest.raises(Unavailable, match=r"127\.0\.0\.1:9/release\.tgz: .*refused"):
         acquire_headers.release_archive(tmp_path)
 
@@ -197,6 +216,9 @@ def test_unpacks_a_debian_package_through_a_private_apt(tmp_path, monkeypatch):
 def test_takes_headers_out_of_a_wheel(tmp_path, monkeypatch):
     def run(command: list[str], folder: Path) -> None:
         assert command[:4] == [sys.executable, "-m", "pip", "download"]
+        assert "--require-hashes" in command
+        listed = (folder / "requirements.txt").read_text()
+        assert listed == f"kernel-lens==2.0.1 --hash=sha256:{acquire_headers.KERNEL_LENS_SHA256}\n"
         with zipfile.ZipFile(folder / "kernel_lens-2.0.1-py3-none-any.whl", "w") as wheel:
             wheel.writestr("kernel_lens/include/tensorrt/NvInferVersion.h", "#define TRT_MAJOR_ENTERPRISE 10\n")
             for name in ("NvInferRuntime.h", "NvInferRuntimePlugin.h", "NvInferPluginBase.h"):

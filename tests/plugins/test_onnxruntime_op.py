@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +16,18 @@ import pytest
 import torch
 from compiled_libraries import cpu_libraries
 from freqfusion_export.operators import functions
-from one_node_models import OPSETS, kernel_counts, one_node_model, open_session, run_session
+from freqfusion_export.operators.image_functions import PrepareImageAsPillow
+from freqfusion_export.passes.add_function_bodies import OPERATORS
+from freqfusion_runtime.sessions.kernel_library import INTERFACE
+from one_node_models import (
+    OPEN_ALONE,
+    OPSETS,
+    kernel_counts,
+    models_beyond_64_bits,
+    one_node_model,
+    open_session,
+    run_session,
+)
 from onnx import helper
 from operator_cases import CASES, DTYPES, Case, assert_matches_golden, golden_calls, reassembly
 
@@ -148,6 +160,16 @@ def test_leaves_an_output_size_open_that_it_cannot_know(operator, onnxruntime_li
     assert not any(isinstance(extent, int) for extent in output.shape or [])
 
 
+@pytest.mark.parametrize(("name", "model"), models_beyond_64_bits().items())
+def test_a_size_that_does_not_fit_64_bits_is_unknown_or_refused(name, model, onnxruntime_library):
+    if name in OPEN_ALONE:
+        (output,) = open_session(model, onnxruntime_library).get_outputs()
+        assert not any(isinstance(extent, int) for extent in output.shape or [])
+    else:
+        with pytest.raises(Exception, match=r"(scale_factor|kernel_size) must fit 32 bits, got -?4611686018427387\d+"):
+            open_session(model, onnxruntime_library)
+
+
 @pytest.mark.parametrize(
     ("operator", "wrong", "reason"),
     [
@@ -227,11 +249,24 @@ def test_the_library_can_be_registered_more_than_once(onnxruntime_library):
     assert first[0, 0, 3, 3] == 9.0  # an inner pixel: nine ones
 
 
+def test_kernels_read_the_attributes_that_files_have_and_no_others(onnxruntime_library):
+    library = ctypes.CDLL(str(onnxruntime_library))
+    assert library.freqfusion_onnxruntime_interface() == INTERFACE
+    library.freqfusion_onnxruntime_attributes.restype = ctypes.c_char_p
+    with_kernel = {}
+    for name, body in {**OPERATORS, "PrepareImage": PrepareImageAsPillow}.items():
+        if read := library.freqfusion_onnxruntime_attributes(name.encode()):
+            with_kernel[name] = set(read.decode().split())
+            proto = body.to_function_proto()
+            assert with_kernel[name] == {*proto.attribute, *(attribute.name for attribute in proto.attribute_proto)}
+    assert with_kernel.keys() == {*(case.values[0].operator for case in CASES), "PrepareImage", "PyramidRoiAlign"}
+
+
 def test_exports_its_interface_and_nothing_else(onnxruntime_library):
     libraries = onnxruntime_library.parent
     expected = {
         "libfreqfusion_onnxruntime.so": {"RegisterCustomOps"}
-        | {f"freqfusion_onnxruntime_kernel_{name}" for name in ("name", "counts")},
+        | {f"freqfusion_onnxruntime_{name}" for name in ("interface", "attributes", "kernel_name", "kernel_counts")},
         "libfreqfusion_c.so": {"freqfusion_abi_version", "freqfusion_has_cuda", "freqfusion_host_level"}
         | {f"freqfusion_{name}" for name in ("carafe", "adaptive_filter", "local_similarity")}
         | {"freqfusion_offset_resample", "freqfusion_resize_argmax", "freqfusion_pyramid_roi_align"},

@@ -20,7 +20,8 @@ from freqfusion_runtime.engines.plugin_library import (
     plugin_path,
 )
 from freqfusion_runtime.files import sha256_of
-from freqfusion_runtime.sessions.kernel_library import FOLDER_VARIABLE
+from freqfusion_runtime.sessions.kernel_library import FOLDER_VARIABLE, INTERFACE
+from other_libraries import write_tensorrt_library
 
 IDENTITY = Path(__file__).parents[2] / "plugins" / "plugin_identity.h"
 
@@ -97,3 +98,15 @@ def test_another_library_is_refused(tmp_path: Path) -> None:
     shutil.copy(other, path)
     with pytest.raises(PluginLibraryError, match="is no FreqFusion plugin library: it has no getCreators"):
         identify(path)
+
+
+@pytest.mark.parametrize(
+    ("interface", "found"), [(None, "it does not say which interface it has"), (0, "it has interface 0")]
+)
+def test_a_library_of_another_release_is_refused(tmp_path: Path, interface: int | None, found: str) -> None:
+    path = write_tensorrt_library(tmp_path / LIBRARY_NAME, interface)
+    with pytest.raises(
+        PluginLibraryError, match=rf"is of another release: {found}, expected 1\. Build it with `python"
+    ):
+        identify(path)
+    assert identify(write_tensorrt_library(tmp_path / "own.so", INTERFACE)).headers == "10.14.0"

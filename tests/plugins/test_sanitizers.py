@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 from compiled_libraries import ROOT, sanitized_libraries
-from one_node_models import one_node_model
+from one_node_models import OPEN_ALONE, models_beyond_64_bits, one_node_model
 from operator_cases import CASES
-from watched_runs import LEVELS, RUN_MODELS, run_program
+from watched_runs import LEVELS, OPEN_MODELS, RUN_MODELS, run_program
 
 HERE = Path(__file__).resolve().parent
 FLAGS = ["-std=c++17", "-g", "-O1", "-Wall", "-Wextra", "-Wshadow", "-Werror", "-pthread", f"-I{ROOT / 'plugins'}"]
@@ -64,12 +64,30 @@ def test_kernels_stay_inside_their_tensors(level, random_shapes):
     assert int(printed.split()[1]) >= 20
 
 
-@pytest.mark.long
-def test_the_onnxruntime_operator_stays_inside_its_tensors(sanitized, tmp_path):
+@pytest.fixture(scope="module")
+def preloaded() -> dict[str, str]:
+    """What Python needs in its environment to load a library with AddressSanitizer."""
     compiler = os.environ.get("CXX") or "g++"
     runtime = subprocess.run([compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
     if not Path(runtime.stdout.strip()).is_file():
         pytest.skip("no libasan.so to load ahead of Python")
+    # Python and ONNX Runtime keep what they allocate until the process ends.
+    return {"LD_PRELOAD": runtime.stdout.strip(), "ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc"}
+
+
+@pytest.mark.long
+def test_sizes_beyond_64_bits_overflow_nothing(sanitized, preloaded, tmp_path):
+    models = models_beyond_64_bits()
+    for name, model in models.items():
+        (tmp_path / f"{name}.onnx").write_bytes(model.SerializeToString())
+    library = str(sanitized / "libfreqfusion_onnxruntime.so")
+    printed = run_program(sys.executable, "-c", OPEN_MODELS, library, str(tmp_path), **preloaded)
+    expected = {name: "opened" if name in OPEN_ALONE else "refused" for name in models}
+    assert dict(line.split() for line in printed.splitlines()) == expected
+
+
+@pytest.mark.long
+def test_the_onnxruntime_operator_stays_inside_its_tensors(sanitized, preloaded, tmp_path):
     checks = {}
     for number, parameters in enumerate(CASES):
         (case,) = parameters.values
@@ -89,9 +107,7 @@ def test_the_onnxruntime_operator_stays_inside_its_tensors(sanitized, tmp_path):
         RUN_MODELS,
         str(sanitized / "libfreqfusion_onnxruntime.so"),
         str(tmp_path),
-        LD_PRELOAD=runtime.stdout.strip(),
-        ASAN_OPTIONS="detect_leaks=0",  # Python and ONNX Runtime keep what they allocate until the process ends
-        PYTHONMALLOC="malloc",
+        **preloaded,
     )
 
     assert printed.split() == ["ran", str(len(CASES))]

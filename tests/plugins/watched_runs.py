@@ -31,6 +31,24 @@ for model in sorted(folder.glob("*.onnx")):
 print("ran", len(list(folder.glob("*.npy"))))
 """
 
+# Says of each model whether a session can be made of it.
+OPEN_MODELS = """
+import sys
+from pathlib import Path
+
+import onnxruntime
+
+options = onnxruntime.SessionOptions()
+options.log_severity_level = 4
+options.register_custom_ops_library(sys.argv[1])
+for model in sorted(Path(sys.argv[2]).glob("*.onnx")):
+    try:
+        onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        print(model.stem, "opened")
+    except Exception:
+        print(model.stem, "refused")
+"""
+
 
 def run_program(*command: str, **environment: str) -> str:
     """Runs ``command``, which must end well within two minutes, and returns what it printed."""

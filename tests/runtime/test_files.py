@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from freqfusion_runtime.errors import OutputError
-from freqfusion_runtime.files import atomic_path, json_text, make_folder, sha256_of
+from freqfusion_runtime.files import atomic_path, json_text, make_folder, scratch_folder, sha256_of
 
 
 def test_json_has_null_for_what_is_no_number():
@@ -108,6 +108,66 @@ def test_hash_is_that_of_the_bytes(tmp_path):
     content = bytes(range(256)) * 10_000
     (tmp_path / "a").write_bytes(content)
     assert sha256_of(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+
+
+def test_a_scratch_folder_is_private_and_goes_with_its_block(tmp_path):
+    with scratch_folder("gate", tmp_path) as folder:
+        (folder / "inside").mkdir()
+        (folder / "inside" / "x").write_bytes(b"x")
+        assert folder.parent == tmp_path
+        assert folder.stat().st_mode & 0o777 == 0o700
+    assert list(tmp_path.iterdir()) == []
+    with scratch_folder("triton", tmp_path) as folder:
+        folder.rename(tmp_path / "kept")
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_the_next_scratch_folder_removes_those_of_killed_processes_and_no_others(tmp_path):
+    script = (
+        "import sys, time; from freqfusion_runtime.files import scratch_folder\n"
+        "with scratch_folder('gate') as folder:\n"
+        "    (folder / 'half.onnx').write_bytes(b'half'); print(folder.name, flush=True); time.sleep(60)"
+    )
+    environment = {**_environment(), "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", script]
+    dead, alive = (subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2))
+    try:
+        left, used = (process.stdout.readline().strip() for process in (dead, alive))
+        dead.kill()
+        dead.communicate()
+        foreign = tmp_path / "freqfusion-experiments"
+        foreign.mkdir()
+        link = tmp_path / "freqfusion-gate-01234567.scratch"
+        link.symlink_to(foreign)
+        assert (tmp_path / left / "half.onnx").is_file()
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as third:
+            new = third.stdout.readline().strip()
+            assert {path.name for path in tmp_path.iterdir()} == {used, new, foreign.name, link.name}
+            third.kill()
+    finally:
+        alive.kill()
+        alive.communicate()
+
+
+def test_a_scratch_folder_that_cannot_be_made_is_named(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.touch()
+    with pytest.raises(OutputError, match=r"file cannot be written: not a directory"), scratch_folder("gate", blocked):
+        pass
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_no_room_in_a_scratch_folder_names_it_and_the_bytes_that_are_free(tmp_path):
+    def fill():
+        with open("/dev/full", "wb") as file:
+            file.write(b"x")
+
+    full = rf"{tmp_path} cannot be written: no space left on device while \d+ bytes were free\. Name"
+    with pytest.raises(OutputError, match=full), scratch_folder("gate", tmp_path):
+        fill()
+    with pytest.raises(OutputError, match=r"free; the variable TMPDIR names the folder"), scratch_folder("gate"):
+        fill()
+    assert list(tmp_path.iterdir()) == []
 
 
 def _environment():

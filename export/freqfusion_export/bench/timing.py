@@ -24,7 +24,7 @@ from freqfusion_runtime.commands.json_output import versions
 from freqfusion_runtime.model_files.external_data import model_sha256
 from freqfusion_runtime.sessions.fast_convolutions import OPERATOR as CONVOLUTION
 from freqfusion_runtime.sessions.fast_convolutions import with_fast_convolutions
-from freqfusion_runtime.sessions.kernel_library import library_path
+from freqfusion_runtime.sessions.kernel_library import library_path, usable_library
 from numpy.typing import NDArray
 from torch import nn
 
@@ -93,7 +93,7 @@ def make_entries(folder: Path, height: int, width: int) -> list[Entry]:
         entries.append(Entry("PyTorch eager, kernels", "eager-kernels", None, shape))
     if mmcv_peer.is_available():
         entries.append(Entry("PyTorch eager on CUDA, mmcv", "eager-mmcv", None, shape))
-    if library_path().is_file():
+    if usable_library() is not None:
         entries.append(Entry("ours, kernels", "onnx-kernels", paths["ours"], shape))
         entries.append(
             Entry("ours, picture to labels", "onnx-kernels", paths["picture"], (1, height, width, 3), is_picture=True)

@@ -26,16 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Runs the command."""
-    import tempfile
-
-    from freqfusion_runtime.files import json_text
+    from freqfusion_runtime.files import json_text, scratch_folder
     from tqdm import tqdm
 
     from freqfusion_export.bench import timing as bench
 
     say = printer(args.json)
-    with tempfile.TemporaryDirectory(prefix="freqfusion-bench-") as name:
-        folder = Path(name)
+    with scratch_folder("bench") as folder:
         say("exporting every form ...")
         entries = bench.make_entries(folder, *args.size)
         with tqdm(total=args.rounds, unit="round", desc="timing") as progress:

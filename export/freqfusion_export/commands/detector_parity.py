@@ -39,7 +39,9 @@ def compare_detectors(
     from freqfusion_export.parity.object_differences import draw_object_differences
 
     say = printer(args.json)
-    network, _, _ = load_model(args.checkpoint, manifest.model, which=args.weights, **manifest.network)
+    network, _, checkpoint = load_model(args.checkpoint, manifest.model, which=args.weights, **manifest.network)
+    for note in checkpoint.notes:
+        say(f"{args.checkpoint}: {note}")
     parity = DetectorParity(args.model, cast(Detector, network), args.kernels, args.layers, args.threads)
     by_path = {path: sum(p.path == path for p in paths) for path in ("kernel", "function body")}
     if manifest.precision in ("fp16", "bf16"):

@@ -10,9 +10,12 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from freqfusion_runtime.commands.json_output import add_json_argument, printer, write_json
+
+if TYPE_CHECKING:
+    from freqfusion.checkpoint_files.weights import Choice
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "file", type=Path, metavar="FILE", help=".onnx, .plan, .npz, or a checkpoint, of any suffix or a folder"
     )
+    parser.add_argument("--weights", choices=("model", "ema"), help="of a checkpoint with both, as for `export`")
     add_json_argument(parser)
 
 
@@ -36,7 +40,7 @@ def execute(args: argparse.Namespace) -> int:
     elif args.file.suffix == SUFFIX:
         facts, lines = inspect_reference(args.file)
     else:
-        facts, lines = _inspect_checkpoint(args.file)
+        facts, lines = _inspect_checkpoint(args.file, args.weights)
     say = printer(args.json)
     for line in lines:
         say(line)
@@ -44,14 +48,14 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
-def _inspect_checkpoint(path: Path) -> tuple[dict[str, Any], list[str]]:
+def _inspect_checkpoint(path: Path, which: Choice | None) -> tuple[dict[str, Any], list[str]]:
     from freqfusion import UnknownModelError, read_checkpoint, recognize_model
     from freqfusion.checkpoint_files.formats import files_of
 
     from freqfusion_export.commands.settings import setting_facts, settings_table
     from freqfusion_export.networks.checkpoint_hash import checkpoint_sha256
 
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, which)
     tensors = checkpoint.state_dict
     try:
         name, num_classes = recognize_model(tensors)

@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Runs the command."""
     from freqfusion import load_model
-    from freqfusion_runtime.files import atomic_path, sha256_of
+    from freqfusion_runtime.files import atomic_path
     from freqfusion_runtime.model_files.external_data import model_sha256
     from freqfusion_runtime.pictures.reading import find_pictures
     from freqfusion_runtime.predictors.opening import open_session
@@ -58,6 +58,7 @@ def execute(args: argparse.Namespace) -> int:
 
     from freqfusion_export.commands.precision_bisection import bisect, conclude, refuse_unless_half
     from freqfusion_export.errors import ExportError
+    from freqfusion_export.networks.checkpoint_hash import checkpoint_sha256
     from freqfusion_export.parity.difference_picture import draw_differences
     from freqfusion_export.parity.segmenter_parity import Parity, miou_of_set, read_manifest
 
@@ -72,23 +73,25 @@ def execute(args: argparse.Namespace) -> int:
     is_half = manifest.precision in ("fp16", "bf16")
     # ONNX Runtime does not open a bf16 file on a CPU; both half types are emulated below.
     paths = () if is_half else open_session(args.model, kernels=args.kernels).operator_paths
-    checkpoint_sha256 = sha256_of(args.checkpoint) if args.checkpoint.is_file() else None
-    if checkpoint_sha256 and manifest.weights_sha256 not in (None, checkpoint_sha256):
+    found_sha256 = checkpoint_sha256(args.checkpoint) if args.checkpoint.exists() else None
+    if found_sha256 and manifest.weights_sha256 not in (None, found_sha256):
         raise ExportError(
             f"{args.model} was exported from {manifest.weights_file} (sha256 {manifest.weights_sha256}), "
-            f"and {args.checkpoint} is another file (sha256 {checkpoint_sha256}); give the one it was exported from"
+            f"and {args.checkpoint} is another file (sha256 {found_sha256}); give the one it was exported from"
         )
     if manifest.task != "semantic_segmentation":
         from freqfusion_export.commands.detector_parity import compare_detectors
 
         return compare_detectors(args, manifest, pictures, names, paths)
-    network, _, _ = load_model(
+    network, _, checkpoint = load_model(
         args.checkpoint,
         manifest.model,
         which=args.weights,
         bases_seed=manifest.nmf_bases_seed or 0,
         **manifest.network,
     )
+    for note in checkpoint.notes:
+        say(f"{args.checkpoint}: {note}")
     parity = Parity(args.model, network, args.kernels, args.layers, args.threads)
     by_path = {path: sum(p.path == path for p in paths) for path in ("kernel", "function body")}
     if is_half:

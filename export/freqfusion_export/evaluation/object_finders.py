@@ -12,7 +12,7 @@ from freqfusion_runtime.evaluation.errors import EvaluationError
 from freqfusion_runtime.predictors.loading import ObjectFinder, load, predictor_of
 from freqfusion_runtime.predictors.segmenter import Segmenter
 
-from freqfusion_export.evaluation.segmenters import CHECKPOINT_SUFFIXES
+from freqfusion_export.evaluation.segmenters import is_checkpoint
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,13 @@ class Contestant:
         path: The file.
         finder: What predicts.
         backend: What computes it, in words.
+        notes: What was done to a checkpoint's entries as they were read.
     """
 
     path: Path
     finder: ObjectFinder
     backend: str
+    notes: tuple[str, ...] = ()
 
     @property
     def model(self) -> str:
@@ -36,7 +38,7 @@ class Contestant:
 
 
 def open_contestants(args: argparse.Namespace, kinds: tuple[type[Any], ...]) -> list[Contestant]:
-    """Opens ``args.models``, each with what its suffix names.
+    """Opens ``args.models``.
 
     Args:
         args: Of the command.
@@ -57,9 +59,7 @@ def open_contestants(args: argparse.Namespace, kinds: tuple[type[Any], ...]) -> 
 
 
 def _open(path: Path, args: argparse.Namespace) -> Contestant:
-    if not path.is_file():
-        raise EvaluationError(f"{path} does not exist. Name checkpoints, .onnx files or engines.")
-    if path.suffix.lower() in CHECKPOINT_SUFFIXES:
+    if is_checkpoint(path):
         return _open_checkpoint(path, args)
     finder = load(path, provider=args.provider, threads=args.threads, kernels=args.kernels)
     session = finder.session
@@ -93,4 +93,4 @@ def _open_checkpoint(path: Path, args: argparse.Namespace) -> Contestant:
     session = PytorchSession(network, path, manifest, args.provider)
     finder = predictor_of(session)
     assert not isinstance(finder, Segmenter)
-    return Contestant(path, finder, session.provider)
+    return Contestant(path, finder, session.provider, checkpoint.notes)

@@ -57,8 +57,8 @@ def evaluate(args: argparse.Namespace) -> int:
     facts = {"annotations": str(file), "pictures": len(annotations.file.images)}
     names = annotations.file.names()
     absent = absent_classes(list(names.values()), [result.segments.get(i, 0) for i in names], "segment")
-    dropped = (*unread.dropped, *annotations.file.dropped)
-    account = Account(result.scored, result.ignored, dropped, (*warnings, *absent))
+    dropped = (*unread.dropped, *annotations.file.dropped, *result.dropped)
+    account = Account(result.scored, result.ignored, dropped, (*warnings, *result.warnings, *absent))
     return report(args, scored, ["PQ"], facts, account, benchmark_of(annotations.file))
 
 

@@ -11,10 +11,10 @@ from typing import Any
 from freqfusion_runtime.commands.json_output import printer, write_json
 from freqfusion_runtime.evaluation.account import Account
 from freqfusion_runtime.evaluation.published import Benchmark, Published, published_for
-from freqfusion_runtime.model_files.external_data import model_sha256
 
 from freqfusion_export.evaluation.drop_gate import nothing_to_score, too_low
 from freqfusion_export.evaluation.object_finders import Contestant
+from freqfusion_export.evaluation.segmenters import sha256_of_model
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,10 @@ def report(
     entries = [
         {
             "model": str(each.contestant.path),
-            "sha256": model_sha256(each.contestant.path),
+            "sha256": sha256_of_model(each.contestant.path),
             "name": each.contestant.model,
             "backend": each.contestant.backend,
+            "notes": list(each.contestant.notes),
             "scores": dict(each.scores),
             "per_class": {name: dict(values) for name, values in each.per_class.items()},
             "published_percent": {
@@ -93,10 +94,10 @@ def _paper(contestant: Contestant, benchmark: Benchmark | None) -> Mapping[str, 
 
 def _table(results: Sequence[Scored], papers: Sequence[Mapping[str, Published]]) -> list[str]:
     """One row a score or class, one column a model and, where there is one, its published counterpart."""
-    lines = [
-        f"[{number}] {each.contestant.path}: {each.contestant.model}, {each.contestant.backend}"
-        for number, each in enumerate(results, 1)
-    ]
+    lines = []
+    for number, each in enumerate(results, 1):
+        lines.append(f"[{number}] {each.contestant.path}: {each.contestant.model}, {each.contestant.backend}")
+        lines += [f"    {note}" for note in each.contestant.notes]
     titles, columns = [], []
     for number, (each, paper) in enumerate(zip(results, papers, strict=True), 1):
         titles.append(f"[{number}]")

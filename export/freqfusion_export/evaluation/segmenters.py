@@ -9,12 +9,32 @@ from typing import Any, Protocol
 import numpy as np
 from freqfusion.checkpoint_files.weights import Choice
 from freqfusion_runtime.evaluation.errors import EvaluationError
+from freqfusion_runtime.model_files.external_data import model_sha256
 from freqfusion_runtime.pictures.preparation import prepare
 from freqfusion_runtime.predictors.segmenter import load_segmenter
-from freqfusion_runtime.sessions.protocol import Kernels, Provider
+from freqfusion_runtime.sessions.protocol import PLAN_SUFFIXES, Kernels, Provider
 from numpy.typing import NDArray
 
-CHECKPOINT_SUFFIXES = (".pth", ".pt", ".pkl", ".safetensors")
+from freqfusion_export.networks.checkpoint_hash import checkpoint_sha256
+
+# What the runtime opens, or says why not; all else is read as a checkpoint.
+_MODEL_SUFFIXES = (".onnx", ".ort", *PLAN_SUFFIXES)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file or folder is read as weights, which may have any suffix.
+
+    Raises:
+        EvaluationError: If there is no such file.
+    """
+    if not path.exists():
+        raise EvaluationError(f"{path} does not exist. Name checkpoints, .onnx files or engines.")
+    return path.is_dir() or path.suffix.lower() not in _MODEL_SUFFIXES
+
+
+def sha256_of_model(path: Path) -> str:
+    """The hash of a checkpoint, of one file or several, or of a model with all its weights."""
+    return checkpoint_sha256(path) if is_checkpoint(path) else model_sha256(path)
 
 
 class PictureLabeller(Protocol):
@@ -39,6 +59,10 @@ class PictureLabeller(Protocol):
     @property
     def weights(self) -> str:
         """``checkpoint`` or ``random``."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was done to a checkpoint's entries as they were read."""
 
     @property
     def palette(self) -> tuple[tuple[int, int, int], ...]:
@@ -70,7 +94,7 @@ class TorchLabeller:
         if form.task != "semantic_segmentation":
             raise EvaluationError(f"{path} is made for {form.task}, not for semantic segmentation. Choose its --task.")
         self._preprocessing, self.num_classes, self.palette = form.preprocessing, form.num_classes, form.palette
-        self.classes = form.classes
+        self.classes, self.notes = form.classes, checkpoint.notes
         self.weights = "checkpoint" if checkpoint.weights == "trained" else "random"
         self.backend = f"PyTorch {torch.__version__}, {provider}"
         self._device = provider
@@ -98,6 +122,7 @@ class RuntimeLabeller:
         manifest = session.manifest
         self.model = manifest.model
         self.num_classes, self.classes, self.weights = manifest.num_classes, manifest.classes, manifest.weights
+        self.notes: tuple[str, ...] = ()
         self.palette = self._segmenter.palette
         by_kernel = sum(entry.path == "kernel" for entry in session.operator_paths)
         self.backend = (
@@ -122,8 +147,6 @@ def open_labeller(
     Raises:
         FreqFusionError: If it cannot be used; the subclass says why.
     """
-    if not path.is_file():
-        raise EvaluationError(f"{path} does not exist. Name checkpoints, .onnx files or engines.")
-    if path.suffix.lower() in CHECKPOINT_SUFFIXES:
+    if is_checkpoint(path):
         return TorchLabeller(path, name, provider, threads, which)
     return RuntimeLabeller(path, provider, threads, kernels)

@@ -2,7 +2,8 @@
 """Mean IoU, IoU of each class, pixel accuracy and boundary F-score of label maps.
 
 --dataset emoji-scenes is drawn, not read; ade20k: DIR holds images/ and annotations/, as ADEChallengeData2016 does, or
-pictures of yours laid out so; cityscapes: DIR holds leftImg8bit/ and gtFine/.
+pictures of yours laid out so; cityscapes: DIR holds leftImg8bit/ and gtFine/. Of either, DIR may hold Parquet files
+instead, with pictures and label maps in their rows.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from freqfusion_runtime.commands.json_output import printer, write_json
 
 if TYPE_CHECKING:
     from freqfusion_runtime.evaluation.account import Account, Dropped
-    from freqfusion_runtime.evaluation.datasets import Dataset, Sample
     from freqfusion_runtime.evaluation.label_values import LabelValues
     from freqfusion_runtime.evaluation.published import Benchmark
+    from freqfusion_runtime.evaluation.samples import Dataset, Sample
     from freqfusion_runtime.evaluation.scores import Interval, Scores, Tally
     from numpy.typing import NDArray
 
@@ -41,6 +42,19 @@ def add_arguments(parser: argparse._ArgumentGroup) -> None:
         help="what the values in label files mean; ade20k: from-1 (0 is ignored, 1 the first class; default) or from-0 "
         "(0 is the first class); cityscapes: label-ids or train-ids (by default what the files are called)",
     )
+    parser.add_argument(
+        "--columns",
+        type=_two_names,
+        metavar="PICTURES,LABELS",
+        help="of Parquet files, where DIR holds those; by default those with the usual names",
+    )
+
+
+def _two_names(text: str) -> tuple[str, str]:
+    pictures, comma, labels = text.partition(",")
+    if not (pictures and comma and labels):
+        raise argparse.ArgumentTypeError(f"must be two names with a comma between them, got {text!r}")
+    return pictures, labels
 
 
 def evaluate(args: argparse.Namespace) -> int:
@@ -48,17 +62,16 @@ def evaluate(args: argparse.Namespace) -> int:
     from freqfusion_runtime.evaluation.datasets import open_dataset
     from freqfusion_runtime.evaluation.errors import EvaluationError
     from freqfusion_runtime.evaluation.scores import miou_difference
-    from freqfusion_runtime.model_files.external_data import model_sha256
 
     from freqfusion_export.evaluation.drop_gate import too_low
-    from freqfusion_export.evaluation.segmenters import open_labeller
+    from freqfusion_export.evaluation.segmenters import open_labeller, sha256_of_model
 
     say = printer(args.json)
     if args.dataset not in DATASETS:
         raise EvaluationError(
             f"--task semantic knows no data set {args.dataset!r}; choose one of {', '.join(DATASETS)}."
         )
-    dataset = open_dataset(args.dataset, args.data, args.split, args.labels)
+    dataset = open_dataset(args.dataset, args.data, args.split, args.labels, args.columns)
     labellers = [
         open_labeller(path, args.model, args.provider, args.threads, args.kernels, args.weights) for path in args.models
     ]
@@ -93,9 +106,10 @@ def evaluate(args: argparse.Namespace) -> int:
     entries = [
         {
             "model": str(path),
-            "sha256": model_sha256(path),
+            "sha256": sha256_of_model(path),
             "name": labeller.model,
             "backend": labeller.backend,
+            "notes": list(labeller.notes),
             **_facts(scores, names),
             "miou_minus_first": _interval(difference),
             "paper_miou_percent": paper,
@@ -197,6 +211,7 @@ def _table(
         lines.append(f"{path!s:<{width}}  {columns}  {last:>22}  {'-' if paper is None else paper:>5}")
     for path, labeller in zip(args.models, labellers, strict=True):
         lines.append(f"{path!s:<{width}}  {labeller.model}, {labeller.backend}")
+        lines += [f"{'':<{width}}  {note}" for note in labeller.notes]
     return lines
 
 
@@ -216,9 +231,12 @@ def _class_names(dataset: Dataset, labellers: Sequence[PictureLabeller], num_cla
 
 
 def _name_warnings(models: Sequence[Path], labellers: Sequence[PictureLabeller], names: Sequence[str]) -> list[str]:
-    """Classes are matched by their numbers; says where the names do not."""
-    found = []
+    """Classes are matched by their numbers; says where the names do not tell that this is right."""
+    found, numbered = [], tuple(f"class {label}" for label in range(len(names)))
     for path, labeller in zip(models, labellers, strict=True):
+        if labeller.classes in ((), numbered):
+            found.append(f"classes were matched by number: those of {path} have no names")
+            continue
         pairs = zip(labeller.classes, names, strict=False)
         other = [(label, own, name) for label, (own, name) in enumerate(pairs) if own != name]
         if other:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pre-processing as ONNX functions: the official test pipeline, bit by bit, inside the graph.
+"""Pre-processing as ONNX functions: the official test pipelines, bit by bit, inside the graph.
 
-The official pipeline resizes uint8 pictures with OpenCV, twice: once keeping the ratio, once stretching to multiples of
+mm's pipeline resizes uint8 pictures with OpenCV, twice: once keeping the ratio, once stretching to multiples of
 the network's divisor, rounding to uint8 each time. OpenCV's bilinear resize is fixed-point (11 bits), so it is written
 here in integers; floats would differ by one level in a tenth of the values. Sizes and positions are integer
 arithmetic too; TensorRT has no double, and Python's floats give the same (tests/export/test_image_functions.py).
@@ -206,6 +206,98 @@ def PrepareImageOtherwise(
     return NormalizeLevels(levels, mean=mean, inverse_std=inverse_std)
 
 
+@script(freqfusion, default_opset=op)
+def ShortestEdgeSize(height, width, long_side: int, short_side: int):
+    """Scales (1,) sizes until the short side meets its limit, or the long one does; as detectron2, in integers.
+
+    Its floats give one less where a side comes to a half exactly, which among sizes up to 4000 are some of a long side
+    of 3072 and a ratio over 4.
+    """
+    one = op.Constant(value_ints=[1])
+    two = op.Constant(value_ints=[2])
+    long = op.Max(height, width)
+    short = op.Min(height, width)
+    long_limit = op.Reshape(op.Constant(value_int=long_side), op.Constant(value_ints=[1]))
+    short_limit = op.Reshape(op.Constant(value_int=short_side), op.Constant(value_ints=[1]))
+    is_long = op.Less(long_limit * short, short_limit * long)
+    long_rounded = (two * short_limit * long + short) / (two * short)
+    short_rounded = op.Max((two * long_limit * short + long) / (two * long), one)
+    new_long = op.Where(is_long, long_limit, op.Min(long_rounded, long_limit))
+    new_short = op.Where(is_long, op.Min(short_rounded, short_limit), short_limit)
+    is_wide = op.Less(height, width)
+    return op.Where(is_wide, new_short, new_long), op.Where(is_wide, new_long, new_short)
+
+
+@script(freqfusion, default_opset=op)
+def PillowTaps(source, target):
+    """Which positions of an axis Pillow's bilinear resize mixes for each of ``target``: ``(target, taps)`` indices and
+    int32 weights in 2**22ths, 0 for those outside.
+
+    A triangle around each centre, as wide as two target pixels where the axis shrinks and as two source pixels where it
+    grows; counted in 1 / (2 * source * target), so that all is whole. Pillow rounds the same shares in double.
+    """
+    zero = op.Constant(value_ints=[0])
+    one = op.Constant(value_ints=[1])
+    two = op.Constant(value_ints=[2])
+    column = op.Constant(value_ints=[1])
+    reach = two * op.Max(source, target)
+    taps = reach / target + one
+    positions = op.Range(op.Constant(value_int=0), op.Squeeze(target), op.Constant(value_int=1))
+    centre = op.Unsqueeze((two * positions + one) * source, column)
+    turns = taps + one  # added, so that division floors
+    first = (centre - reach - target + two * target * turns) / (two * target) - taps
+    index = first + op.Range(op.Constant(value_int=0), op.Squeeze(taps), op.Constant(value_int=1))
+    inside = op.Cast(op.And(op.GreaterOrEqual(index, zero), op.Less(index, source)), to=7)
+    height = op.Max(reach - op.Abs((two * index + one) * target - centre), zero) * inside
+    total = op.ReduceSum(height, op.Constant(value_ints=[1]), keepdims=1)
+    weights = (height * op.Constant(value_ints=[8388608]) + total) / (two * total)
+    return op.Min(op.Max(index, zero), source - one), op.Cast(weights, to=6)
+
+
+@script(freqfusion, default_opset=op)
+def ResizeAsPillow(x, height, width):
+    """Resizes (N, H, W, C) int32 levels to (N, height, width, C) as Pillow resizes uint8 bilinearly, the width first.
+
+    255 times all weights is below 2**30, so that int32 holds every sum.
+    """
+    half = op.Cast(op.Constant(value_int=2097152), to=6)
+    whole = op.Cast(op.Constant(value_int=4194304), to=6)
+    columns, column_weights = PillowTaps(op.Shape(x, start=2, end=3), width)
+    beside = op.Gather(x, columns, axis=2) * op.Unsqueeze(column_weights, op.Constant(value_ints=[2]))
+    across = (op.ReduceSum(beside, op.Constant(value_ints=[3]), keepdims=0) + half) / whole
+    rows, row_weights = PillowTaps(op.Shape(x, start=1, end=2), height)
+    above = op.Gather(across, rows, axis=1) * op.Unsqueeze(row_weights, op.Constant(value_ints=[2, 3]))
+    return (op.ReduceSum(above, op.Constant(value_ints=[2]), keepdims=0) + half) / whole
+
+
+@script(freqfusion, default_opset=op)
+def PrepareImageAsPillow(
+    x,
+    long_side: int,
+    short_side: int,
+    size_divisor: int,
+    exact_height: int,
+    exact_width: int,
+    reverse_channels: int,
+    resize_as_pillow: int,
+    mean: Sequence[float],
+    inverse_std: Sequence[float],
+):
+    """As ``PrepareImageOtherwise``, for pipelines that resize once, by Pillow: ``size_divisor`` is 1."""
+    zero = op.Constant(value_ints=[0])
+    kept_height, kept_width = ShortestEdgeSize(
+        op.Shape(x, start=1, end=2), op.Shape(x, start=2, end=3), long_side=long_side, short_side=short_side
+    )
+    height_asked = op.Reshape(op.Constant(value_int=exact_height), op.Constant(value_ints=[1]))
+    width_asked = op.Reshape(op.Constant(value_int=exact_width), op.Constant(value_ints=[1]))
+    height = op.Where(op.Greater(height_asked, zero), height_asked, kept_height)
+    width = op.Where(op.Greater(width_asked, zero), width_asked, kept_width)
+    last_if_reversed = op.Constant(value_int=reverse_channels) * op.Constant(value_int=2)
+    channels = op.Abs(op.Constant(value_ints=[0, 1, 2]) - last_if_reversed)
+    levels = op.Gather(ResizeAsPillow(op.Cast(x, to=6), height, width), channels, axis=3)
+    return NormalizeLevels(levels, mean=mean, inverse_std=inverse_std)
+
+
 PARTS = (
     FloorLog2,
     TimesPowerModulo,
@@ -216,5 +308,8 @@ PARTS = (
     ResizeFixedPoint,
     ResizeTwice,
     NormalizeLevels,
+    ShortestEdgeSize,
+    PillowTaps,
+    ResizeAsPillow,
 )
 """What ``PrepareImage`` is made of."""

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +13,7 @@ from freqfusion.detection import Detector
 from freqfusion_runtime.agreement.comparison import Comparison, compare
 from freqfusion_runtime.agreement.object_agreement import AnswerAgreement, ObjectAgreement, compare_answers
 from freqfusion_runtime.agreement.tolerances import INSIDE_BOUNDS, MAX_ERROR_FP32
+from freqfusion_runtime.files import scratch_folder
 from freqfusion_runtime.pictures.preparation import prepare
 from freqfusion_runtime.pictures.reading import read_picture
 from freqfusion_runtime.pictures.sizes import keep_ratio_size
@@ -87,10 +87,10 @@ class DetectorParity(Parity):
         super().__init__(path, network, kernels, layers, threads)
         manifest = replace(self.manifest, interface="tensor", inputs=DetectorForm.inputs)
         reference = PytorchSession(network, path, manifest, by_definition=True)
-        with tempfile.TemporaryDirectory(prefix="freqfusion-") as folder:
+        with scratch_folder("parity") as folder:
             if self.precision in HALF_TYPES:
                 # As the hardware it is for computes it, every rounding included.
-                network_file = Path(folder) / path.name
+                network_file = folder / path.name
                 ir.save(emulated(path), network_file)
             else:
                 network_file = path

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
+from freqfusion_runtime.files import scratch_folder
 from freqfusion_runtime.predictors.opening import open_session
 from freqfusion_runtime.sessions.protocol import Kernels
 from numpy.typing import NDArray
@@ -58,8 +58,8 @@ class Probe:
         model.graph.outputs.extend(
             values[name] for name in dict.fromkeys(names) if name in values and name not in known
         )
-        with tempfile.TemporaryDirectory(prefix="freqfusion-") as folder:
-            probed = Path(folder) / self._path.name
+        with scratch_folder("parity") as folder:
+            probed = folder / self._path.name
             ir.save(model, probed)
             session = open_session(probed, kernels=self._kernels, threads=self._threads)
             return {**inputs, **session.run(inputs)}

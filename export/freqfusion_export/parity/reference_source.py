@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from freqfusion import load_model
+from freqfusion.checkpoint_files.weights import Choice
 from freqfusion.errors import FreqFusionError
 from freqfusion_runtime.errors import ModelFileError
 from freqfusion_runtime.files import sha256_of
@@ -21,7 +22,9 @@ from freqfusion_export.parity.pytorch_session import PytorchSession
 SUFFIX = "-pytorch"
 
 
-def reference_source(checkpoint: Path, served: Sequence[ModelSource], threads: int = 0) -> ModelSource:
+def reference_source(
+    checkpoint: Path, served: Sequence[ModelSource], threads: int = 0, which: Choice | None = None
+) -> ModelSource:
     """Makes a server's model of a checkpoint, called as the file that was exported from it with ``-pytorch`` behind.
 
     That file's manifest says with which bases, classes and sizes the two are one model.
@@ -30,6 +33,7 @@ def reference_source(checkpoint: Path, served: Sequence[ModelSource], threads: i
         checkpoint: A file that ``freqfusion export`` reads.
         served: The models it is to be compared with.
         threads: Cores for one run, 0 for all.
+        which: As ``freqfusion.read_checkpoint`` takes it; what the file was exported with.
 
     Raises:
         ModelFileError: If none of them was exported from the checkpoint, or it is for another task.
@@ -56,7 +60,7 @@ def reference_source(checkpoint: Path, served: Sequence[ModelSource], threads: i
         _check_hash(path, manifest)
         try:
             network, _, _ = load_model(
-                path, manifest.model, bases_seed=manifest.nmf_bases_seed or 0, **manifest.network
+                path, manifest.model, which=which, bases_seed=manifest.nmf_bases_seed or 0, **manifest.network
             )
         except FreqFusionError as e:
             raise ModelFileError(str(e)) from e

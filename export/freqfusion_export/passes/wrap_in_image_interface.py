@@ -11,7 +11,7 @@ from freqfusion_runtime.model_files.manifest import Preprocessing
 from freqfusion_runtime.model_files.onnx_probe import UNPADDED
 from onnxscript.values import OnnxFunction
 
-from freqfusion_export.operators.image_functions import PrepareImageOtherwise
+from freqfusion_export.operators.image_functions import PrepareImageAsPillow, PrepareImageOtherwise
 from freqfusion_export.passes.name_tensorrt_plugins import DOMAIN
 
 
@@ -107,12 +107,15 @@ def pad_to_multiples(tape: ir.tape.Tape, images: ir.Value, divisor: int) -> ir.V
 
 def prepare_image_body(settings: Preprocessing) -> dict[str, OnnxFunction[Any, Any]]:
     """Returns the body that takes the place of ``PrepareImage``'s own for settings it does not have, by name."""
+    if settings.resizer == "pillow":
+        return {"PrepareImage": PrepareImageAsPillow}
     return {"PrepareImage": PrepareImageOtherwise} if any(_unofficial(settings).values()) else {}
 
 
 def _unofficial(settings: Preprocessing) -> dict[str, int]:
     height, width = settings.exact_size or (0, 0)
-    return {"exact_height": height, "exact_width": width, "reverse_channels": int(settings.color_order == "BGR")}
+    special = {"exact_height": height, "exact_width": width, "reverse_channels": int(settings.color_order == "BGR")}
+    return {**special, "resize_as_pillow": 1} if settings.resizer == "pillow" else special
 
 
 def prepare_image(image: ir.Value, settings: Preprocessing, size_divisor: int) -> ir.Node:

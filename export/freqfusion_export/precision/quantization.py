@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
-from freqfusion_runtime.sessions.kernel_library import library_path
+from freqfusion_runtime.sessions.kernel_library import usable_library
 from numpy.typing import NDArray
 from onnxruntime.quantization.calibrate import HistogramCollector
 
@@ -142,8 +142,8 @@ def _ranges(
     probed.graph.outputs.extend(values[name] for name in names if name not in known)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    if library_path().is_file():
-        options.register_custom_ops_library(str(library_path()))
+    if (library := usable_library()) is not None:
+        options.register_custom_ops_library(str(library))
     session = onnxruntime.InferenceSession(ir.to_proto(probed).SerializeToString(), options)
     bins = 128 if calibrator == "entropy" else 2048
     collector = HistogramCollector(calibrator, is_symmetric, bins, 128, PERCENTILE, "same")

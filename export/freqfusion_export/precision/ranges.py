@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
-from freqfusion_runtime.sessions.kernel_library import library_path
+from freqfusion_runtime.sessions.kernel_library import usable_library
 from numpy.typing import NDArray
 
 from freqfusion_export.passes.assign_precision import MOVEMENT
@@ -89,8 +89,8 @@ def extremes(model: ir.Model, feeds: Iterable[Mapping[str, NDArray[Any]]]) -> tu
                 _reduce(probed.graph, value)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    if library_path().is_file():
-        options.register_custom_ops_library(str(library_path()))
+    if (library := usable_library()) is not None:
+        options.register_custom_ops_library(str(library))
     session = onnxruntime.InferenceSession(ir.to_proto(probed).SerializeToString(), options)
     wanted = [f"{name}{suffix}" for name in names for suffix in (_LARGEST, _SMALLEST)]
     largest, smallest = dict.fromkeys(names, 0.0), dict.fromkeys(names, np.inf)

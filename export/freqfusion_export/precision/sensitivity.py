@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 from freqfusion_runtime.agreement.comparison import label_agreement, mean_iou
-from freqfusion_runtime.sessions.kernel_library import library_path
+from freqfusion_runtime.sessions.kernel_library import usable_library
 from numpy.typing import NDArray
 
 from freqfusion_export.errors import ExportError
@@ -108,6 +108,6 @@ def eight_bit_session(content: bytes | str, optimise: bool) -> Any:
     options.log_severity_level = 3
     if not optimise:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if library_path().is_file():
-        options.register_custom_ops_library(str(library_path()))
+    if (library := usable_library()) is not None:
+        options.register_custom_ops_library(str(library))
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

@@ -127,7 +127,11 @@ class Detectron2Reader:
         else:
             official = self.official["long_side"], self.official["short_side"]
             self.findings.refuse("INPUT.MIN_SIZE_TEST", limits, official)
-        self.findings.refuse("INPUT.resize", "Pillow's bilinear", "OpenCV's bilinear", "detectron2 has no other")
+        if self.official["size_fit"] == "pad":
+            self.plan["resizer"] = "pillow"
+            self.findings.take("resizer", "pillow", "detectron2 has no other")
+        else:
+            self.findings.refuse("INPUT.resize", "Pillow's bilinear", "OpenCV's bilinear", "detectron2 has no other")
         self.findings.default("size_divisor", self.official["size_divisor"])
 
     def _plan(self, key: str, name: str, value: Any, place: str) -> None:

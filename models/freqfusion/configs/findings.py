@@ -40,7 +40,7 @@ class Settings:
     Attributes:
         table: Every setting that was looked at or found.
         preprocessing: What differs from the official test pipeline: ``long_side``, ``short_side``, ``exact_size``,
-            ``size_divisor``, ``size_fit``, ``mean``, ``std``, ``color_order``.
+            ``size_divisor``, ``size_fit``, ``mean``, ``std``, ``color_order``, ``resizer``.
         network: Arguments for ``create_model``.
     """
 

@@ -3,19 +3,19 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from freqfusion_runtime.errors import FreqFusionError, InputError, NoPicturesError, PictureError
-from freqfusion_runtime.pictures.reading import SUFFIXES, is_picture, warn_of_left_out
+from freqfusion_runtime.files import kind_of
+from freqfusion_runtime.pictures.reading import MAX_PIXELS, SUFFIXES, is_picture, read_encoded, warn_of_left_out
+from freqfusion_runtime.pictures.tables import SUFFIXES as TABLES
+from freqfusion_runtime.pictures.tables import holds_files, open_table, read_cell
 
 LISTS = (".txt", ".list")
-TABLES = (".parquet", ".pq")
 LABELS_SUFFIX = ".labels.png"
 OVERLAY_SUFFIX = ".overlay.jpg"
 _OUTSIDE = "outside"
@@ -71,7 +71,8 @@ def find_items(source: Path, column: str | None = None, skip: Path | None = None
     if source.is_dir():
         found = list(_in_folder(source, skip))
     elif not source.is_file():
-        raise PictureError(f"{source} does not exist. Name a folder, a .txt list of paths, or a .parquet file.")
+        reason = f"is {kind_of(source.stat().st_mode)}" if source.exists() else "does not exist"
+        raise PictureError(f"{source} {reason}. Name a folder, a .txt list of paths, or a .parquet file.")
     elif source.suffix.lower() in LISTS:
         found = list(_in_list(source))
     elif source.suffix.lower() in TABLES:
@@ -116,14 +117,17 @@ def check_items_stay(items: Sequence[Item], source: Path, output: Path) -> None:
                 )
 
 
-def content(item: Item) -> bytes:
+def content(item: Item, max_pixels: int = MAX_PIXELS) -> bytes:
     """Reads a picture's bytes.
 
     Raises:
-        PictureError: If they cannot be read, or are empty.
+        PictureError: If they cannot be read, are empty, or more than a picture of ``max_pixels`` can have.
     """
     try:
-        data = Path(item.path).read_bytes() if item.row < 0 else _row(item)
+        if item.row < 0:
+            data = read_encoded(item.path, max_pixels)
+        else:
+            data = read_cell(item.path, item.mtime_ns, item.row, item.column, item.key)
     except OSError as e:
         raise PictureError(f"{item.key} cannot be read: {(e.strerror or str(e)).lower()}. Check it.") from e
     if not data:
@@ -180,13 +184,9 @@ def _file_item(path: str, name: str) -> Item:
 
 def _in_table(source: Path, column: str | None) -> Iterator[Item]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     path = os.path.abspath(source)
-    try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as e:
-        raise PictureError(f"{source} is not a Parquet file: {e}. Write it again.") from e
+    file = open_table(path)
     schema = file.schema_arrow
     name = column or next((n for n in ("image", "path", "file", "filename", "bytes") if n in schema.names), None)
     if name is None or name not in schema.names:
@@ -199,45 +199,11 @@ def _in_table(source: Path, column: str | None) -> Iterator[Item]:
         for batch in file.iter_batches(columns=[name]):
             yield from (_listed(text, source) for text in batch.column(0).to_pylist() if text)
         return
-    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_struct(kind)):
+    if not holds_files(kind):
         raise InputError(f"column {name!r} of {source} is {kind}, expected paths or bytes. Choose one with --column.")
     status = os.stat(path)
     for row in range(file.metadata.num_rows):
         yield Item(path, f"{source.stem}/{row:09d}", status.st_size, status.st_mtime_ns, row, name)
-
-
-def _row(item: Item) -> bytes:
-    import pyarrow as pa
-
-    try:
-        starts = _row_groups(item.path, item.mtime_ns)
-        group = max(i for i, start in enumerate(starts) if start <= item.row)
-        value: Any = _group(item.path, item.mtime_ns, group, item.column)[item.row - starts[group]].as_py()
-    except (pa.ArrowException, IndexError) as e:
-        raise PictureError(f"{item.key} cannot be read: {e}. Write the table again.") from e
-    data = value.get("bytes") if isinstance(value, dict) else value
-    if not isinstance(data, bytes):
-        raise PictureError(f"{item.key} holds no bytes but {type(data).__name__}. Give paths in a column of text.")
-    return data
-
-
-# Rows come in order, so a worker needs the same group again and again.
-@functools.lru_cache(maxsize=1)
-def _group(path: str, mtime_ns: int, group: int, column: str) -> Any:
-    import pyarrow.parquet as pq
-
-    return pq.ParquetFile(path).read_row_group(group, columns=[column]).column(0)
-
-
-@functools.lru_cache(maxsize=4)
-def _row_groups(path: str, mtime_ns: int) -> list[int]:
-    import pyarrow.parquet as pq
-
-    metadata = pq.ParquetFile(path).metadata
-    starts = [0]
-    for group in range(metadata.num_row_groups):
-        starts.append(starts[-1] + metadata.row_group(group).num_rows)
-    return starts[:-1]
 
 
 class BatchError(FreqFusionError):

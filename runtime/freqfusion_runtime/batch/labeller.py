@@ -12,6 +12,7 @@ from typing import Any
 
 from freqfusion_runtime.batch.items import LABELS_SUFFIX, OVERLAY_SUFFIX, Item, content
 from freqfusion_runtime.errors import FreqFusionError, OutputError
+from freqfusion_runtime.files import check_stays
 from freqfusion_runtime.sessions.protocol import Kernels, Provider
 
 STATE_FOLDER = ".freqfusion-batch"
@@ -109,7 +110,7 @@ class Labeller:
         from freqfusion_runtime.pictures.reading import read_picture_bytes
 
         start = time.perf_counter()
-        photo = read_picture_bytes(content(item), item.key, self._work.max_pixels)
+        photo = read_picture_bytes(content(item, self._work.max_pixels), item.key, self._work.max_pixels)
         decoded = time.perf_counter()
         result = self._segmenter.predict(photo)
         labelled = time.perf_counter()
@@ -135,6 +136,7 @@ class Labeller:
         root = Path(self._work.output)
         target = root / name
         temporary = root / STATE_FOLDER / STAGING_FOLDER / (secrets.token_hex(8) + target.suffix)
+        check_stays(root, target.parent)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("xb") as file:

@@ -15,7 +15,7 @@ from typing import IO, Any
 from freqfusion_runtime.batch.items import BatchError, Item
 from freqfusion_runtime.batch.labeller import STAGING_FOLDER, STATE_FOLDER, Outcome, Work
 from freqfusion_runtime.errors import OutputError
-from freqfusion_runtime.files import make_folder
+from freqfusion_runtime.files import check_stays, kind_of, make_folder
 
 if sys.platform != "win32":
     import fcntl
@@ -81,6 +81,11 @@ def open_ledger(work: Work) -> Iterator[Ledger]:
         OutputError: If the folder cannot be written.
     """
     root = make_folder(work.output)
+    for path in (root / STATE_FOLDER / STAGING_FOLDER, root / DONE_FILE, root / FAILURES_FILE):
+        check_stays(root, path)
+    for path in (root / DONE_FILE, root / FAILURES_FILE):
+        if path.exists() and not path.is_file():
+            raise OutputError(path, f"it is {kind_of(path.stat().st_mode)}, not a file")
     state = make_folder(root / STATE_FOLDER)
     try:
         with (state / "lock").open("a") as lock:

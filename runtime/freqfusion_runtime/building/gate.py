@@ -9,7 +9,6 @@ engine's own answers are what is certain of it.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +33,7 @@ from freqfusion_runtime.engines.errors import GateError
 from freqfusion_runtime.engines.profiles import Profile, choose_profile
 from freqfusion_runtime.engines.record import Verification
 from freqfusion_runtime.errors import NetworkOutputError
-from freqfusion_runtime.files import sha256_of
+from freqfusion_runtime.files import scratch_folder, sha256_of
 from freqfusion_runtime.model_files.external_data import model_sha256
 from freqfusion_runtime.model_files.manifest import Manifest, Precision
 from freqfusion_runtime.model_files.onnx_probe import InnerValue, inner_values, write_with_outputs
@@ -308,8 +307,8 @@ def _run_with_outputs(path: Path, photo: NDArray[np.uint8], values: Sequence[Inn
     """
     names = {(value.level, value.name): value.tensor for value in values}
     theirs = {v.tensor: names[v.level, v.name] for v in inner_values(path) if (v.level, v.name) in names}
-    with tempfile.TemporaryDirectory(prefix="freqfusion-gate-") as folder:
-        probed = Path(folder) / path.name
+    with scratch_folder("gate") as folder:
+        probed = folder / path.name
         write_with_outputs(path, list(theirs), probed)
         session = open_session(probed)
         outputs = session.run(network_inputs(session.manifest, photo))

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -120,14 +119,14 @@ def _run(
     from freqfusion_runtime.commands.build_bar import build_bar
     from freqfusion_runtime.engines.cache import EngineCache
     from freqfusion_runtime.engines.record import EngineRecord
-    from freqfusion_runtime.files import make_folder, sha256_of
+    from freqfusion_runtime.files import make_folder, scratch_folder, sha256_of
 
     make_folder(output.parent)
     cache, key = EngineCache(), builder.key()
     cached, reason = (None, "--no-cache") if args.no_cache else cache.find(key)
     say(f"{builder.flavour.label}, cache {'hit' if cached else 'miss'}: {reason}")
-    with tempfile.TemporaryDirectory(prefix="freqfusion-build-") as name:
-        staged = Path(name) / output.name
+    with scratch_folder("build") as folder:
+        staged = folder / output.name
         built: BuiltEngine | None = None
         if cached is not None:
             with cached:

@@ -20,7 +20,12 @@ from freqfusion_runtime.engines.cache import EngineCache, cache_folder
 from freqfusion_runtime.engines.errors import BUILD_PLUGIN, INSTALL_DRIVER, INSTALL_TENSORRT, PluginLibraryError
 from freqfusion_runtime.engines.flavours import OLDEST_TENSORRT, version_numbers
 from freqfusion_runtime.engines.plugin_library import identify, plugin_path
-from freqfusion_runtime.sessions.kernel_library import FOLDER_VARIABLE, library_folder, library_path
+from freqfusion_runtime.sessions.kernel_library import (
+    FOLDER_VARIABLE,
+    library_fault,
+    library_folder,
+    library_path,
+)
 
 State = Literal["ok", "absent", "broken"]
 OLDEST_PYTHON = (3, 10)
@@ -35,6 +40,13 @@ from pathlib import Path
 from freqfusion_runtime.engines.flavours import Flavour
 from freqfusion_runtime.engines.plugin_library import load_plugins
 print(load_plugins(Flavour("tensorrt", trt), Path(sys.argv[1])).version)
+"""
+# There too: PyTorch takes seconds to import, and only its package knows the interface. Its warning is the fault.
+_LOAD_TORCH_KERNELS = """
+import warnings
+from freqfusion import native
+warnings.simplefilter("error", UserWarning)
+native.load()
 """
 
 
@@ -160,6 +172,8 @@ def _kernels() -> list[Finding]:
     remedy = f"{_BUILD}, or name its folder in {FOLDER_VARIABLE}"
     if not path.is_file():
         return [Finding(part, "absent", f"{path} does not exist; function bodies run instead", remedy)]
+    if fault := library_fault(path):
+        return [Finding(part, "broken", fault, remedy)]
     ort = _import("onnxruntime")
     if ort is None:
         return [Finding(part, "ok", f"{path}, not tried without ONNX Runtime")]
@@ -178,6 +192,11 @@ def _torch_kernels() -> list[Finding]:
         ctypes.CDLL(str(path))
     except OSError as e:
         return [Finding(part, "broken", f"{path} cannot be loaded: {_line(e)}", _BUILD)]
+    if not (_has("torch") and _has("freqfusion")):
+        return [Finding(part, "ok", f"{path}, not tried without PyTorch")]
+    done = _in_process(_LOAD_TORCH_KERNELS)
+    if done.returncode != 0:
+        return [Finding(part, "broken", _line(done.stderr), _BUILD)]
     return [Finding(part, "ok", str(path))]
 
 

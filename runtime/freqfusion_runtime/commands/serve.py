@@ -75,6 +75,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--drain-timeout-s", type=_amount, default=d.drain_timeout_s, help="to finish requests then")
     parser.add_argument(
+        "--load-timeout-s",
+        type=_amount,
+        default=d.load_timeout_s,
+        help="to open a model, first in a process of its own; 0: any time, and no such process",
+    )
+    parser.add_argument(
+        "--load-memory-mb", type=_amount, default=d.load_memory_mb, help="of that process, in MiB; 0: any"
+    )
+    parser.add_argument(
         "--reload-interval-s", type=_amount, default=d.reload_interval_s, help="between looks at model files, 0: never"
     )
     parser.add_argument(
@@ -108,6 +117,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CHECKPOINT",
         help="serve also the PyTorch model that a MODEL was exported from, as NAME-pytorch, to compare the two",
     )
+    parser.add_argument("--weights", choices=("model", "ema"), help="of --reference, as for `export`")
     parser.add_argument("--ray", action="store_true", help="serve replicas on Ray Serve; HTTP only")
     parser.add_argument("--ray-replicas", default="1", metavar="N", help="processes; MIN:MAX scales with the load")
     parser.add_argument("--ray-address", metavar="HOST:PORT", help="of a cluster, or auto; else Ray on this machine")
@@ -126,12 +136,16 @@ def execute(args: argparse.Namespace) -> int:
     from freqfusion_runtime.serving.scheduling.service import Service
 
     sources = [parse_source(text) for text in args.models]
+    if args.weights is not None and args.reference is None:
+        raise ServeError(
+            "--weights is about the checkpoint of --reference, and none is named. Name one, or leave it out."
+        )
     if args.reference is not None:
         if args.ray:
             raise ServeError("--reference serves in this process, --ray in others. Leave one of them out.")
         # A name only, as in cli.COMMANDS: this package imports nothing of the packages above it, and no torch.
         plug = importlib.import_module("freqfusion_export.parity.reference_source")
-        sources.append(plug.reference_source(args.reference, sources, settings.threads))
+        sources.append(plug.reference_source(args.reference, sources, settings.threads, args.weights))
     if args.ray:
         return _run_on_ray(sources, settings, args)
 

@@ -14,7 +14,7 @@ from typing import Any
 from freqfusion_runtime.engines.errors import BUILD_PLUGIN, PluginLibraryError
 from freqfusion_runtime.engines.flavours import Flavour
 from freqfusion_runtime.files import sha256_of
-from freqfusion_runtime.sessions.kernel_library import FOLDER_VARIABLE, library_folder
+from freqfusion_runtime.sessions.kernel_library import FOLDER_VARIABLE, INTERFACE, library_folder
 
 LIBRARY_NAME = "libfreqfusion_tensorrt.so"
 # plugins/plugin_identity.h
@@ -32,7 +32,7 @@ class PluginIdentity:
         file: Its name, without folders.
         sha256: Of the file.
         version: Under which its plugins are registered.
-        headers: Version of the TensorRT headers that it was compiled with, empty for a library older than the question.
+        headers: Version of the TensorRT headers that it was compiled with; empty in records of older libraries.
     """
 
     file: str
@@ -56,7 +56,7 @@ def identify(path: Path) -> PluginIdentity:
     """Opens the library and asks what it is; needs neither TensorRT nor a GPU.
 
     Raises:
-        PluginLibraryError: If it does not exist, cannot be loaded, or is another library.
+        PluginLibraryError: If it does not exist, cannot be loaded, is another library, or is of another release.
     """
     if not path.is_file():
         raise PluginLibraryError(
@@ -72,6 +72,10 @@ def identify(path: Path) -> PluginIdentity:
         ) from e
     if not hasattr(library, "getCreators") or not hasattr(library, "initFreqFusionPlugins"):
         raise PluginLibraryError(f"{path} is no FreqFusion plugin library: it has no getCreators. {BUILD_PLUGIN}.")
+    found = int(library.freqFusionInterface()) if hasattr(library, "freqFusionInterface") else None
+    if found != INTERFACE:
+        told = "it does not say which interface it has" if found is None else f"it has interface {found}"
+        raise PluginLibraryError(f"{path} is of another release: {told}, expected {INTERFACE}. {BUILD_PLUGIN}.")
     return PluginIdentity(path.name, sha256_of(path), *_versions(library))
 
 
@@ -109,8 +113,6 @@ def _missing(registry: Any) -> list[str]:
 
 
 def _versions(library: ctypes.CDLL) -> tuple[str, str]:
-    if not hasattr(library, "freqFusionTensorRTHeaders"):
-        return PLUGIN_VERSION, ""
     number = int(library.freqFusionTensorRTHeaders())
     library.freqFusionPluginVersion.restype = ctypes.c_char_p
     version = library.freqFusionPluginVersion().decode("ascii")

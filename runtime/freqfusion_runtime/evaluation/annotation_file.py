@@ -173,13 +173,11 @@ def read_flag(record: Mapping[str, Any], key: str, default: int) -> bool | None:
     return _FLAGS.get(value) if isinstance(value, int | float | str) else None
 
 
-def check_category(path: Path, what: str, identity: Any, categories: Mapping[Identity, Any]) -> None:
-    """Raises unless an annotation's category is one of the file's."""
-    if not isinstance(identity, int | float | str) or identity not in categories:
-        raise DatasetError(
-            f"{path}: {what} has the category {identity!r}, which the file does not list ({listed(categories)}). "
-            "Add it to the categories, or remove the annotation."
-        )
+def category_fault(identity: Any, categories: Mapping[Identity, Any]) -> str | None:
+    """Why something annotated has no category of the file's; None if it has one."""
+    if isinstance(identity, int | float | str) and identity in categories:
+        return None
+    return f"it has the category {identity!r:.40}, which the file does not list ({listed(categories)})"
 
 
 def check_picture_size(annotations: AnnotationFile, image: AnnotatedImage, found: tuple[int, ...]) -> None:

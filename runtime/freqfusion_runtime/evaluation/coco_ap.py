@@ -18,8 +18,8 @@ from freqfusion_runtime.evaluation.annotation_file import (
     AnnotatedImage,
     AnnotationFile,
     annotation_name,
+    category_fault,
     check_picture_size,
-    listed,
     read_flag,
 )
 from freqfusion_runtime.evaluation.errors import DatasetError
@@ -178,9 +178,9 @@ def _of_kind(entries: list[dict[str, Any]], kind: Kind) -> list[dict[str, Any]]:
 
 def _unusable(entry: Mapping[str, Any], annotations: AnnotationFile) -> str | None:
     """Why an object can count for nothing at all."""
-    category, box = entry.get("category_id"), entry.get("bbox")
-    if not isinstance(category, int | float | str) or category not in annotations.categories:
-        return f"it has the category {category!r:.40}, which the file does not list ({listed(annotations.categories)})"
+    box = entry.get("bbox")
+    if fault := category_fault(entry.get("category_id"), annotations.categories):
+        return fault
     if not (isinstance(box, list) and _numbers(box, 4) and box[2] >= 0 and box[3] >= 0):
         return f"bbox must be x, y, width, height, got {box!r:.60}"
     if read_flag(entry, "iscrowd", 0) is None:

@@ -1,21 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures with known label maps: emoji scenes, and folders laid out as ADE20K and Cityscapes are."""
+"""Pictures with known label maps: emoji scenes, folders laid out as ADE20K and Cityscapes are, and tables of either."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from freqfusion_runtime.evaluation import emoji_scenes
 from freqfusion_runtime.evaluation.errors import DatasetError
-from freqfusion_runtime.evaluation.label_values import READINGS
-from freqfusion_runtime.pictures.reading import SUFFIXES, read_picture
+from freqfusion_runtime.evaluation.samples import Dataset, Sample, read_labels, sample_of, usual_part
+from freqfusion_runtime.evaluation.tables import find_tables, open_tables
+from freqfusion_runtime.pictures.reading import is_picture, read_picture, warn_of_left_out
 
 CITYSCAPES_CLASSES = (
     "road",
@@ -41,43 +37,6 @@ CITYSCAPES_CLASSES = (
 # What --labels may be for each data set, the usual one first.
 LABEL_READINGS = {"ade20k": ("from-1", "from-0"), "cityscapes": ("label-ids", "train-ids")}
 _CITYSCAPES_ENDINGS = {"label-ids": "_gtFine_labelIds.png", "train-ids": "_gtFine_labelTrainIds.png"}
-# The part that is scored where none is named, and those that a model is trained on.
-_VALIDATION, _TRAINING = ("validation", "val"), ("training", "train")
-
-
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """A picture ``(H, W, 3)`` uint8, its truth ``(H, W)``, where 255 is ignored, and the truth as in its file."""
-
-    name: str
-    picture: NDArray[np.uint8]
-    truth: NDArray[np.uint8]
-    values: NDArray[np.uint8]
-
-
-class Dataset(Protocol):
-    """Samples by number."""
-
-    @property
-    def classes(self) -> tuple[str, ...] | None:
-        """Names of the classes; None where only the model knows how many there are."""
-
-    @property
-    def reading(self) -> str:
-        """How the values of label files are read, see ``label_values.READINGS``."""
-
-    @property
-    def other_readings(self) -> tuple[str, ...]:
-        """How else they might be."""
-
-    def name(self, index: int) -> str:
-        """What a sample is called, without reading it."""
-
-    def __len__(self) -> int:
-        """How many samples there are."""
-
-    def __getitem__(self, index: int) -> Sample:
-        """Reads or draws one sample."""
 
 
 class EmojiValidation:
@@ -132,12 +91,7 @@ class FolderDataset:
         """
         picture_path, label_path = self.pairs[index]
         picture, labels = read_picture(picture_path), read_labels(label_path)
-        if labels.shape != picture.shape[:2]:
-            raise DatasetError(
-                f"{label_path} is {labels.shape[1]} x {labels.shape[0]}, its picture {picture_path} "
-                f"{picture.shape[1]} x {picture.shape[0]}. Pictures and labels must be of one size."
-            )
-        return Sample(self.name(index), picture, READINGS[self.reading][labels], labels)
+        return sample_of(self.name(index), picture, labels, self.reading, self.pairs[index])
 
 
 def ade20k_folder(root: Path, split: str | None = None, labels: str | None = None) -> FolderDataset:
@@ -180,7 +134,7 @@ def cityscapes_folder(root: Path, split: str | None = None, labels: str | None =
         return path.with_name(path.stem.removesuffix("_leftImg8bit") + ending)
 
     # The files may be called one way and hold the other, so a name decides only where nobody said what they hold.
-    first = next((path for path in _pictures(images / part)), images)
+    first = next((path for path in sorted((images / part).rglob("*")) if is_picture(path)), images)
     place = truth / first.relative_to(images)
     ending = next((e for e in endings if label_name(place, e).is_file()), endings[0])
     pairs = _pairs(root, images / part, truth / part, lambda path: label_name(path, ending))
@@ -189,34 +143,11 @@ def cityscapes_folder(root: Path, split: str | None = None, labels: str | None =
     return FolderDataset(pairs, CITYSCAPES_CLASSES, reading, others)
 
 
-def read_labels(path: Path) -> NDArray[np.uint8]:
-    """Reads a label file: one byte a pixel, palette or grey, or one bit.
-
-    Raises:
-        DatasetError: If it is anything else.
-    """
-    try:
-        with Image.open(path, formats=("PNG",)) as image:
-            if image.mode not in ("L", "P", "1"):
-                raise DatasetError(
-                    f"{path} has mode {image.mode}; a label file holds one byte a pixel (mode L or P). Convert it."
-                )
-            return np.array(image).astype(np.uint8)
-    except (UnidentifiedImageError, OSError, SyntaxError) as e:
-        raise DatasetError(f"{path} cannot be read as a PNG of labels: {e}. Get a whole copy of it.") from e
-
-
 def _part(images: Path, split: str | None) -> str:
     """Which subfolder to score; the empty name for all."""
     if split is not None:
         return split
-    found = [name for name in (*_VALIDATION, *_TRAINING) if (images / name).is_dir()]
-    if found and found[0] in _TRAINING:
-        raise DatasetError(
-            f"{images} holds {found[0]} and none of {' and '.join(_VALIDATION)}; a model is not scored on what it was "
-            f"trained on unasked. Name the part with --split, such as --split {found[0]}."
-        )
-    return found[0] if found else ""
+    return usual_part(images, lambda name: (images / name).is_dir())
 
 
 def _readings(name: str, labels: str | None) -> tuple[str, tuple[str, ...]]:
@@ -229,7 +160,9 @@ def _readings(name: str, labels: str | None) -> tuple[str, tuple[str, ...]]:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    warn_of_left_out(folder, files)
+    return [path for path in files if is_picture(path)]
 
 
 def _check_folders(root: Path, images: Path, labels: Path) -> None:
@@ -256,32 +189,47 @@ def _pairs(root: Path, images: Path, labels: Path, rename: Callable[[Path], Path
     return tuple(pairs)
 
 
+# The folders that a data set has, unless it is in tables; and its classes, if they are known without a model.
+_LAYOUTS = {"ade20k": ("images", "annotations"), "cityscapes": ("leftImg8bit", "gtFine")}
+_CLASSES = {"ade20k": None, "cityscapes": CITYSCAPES_CLASSES}
 DATASETS: dict[str, Callable[[Path, str | None, str | None], Dataset]] = {
     "ade20k": ade20k_folder,
     "cityscapes": cityscapes_folder,
 }
 
 
-def open_dataset(name: str, root: Path | None, split: str | None = None, labels: str | None = None) -> Dataset:
+def open_dataset(
+    name: str,
+    root: Path | None,
+    split: str | None = None,
+    labels: str | None = None,
+    columns: tuple[str, str] | None = None,
+) -> Dataset:
     """Opens a data set by name.
 
     Args:
         name: ``emoji-scenes``, or one of ``DATASETS``.
-        root: Its folder.
+        root: Its folder; or a folder of Parquet files, or one of them, with pictures and label maps in its rows.
         split: Which part of it.
         labels: What the values in its label files mean.
+        columns: Of pictures and of label maps in Parquet files.
 
     Raises:
         DatasetError: If it needs a folder and has none, or the folder is not laid out as it should be.
         EmojiFontError: See ``EmojiScenes``.
     """
     if name == "emoji-scenes":
-        if split not in (None, "validation") or labels is not None:
+        if split not in (None, "validation") or labels is not None or columns is not None:
             raise DatasetError(
                 "emoji-scenes is drawn, its validation scenes only, and has no label files. "
-                "Leave --split and --labels out."
+                "Leave --split, --labels and --columns out."
             )
         return EmojiValidation()
     if root is None:
         raise DatasetError(f"the data set {name!r} lies in a folder of yours; name it with --data.")
+    is_in_tables = not any((root / folder).is_dir() for folder in _LAYOUTS[name]) and bool(find_tables(root))
+    if is_in_tables:
+        return open_tables(root, split, _CLASSES[name], _readings(name, labels), columns or (None, None))
+    if columns is not None:
+        raise DatasetError(f"--columns is about Parquet files, and {root} holds none. Leave it out, or name others.")
     return DATASETS[name](root, split, labels)

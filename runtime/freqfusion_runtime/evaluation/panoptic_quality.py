@@ -73,7 +73,8 @@ class PanopticScore:
 
         Args:
             truth: ``(H, W)``, ids from 0 to 2**32 - 1; 0 is void.
-            truth_segments: What each id but 0 is.
+            truth_segments: What the ids are, but for 0. Pixels of an id that is not there match nothing and, other
+                than void, excuse nothing; an id without pixels is missed. Both are so in the panoptic API.
             found: As ``truth``, of the same size.
             found_segments: As ``truth_segments``.
         """
@@ -85,8 +86,8 @@ class PanopticScore:
         for t, f, n in zip(true_ids, found_ids, common, strict=True):
             if t == VOID or f == VOID:
                 continue
-            true, guess = truth_segments[t], found_segments[f]
-            if true.category != guess.category:
+            true, guess = truth_segments.get(t), found_segments[f]
+            if true is None or true.category != guess.category:
                 continue
             if true.is_crowd:
                 in_crowd[f] = in_crowd.get(f, 0) + n
@@ -98,9 +99,9 @@ class PanopticScore:
                 tally.iou_sum += iou
                 matched_true.add(t)
                 matched_found.add(f)
-        for t in true_areas:
-            if t != VOID and t not in matched_true and not truth_segments[t].is_crowd:
-                self._of(truth_segments[t].category).false_negatives += 1
+        for t, segment in truth_segments.items():
+            if t not in matched_true and not segment.is_crowd:
+                self._of(segment.category).false_negatives += 1
         for f, area in found_areas.items():
             if f != VOID and f not in matched_found and (in_void.get(f, 0) + in_crowd.get(f, 0)) / area <= 0.5:
                 self._of(found_segments[f].category).false_positives += 1

@@ -25,6 +25,7 @@ Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 Weights = Literal["random", "checkpoint"]
 ColorOrder = Literal["RGB", "BGR"]
 SizeFit = Literal["stretch", "pad"]
+Resizer = Literal["opencv", "pillow"]
 SettingOrigin = Literal["config", "default", "override", "refused", "not understood"]
 _ADDED = {"added": True}  # to format 2: a record written before has the default
 
@@ -58,6 +59,8 @@ class Preprocessing:
         mean: Per channel in the order of ``color_order``, on the scale 0 to 255.
         std: As ``mean``.
         color_order: Order of the network's three input channels.
+        resizer: Whose bilinear resize of 8-bit pictures it is, and with it whose rounding of a kept ratio's sizes:
+            OpenCV's and mmcv's, or Pillow's and detectron2's; the latter with ``size_fit`` ``pad`` alone.
     """
 
     long_side: int = 2048
@@ -68,6 +71,7 @@ class Preprocessing:
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     color_order: ColorOrder = "RGB"
     exact_size: tuple[int, int] | None = field(default=None, metadata=_ADDED)
+    resizer: Resizer = field(default="opencv", metadata=_ADDED)
 
 
 @dataclass(frozen=True)
@@ -201,6 +205,11 @@ class Manifest:
             raise ManifestError(
                 f"manifest: long_side, short_side, size_divisor must be positive, got {sizes}, and so must exact_size, "
                 f"got {self.preprocessing.exact_size}. {_REEXPORT}"
+            )
+        if self.preprocessing.resizer == "pillow" and self.preprocessing.size_fit != "pad":
+            raise ManifestError(
+                f"manifest: size_fit must be pad where resizer is pillow, got {self.preprocessing.size_fit}. "
+                f"{_REEXPORT}"
             )
         if not self.inputs or not self.outputs:
             raise ManifestError(f"manifest: inputs and outputs must name at least one tensor each. {_REEXPORT}")

@@ -13,19 +13,27 @@ DOMAIN = "freqfusion"  # of our operators
 # Field numbers of onnx.proto.
 _MODEL_GRAPH = 7
 _GRAPH_NODE = 1
-_NODE_OUTPUT, _NODE_NAME, _NODE_OP_TYPE, _NODE_DOMAIN = 2, 3, 4, 7
+_NODE_OUTPUT, _NODE_NAME, _NODE_OP_TYPE, _NODE_ATTRIBUTE, _NODE_DOMAIN = 2, 3, 4, 5, 7
+_ATTRIBUTE_NAME = 1
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # protobuf wire types
 
 
 @dataclass(frozen=True)
 class NodeEntry:
-    """One node of the main graph; ``output`` is the name of its first output, which is unique in the graph."""
+    """One node of the main graph.
+
+    Attributes:
+        name, operator, domain: As in the file.
+        output: The name of its first output, which is unique in the graph.
+        attributes: Their names.
+    """
 
     name: str
     operator: str
     domain: str
     output: str
+    attributes: tuple[str, ...] = ()
 
 
 def list_nodes(path: str | os.PathLike[str]) -> list[NodeEntry]:
@@ -52,11 +60,27 @@ def list_nodes(path: str | os.PathLike[str]) -> list[NodeEntry]:
 
 def _node(message: memoryview) -> NodeEntry:
     texts: dict[int, str] = {}
+    attributes: list[str] = []
     for field, value in message_fields(message):
-        is_text = isinstance(value, memoryview)
-        if is_text and field in (_NODE_OUTPUT, _NODE_NAME, _NODE_OP_TYPE, _NODE_DOMAIN):
-            texts.setdefault(field, bytes(value).decode("utf-8", "replace"))
-    return NodeEntry(*(texts.get(f, "") for f in (_NODE_NAME, _NODE_OP_TYPE, _NODE_DOMAIN, _NODE_OUTPUT)))
+        if not isinstance(value, memoryview):
+            continue
+        if field in (_NODE_OUTPUT, _NODE_NAME, _NODE_OP_TYPE, _NODE_DOMAIN):
+            texts.setdefault(field, _text(value))
+        elif field == _NODE_ATTRIBUTE:
+            attributes += [_text(name) for name in messages(value, _ATTRIBUTE_NAME)]
+    name, operator, domain, output = (texts.get(f, "") for f in (_NODE_NAME, _NODE_OP_TYPE, _NODE_DOMAIN, _NODE_OUTPUT))
+    return NodeEntry(name, operator, domain, output, tuple(attributes))
+
+
+def _text(content: memoryview) -> str:
+    return bytes(content).decode("utf-8", "replace")
+
+
+def messages(message: memoryview, field: int) -> Iterator[memoryview]:
+    """Yields the contents of one field, wherever it is in the message; errors as :func:`message_fields`."""
+    for number, content in message_fields(message):
+        if number == field and isinstance(content, memoryview):
+            yield content
 
 
 def message_fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from freqfusion_runtime.model_files.manifest import Preprocessing
-from freqfusion_runtime.pictures.resize import resize_like_opencv
+from freqfusion_runtime.pictures.resize import resize_like_opencv, resize_like_pillow
 from freqfusion_runtime.pictures.sizes import keep_ratio_size, network_size
 
 
@@ -26,7 +26,8 @@ def fit(picture: NDArray[np.uint8], plan: Preprocessing) -> NDArray[np.uint8]:
         pads.
     """
     height, width = picture.shape[:2]
-    scaled = resize_like_opencv(picture, *keep_ratio_size(height, width, plan))
+    resize = resize_like_pillow if plan.resizer == "pillow" else resize_like_opencv
+    scaled = resize(picture, *keep_ratio_size(height, width, plan))
     return scaled if plan.size_fit == "pad" else resize_like_opencv(scaled, *network_size(height, width, plan))
 
 

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from freqfusion_runtime.errors import InputError, NoPicturesError, PictureError, PictureTooLargeError
+from freqfusion_runtime.files import kind_of, open_regular
 from freqfusion_runtime.pictures.decoding import by_mode, decode, decoding_bytes
 from freqfusion_runtime.pictures.tiff import MAGIC as TIFF_MAGIC
-from freqfusion_runtime.pictures.tiff import unreadable_tiff
+from freqfusion_runtime.pictures.tiff import relabelled
 
 Picture: TypeAlias = "NDArray[np.uint8]"  # (H, W, 3), RGB
 PictureLike: TypeAlias = "NDArray[np.uint8] | Image.Image | str | os.PathLike[str]"
@@ -38,6 +39,8 @@ _OTHER_SUFFIXES = (
     *(".heic", ".heif", ".hif", ".avif", ".jp2", ".j2k", ".jpf", ".jpx", ".jxl", ".jxr", ".ico", ".tga", ".pcx"),
     *(".psd", ".exr", ".hdr", ".pfm", ".svg", ".eps", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
 )
+# The longest are uncompressed, with four channels of 16 bits; beside the pixels there may be colour profiles and such.
+_MOST_BYTES_PER_PIXEL, _MOST_OTHER_BYTES = 8, 64 << 20
 _NAMED = 5  # of the pictures that are left out
 
 # Pillow reads many more, one of them (EPS) by starting another program; a picture from a stranger must not choose that.
@@ -72,7 +75,8 @@ def read_picture(picture: PictureLike, max_pixels: int = MAX_PIXELS) -> Picture:
         return by_mode(ImageOps.exif_transpose(picture), "the image")
     path = Path(picture)
     if not path.is_file():
-        raise PictureError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}. Name a picture file.")
+        reason = f"is {kind_of(path.stat().st_mode)}" if path.exists() else "does not exist"
+        raise PictureError(f"{path} {reason}. Name a picture file.")
     try:
         with path.open("rb") as file:  # Pillow, given a path, maps some files into memory and forgets to turn them
             return _open(file, str(path), max_pixels)
@@ -98,6 +102,27 @@ def read_picture_bytes(
     return _open(io.BytesIO(data), name, max_pixels, before_decoding)
 
 
+def read_encoded(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> bytes:
+    """Reads a file as it is, if it is one and no longer than a picture of ``max_pixels`` can need to be.
+
+    Raises:
+        PictureError: If it is not, or is empty.
+        OSError: If it cannot be read.
+    """
+    name, most = os.fspath(path), _MOST_BYTES_PER_PIXEL * max_pixels + _MOST_OTHER_BYTES
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(size) if size <= most else b""
+    if size > most:
+        raise PictureError(
+            f"{name} has {size} bytes, a picture of {max_pixels / 1e6:.1f} megapixels at most {most}. Make it smaller, "
+            "or raise the limit (--max-pixels) if it is trusted."
+        )
+    if not data:
+        raise PictureError(f"{name} is empty (0 bytes). Get a whole copy of it.")
+    return data
+
+
 def find_pictures(places: Sequence[str | os.PathLike[str]]) -> list[Path]:
     """Lists picture files: each file as named, and those directly inside each folder, sorted; see :func:`is_picture`.
 
@@ -113,10 +138,11 @@ def find_pictures(places: Sequence[str | os.PathLike[str]]) -> list[Path]:
             files = sorted(entry for entry in place.iterdir() if entry.is_file())
             found += filter(is_picture, files)
             warn_of_left_out(place, files)
-        elif place.exists():
+        elif place.is_file():
             found.append(place)
         else:
-            raise PictureError(f"{place} does not exist. Name a picture file or a folder of them.")
+            reason = f"is {kind_of(place.stat().st_mode)}" if place.exists() else "does not exist"
+            raise PictureError(f"{place} {reason}. Name a picture file or a folder of them.")
     if not found:
         raise NoPicturesError([Path(place) for place in places], SUFFIXES)
     return list(dict.fromkeys(found))
@@ -127,7 +153,7 @@ def is_picture(path: Path) -> bool:
     if path.suffix:
         return path.suffix.lower() in SUFFIXES
     try:
-        with path.open("rb") as file, _opened(file, MAX_PIXELS):
+        with open_regular(path) as file, _opened(file, MAX_PIXELS):
             return True
     except Image.DecompressionBombError:
         return True  # and too large, which is said when it is read
@@ -164,7 +190,7 @@ def _open(
         ) from e
     except UnidentifiedImageError as e:
         if _start_of(file) in TIFF_MAGIC:
-            raise unreadable_tiff(file, name) from e
+            return _open(relabelled(file, name), name, max_pixels, before_decoding)
         raise PictureError(
             f"{name} is not a picture in one of the formats {', '.join(_FORMATS)}. Convert it to JPEG or PNG."
         ) from e

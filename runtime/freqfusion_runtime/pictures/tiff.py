@@ -9,9 +9,10 @@ Source: ``tif_getimage.c`` of libtiff 4.7, ``grfmt_tiff.cpp`` of OpenCV 5.
 
 from __future__ import annotations
 
+import io
 import struct
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -25,11 +26,12 @@ MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 
 # TIFF tags.
 _WIDTH, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR = 256, 258, 259, 262, 277, 284
-_COLORMAP, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 320, 338, 339
+_COLORMAP, _DOT_RANGE, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 320, 336, 338, 339
 # Their values.
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 _IN_PLANES, _UNASSOCIATED, _UNSIGNED, _FLOAT = 2, 2, 1, 3
 _OLD_JPEG, _JPEG = 6, 7
+_SHORT = 3  # a type
 
 _MEANINGS = {
     _WHITE_IS_ZERO: "grey, white is zero",
@@ -50,12 +52,13 @@ _KNOWN = {
     *((_WHITE_IS_ZERO, 1, bits) for bits in (1, 2, 4, 8, 16)),
     *((_BLACK_IS_ZERO, 1, bits) for bits in (1, 2, 4, 8, 16, 32)),
     *((grey, 2, 8) for grey in (_WHITE_IS_ZERO, _BLACK_IS_ZERO)),
+    *((grey, n, bits) for grey in (_WHITE_IS_ZERO, _BLACK_IS_ZERO) for n in (3, 4) for bits in (8, 16)),
     *((_RGB, samples, bits) for samples in (3, 4) for bits in (8, 16)),
     *((_PALETTE, 1, bits) for bits in (1, 2, 4, 8)),
     (_CMYK, 4, 8),
     (_YCBCR, 3, 8),
 }
-_KNOWN_IN_PLANES = {(_RGB, 3, 8), (_CMYK, 4, 8)}
+_KNOWN_IN_PLANES = {(_RGB, 3, 8), (_CMYK, 4, 8), (_BLACK_IS_ZERO, 3, 8)}
 
 
 @dataclass(frozen=True)
@@ -74,12 +77,18 @@ class _Layout:
         return len(self.bits)
 
     @property
+    def is_grey(self) -> bool:
+        return self.meaning in (_WHITE_IS_ZERO, _BLACK_IS_ZERO)
+
+    @property
     def is_known(self) -> bool:
         key = (self.meaning, self.samples, self.bits[0])
         return (
             len(set(self.bits)) == 1
             and key in (_KNOWN_IN_PLANES if self.in_planes else _KNOWN)
             and (self.format == _UNSIGNED or self.samples == 1)
+            and not (self.is_grey and self.in_planes and self.extra[:1] == (_UNASSOCIATED,))  # as if it were colours
+            and not (self.is_grey and self.samples > 1 and self.compression == _JPEG)
             and (self.meaning != _YCBCR or self.compression == _JPEG)
             and self.compression != _OLD_JPEG
         )
@@ -110,10 +119,12 @@ def decode_tiff(image: TiffImagePlugin.TiffImageFile, file: BinaryIO, name: str)
         PictureError: If no rule is known for its pixels.
     """
     layout = _layout(image.tag_v2)
+    if isinstance(file, Relabelled):
+        layout = replace(layout, meaning=file.meaning)
     if not layout.is_known:
         raise _refusal(layout, name)
     bits = layout.bits[0]
-    if layout.meaning in (_WHITE_IS_ZERO, _BLACK_IS_ZERO):
+    if layout.is_grey:
         return _grey(image, layout), bits
     if layout.meaning == _RGB:
         return _color(image, file, layout), bits
@@ -129,8 +140,20 @@ def sample_bits(image: TiffImagePlugin.TiffImageFile) -> tuple[int, ...]:
     return _layout(image.tag_v2).bits
 
 
-def unreadable_tiff(file: BinaryIO, name: str) -> PictureError:
-    """Words why Pillow does not read a TIFF file."""
+class Relabelled(io.BytesIO):
+    """A file whose tags call its greys something that Pillow knows; ``meaning`` is what they are."""
+
+    meaning: int
+
+
+def relabelled(file: BinaryIO, name: str) -> Relabelled:
+    """Copies a TIFF file that Pillow does not open so that it does.
+
+    That is possible for bands of grey, which Pillow takes for colours, and for big-endian grey in which white is zero.
+
+    Raises:
+        PictureError: If there is no rule for its pixels, or no tags can be read.
+    """
     file.seek(0)
     head = file.read(16)
     try:
@@ -139,9 +162,33 @@ def unreadable_tiff(file: BinaryIO, name: str) -> PictureError:
         tags.load(file)
         if _WIDTH not in tags or _PHOTOMETRIC not in tags:
             raise ValueError("width or photometric interpretation is missing")
-        return _refusal(_layout(tags), name)
+        layout = _layout(tags)
+        if isinstance(file, Relabelled) or not (layout.is_known and layout.is_grey):
+            raise _refusal(layout, name)
+        file.seek(0)
+        data = bytearray(file.read())
+        _rewrite_tags(data, _RGB if layout.samples > 2 else _BLACK_IS_ZERO, hides_extra=layout.samples > 2)
     except (SyntaxError, ValueError, TypeError, KeyError, OSError, struct.error) as e:
-        return PictureError(f"{name} is damaged or truncated: no TIFF tags can be read ({e}). Get a whole copy of it.")
+        raise PictureError(
+            f"{name} is damaged or truncated: no TIFF tags can be read ({e}). Get a whole copy of it."
+        ) from e
+    copy = Relabelled(data)
+    copy.meaning = layout.meaning
+    return copy
+
+
+def _rewrite_tags(data: bytearray, meaning: int, hides_extra: bool) -> None:
+    """Changes what a file says of its samples, in place; what extra ones are can go under a tag nobody asks for."""
+    order, is_big = "<" if data[:2] == b"II" else ">", 43 in data[2:4]
+    (start,) = struct.unpack_from(f"{order}{'Q' if is_big else 'I'}", data, 8 if is_big else 4)
+    (count,) = struct.unpack_from(f"{order}{'Q' if is_big else 'H'}", data, start)
+    first, size = (start + 8, 20) if is_big else (start + 2, 12)
+    for place in range(first, first + count * size, size):
+        tag, kind = struct.unpack_from(f"{order}HH", data, place)
+        if tag == _PHOTOMETRIC:
+            struct.pack_into(f"{order}{'H' if kind == _SHORT else 'I'}", data, place + (12 if is_big else 8), meaning)
+        elif tag == _EXTRA_SAMPLES and hides_extra:
+            struct.pack_into(f"{order}H", data, place, _DOT_RANGE)
 
 
 def _layout(tags: TiffImagePlugin.ImageFileDirectory_v2) -> _Layout:
@@ -173,9 +220,10 @@ def _refusal(layout: _Layout, name: str) -> PictureError:
 
 
 def _grey(image: TiffImagePlugin.TiffImageFile, layout: _Layout) -> NDArray[Any]:
-    if layout.samples == 2:  # alpha is of no effect, also where grey has been multiplied by it
+    if layout.samples > 1:  # the first is taken; alpha is of no effect, also where grey has been multiplied by it
         values = np.asarray(image)
-        return values if values.ndim == 2 else values[:, :, 0]
+        first: NDArray[Any] = values if values.ndim == 2 else values[:, :, 0]
+        return 255 - first if layout.meaning == _WHITE_IS_ZERO else first
     if layout.bits[0] < 16:
         return np.asarray(image.convert("L"))
     values = np.asarray(image)

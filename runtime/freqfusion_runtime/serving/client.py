@@ -15,7 +15,6 @@ import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from freqfusion_runtime.errors import FreqFusionError
+from freqfusion_runtime.files import open_regular
 
 _TRY_AGAIN = (429, 502, 503, 504)
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 10.0
@@ -200,7 +200,8 @@ def _content(picture: Picture) -> bytes:
     if isinstance(picture, bytes):
         return picture
     try:
-        return Path(picture).read_bytes()
+        with open_regular(picture) as file:
+            return file.read()
     except OSError as e:
         raise ClientError(f"{os.fspath(picture)} cannot be read: {e.strerror}. Name a picture file.") from e
 

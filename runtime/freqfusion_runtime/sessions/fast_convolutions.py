@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from freqfusion_runtime.model_files.external_data import external_files
-from freqfusion_runtime.model_files.onnx_nodes import DOMAIN, message_fields
+from freqfusion_runtime.model_files.onnx_nodes import DOMAIN, message_fields, messages
 
 OPERATOR = "Convolve3x3"
 MIN_CHANNELS = 128
@@ -91,10 +91,10 @@ def _imports_domain(model: memoryview) -> bool:
 
 
 def _rewrite(graph: memoryview) -> list[bytes] | None:
-    nodes = [_read(content) for content in _messages(graph, _GRAPH_NODE)]
+    nodes = [_read(content) for content in messages(graph, _GRAPH_NODE)]
     shapes = dict(_fp32_shapes(graph))
     uses = Counter(name for node in nodes for name in node.inputs)
-    uses.update(bytes(name) for output in _messages(graph, _GRAPH_OUTPUT) for name in _messages(output, _VALUE_NAME))
+    uses.update(bytes(name) for output in messages(graph, _GRAPH_OUTPUT) for name in messages(output, _VALUE_NAME))
     relus = {node.inputs[0]: i for i, node in enumerate(nodes) if (node.domain, node.operator) == ("", "Relu")}
     written: dict[int, bytes] = {}
     for i, node in enumerate(nodes):
@@ -127,7 +127,7 @@ def _is_ours(node: _Node, shapes: dict[bytes, list[int]]) -> bool:
 
 
 def _fp32_shapes(graph: memoryview) -> Iterator[tuple[bytes, list[int]]]:
-    for tensor in _messages(graph, _GRAPH_INITIALIZER):
+    for tensor in messages(graph, _GRAPH_INITIALIZER):
         dims: list[int] = []
         name, dtype = b"", 0
         for number, content in message_fields(tensor):
@@ -190,12 +190,6 @@ def _write(node: _Node, output: bytes, relu: bool) -> bytes:
     content += _field(_NODE_OUTPUT, output) + _field(_NODE_NAME, node.name)
     content += _field(_NODE_OP_TYPE, OPERATOR.encode()) + _field(_NODE_ATTRIBUTE, attribute)
     return _field(_GRAPH_NODE, content + _field(_NODE_DOMAIN, DOMAIN.encode()))
-
-
-def _messages(message: memoryview, field: int) -> Iterator[memoryview]:
-    for number, content in message_fields(message):
-        if number == field and isinstance(content, memoryview):
-            yield content
 
 
 def _whole_numbers(content: memoryview | int) -> list[int]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,19 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from freqfusion_runtime.errors import KernelLibraryError, ModelFileError, NetworkOutputError, ProviderError
+from freqfusion_runtime.files import kind_of
 from freqfusion_runtime.model_files.external_data import check_external_files
 from freqfusion_runtime.model_files.manifest import METADATA_KEY, Manifest, TensorSpec
 from freqfusion_runtime.model_files.onnx_nodes import DOMAIN, NodeEntry, list_nodes
 from freqfusion_runtime.sessions.fast_convolutions import with_fast_convolutions
 from freqfusion_runtime.sessions.input_checks import check_inputs, check_sides
-from freqfusion_runtime.sessions.kernel_library import FOLDER_VARIABLE, library_path
+from freqfusion_runtime.sessions.kernel_library import (
+    BODIES_INSTEAD,
+    FOLDER_VARIABLE,
+    kernels_made,
+    library_fault,
+    library_path,
+)
 from freqfusion_runtime.sessions.protocol import Kernels, OperatorPath, Provider
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -53,15 +60,9 @@ class OnnxRuntimeSession:
         options = ort.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
         options.intra_op_num_threads = threads
-        self.kernel_library = _register_kernels(options, kernels)
-        with tempfile.TemporaryDirectory(prefix="freqfusion-") as folder:
-            optimised = Path(folder) / "optimised.onnx"
-            if self.kernel_library is not None:
-                # The network as ONNX Runtime will run it is the only witness of what it did with our nodes: one that
-                # has a kernel is still there, any other has been replaced by its function body.
-                options.optimized_model_filepath = str(optimised)
-            self._session = self._open(options, wanted)
-            remaining = list_nodes(optimised) if self.kernel_library is not None else []
+        nodes = _nodes(self._path)
+        self.kernel_library = _register_kernels(options, kernels, self._path, nodes)
+        self._session, made = self._open(options, wanted)
         self._session.disable_fallback()
         self._was_large, self._giving_back = False, ort.RunOptions()
         self._giving_back.add_run_config_entry("memory.enable_memory_arena_shrinkage", _ARENAS[provider])
@@ -72,7 +73,7 @@ class OnnxRuntimeSession:
                 "were off by 130 % of their deviation, 12 % with them off. "
                 "It is for TensorRT; export it as fp32, fp16 or int8 to run it here."
             )
-        self._operator_paths = _operator_paths(list_nodes(self._path), remaining)
+        self._operator_paths = _operator_paths(nodes, made)
         if kernels == "require":
             _require_kernels(self._path, self._operator_paths)
         self._check_provider(wanted)
@@ -94,7 +95,7 @@ class OnnxRuntimeSession:
 
     @property
     def operator_paths(self) -> tuple[OperatorPath, ...]:
-        """How each FreqFusion node runs, read from the network as ONNX Runtime optimised it."""
+        """How each FreqFusion node runs, by the kernels that were made as ONNX Runtime opened the file."""
         return self._operator_paths
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -124,16 +125,17 @@ class OnnxRuntimeSession:
         was_large, self._was_large = self._was_large, sum(value.nbytes for value in inputs.values()) > _LARGE_BYTES
         return self._giving_back if was_large or self._was_large else None
 
-    def _open(self, options: ort.SessionOptions, provider: str) -> ort.InferenceSession:
+    def _open(self, options: ort.SessionOptions, provider: str) -> tuple[ort.InferenceSession, Counter[str]]:
+        """Opens the file; gives the session and how many kernels of ours it has, by operator."""
         providers = [provider] if provider == _PROVIDERS["cpu"] else [provider, _PROVIDERS["cpu"]]
         model, reason = self._with_fast_convolutions(provider), None
         if model is not None:
             try:
-                return ort.InferenceSession(model, options, providers=providers)
+                return self._counted(model, options, providers)
             except Exception as e:  # as above; such as a library that is older than this operator
                 reason = _first_line(e)
         try:
-            session = ort.InferenceSession(str(self._path), options, providers=providers)
+            opened = self._counted(str(self._path), options, providers)
         except Exception as e:  # as above
             if "NOT_IMPLEMENTED" in str(e):
                 raise ModelFileError(
@@ -151,7 +153,16 @@ class OnnxRuntimeSession:
                 "`make plugins` builds the kernels again.",
                 stacklevel=4,
             )
-        return session
+        return opened
+
+    def _counted(
+        self, model: str | bytes, options: ort.SessionOptions, providers: list[str]
+    ) -> tuple[ort.InferenceSession, Counter[str]]:
+        if self.kernel_library is None:
+            return ort.InferenceSession(model, options, providers=providers), Counter()
+        before = kernels_made(self.kernel_library)
+        session = ort.InferenceSession(model, options, providers=providers)
+        return session, kernels_made(self.kernel_library) - before
 
     def _with_fast_convolutions(self, provider: str) -> bytes | None:
         if self.kernel_library is None or provider != _PROVIDERS["cpu"]:
@@ -196,7 +207,7 @@ class OnnxRuntimeSession:
 
 def _check_file(path: Path) -> None:
     if not path.is_file():
-        reason = "is a folder" if path.is_dir() else "does not exist"
+        reason = f"is {kind_of(path.stat().st_mode)}" if path.exists() else "does not exist"
         raise ModelFileError(f"{path} {reason}. Name an ONNX file written by `freqfusion export`.")
     if path.stat().st_size == 0:
         raise ModelFileError(f"{path} is empty (0 bytes). Write it again with `freqfusion export`.")
@@ -206,6 +217,13 @@ def _check_file(path: Path) -> None:
                 f"{path} is in ONNX Runtime's own format, which does not say what its nodes were. "
                 "Name the .onnx file that it was converted from."
             )
+
+
+def _nodes(path: Path) -> list[NodeEntry]:
+    try:
+        return list_nodes(path)
+    except ValueError:  # no model, of which ONNX Runtime says more
+        return []
 
 
 def _warn_of(path: Path, external: tuple[Path, ...]) -> None:
@@ -229,7 +247,7 @@ def _provider_name(provider: Provider) -> str:
     return name
 
 
-def _register_kernels(options: ort.SessionOptions, kernels: Kernels) -> Path | None:
+def _register_kernels(options: ort.SessionOptions, kernels: Kernels, path: Path, nodes: list[NodeEntry]) -> Path | None:
     """Registers the custom-operator library and returns its path, or None where function bodies are to be used."""
     if kernels == "never":
         return None
@@ -241,49 +259,35 @@ def _register_kernels(options: ort.SessionOptions, kernels: Kernels) -> Path | N
                 f"Build it with `make plugins`, or name its folder in {FOLDER_VARIABLE}."
             )
         return None
-    try:
-        options.register_custom_ops_library(str(library))
-    except Exception as e:  # as above
-        message = f"{library} cannot be loaded: {_first_line(e)}"
-        remedy = f"Build it again for ONNX Runtime {ort.__version__} with `make plugins`"
-        if kernels == "require":
-            raise KernelLibraryError(f"{message} {remedy}.") from e
-        warnings.warn(f"{message} Function bodies are used instead, which is slower. {remedy}.", stacklevel=4)
-        return None
-    return library
+    fault = library_fault(library, nodes)
+    if fault is None:
+        try:
+            options.register_custom_ops_library(str(library))
+            return library
+        except Exception as e:  # as above
+            fault = f"{library} cannot be loaded: {_first_line(e)}"
+    remedy = f"Build it again for ONNX Runtime {ort.__version__} with `make plugins`"
+    if kernels == "require":
+        raise KernelLibraryError(f"{path}: {fault} {remedy}.")
+    warnings.warn(f"{path}: {fault} {BODIES_INSTEAD} {remedy}.", stacklevel=4)
+    return None
 
 
-def _operator_paths(original: list[NodeEntry], remaining: list[NodeEntry]) -> tuple[OperatorPath, ...]:
-    """Finds each FreqFusion node of the file among those that are left after optimisation.
+def _operator_paths(nodes: list[NodeEntry], made: Counter[str]) -> tuple[OperatorPath, ...]:
+    """Says how each FreqFusion node runs, given how many kernels were made for each operator.
 
-    Names stay, but a node need not have one; outputs are renamed where an Identity behind them is removed. So nodes are
-    matched by name, then by output, then by count within their operator.
+    An operator has a kernel for each type it may have here, so that its nodes run alike; where ONNX Runtime merged some
+    that compute the same, the first count as those that are left.
     """
-    nodes = [node for node in original if node.domain == DOMAIN]
-    left = [node for node in remaining if node.domain == DOMAIN]
-    with_kernel: set[int] = set()
-    for same in (_same_name, _same_output, _same_operator):
-        for index, node in enumerate(nodes):
-            match = next((other for other in left if same(node, other)), None)
-            if index not in with_kernel and match is not None:
-                with_kernel.add(index)
-                left.remove(match)
-    return tuple(
-        OperatorPath(node.name or node.output, node.operator, "kernel" if index in with_kernel else "function body")
-        for index, node in enumerate(nodes)
-    )
-
-
-def _same_operator(a: NodeEntry, b: NodeEntry) -> bool:
-    return a.operator == b.operator
-
-
-def _same_name(a: NodeEntry, b: NodeEntry) -> bool:
-    return _same_operator(a, b) and a.name != "" and a.name == b.name
-
-
-def _same_output(a: NodeEntry, b: NodeEntry) -> bool:
-    return _same_operator(a, b) and a.output == b.output
+    left, paths = made.copy(), list[OperatorPath]()
+    for node in nodes:
+        if node.domain == DOMAIN:
+            left[node.operator] -= 1
+            is_kernel = left[node.operator] >= 0
+            paths.append(
+                OperatorPath(node.name or node.output, node.operator, "kernel" if is_kernel else "function body")
+            )
+    return tuple(paths)
 
 
 def _require_kernels(path: Path, paths: tuple[OperatorPath, ...]) -> None:

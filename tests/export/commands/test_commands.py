@@ -11,6 +11,7 @@ import pytest
 import torch
 from freqfusion import create_model
 from freqfusion_export.bench import timing as bench
+from freqfusion_export.evaluation.segmenters import open_labeller
 from freqfusion_export.passes.label_stages import STAGE_KEY
 from freqfusion_runtime.commands.cli import main
 from freqfusion_runtime.files import sha256_of
@@ -196,3 +197,16 @@ def test_inspect_and_export_tell_what_they_took(tmp_path, capsys):
     torch.save({"model_ema": state}, tmp_path / "ema.pth")
     assert main(["export", str(tmp_path / "ema.pth"), "--weights", "model"]) == 2
     assert "no weights as trained (model), only averaged weights (ema) in 'model_ema'" in capsys.readouterr().err
+
+
+def test_every_command_takes_either_weights_of_a_checkpoint_and_says_which(segnext_t, tmp_path, capsys):
+    trained = create_model("segnext_t", num_classes=150).state_dict()
+    torch.save({"state_dict": trained, "model_ema": segnext_t.state_dict()}, tmp_path / "both.ckpt")
+    for which, note in (
+        ("model", "took the weights as trained (model); there are averaged weights (ema) too, in 'model_ema'"),
+        ("ema", "took the averaged weights (ema); there are weights as trained (model) too, in 'state_dict'"),
+    ):
+        assert main(["inspect", str(tmp_path / "both.ckpt"), "--weights", which]) == 0
+        assert note in capsys.readouterr().out
+        labeller = open_labeller(tmp_path / "both.ckpt", None, "cpu", 0, "never", which)
+        assert note in labeller.notes

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 from freqfusion_runtime.commands.cli import main
+from freqfusion_runtime.files import sha256_of
 from PIL import Image
+from safetensors.torch import save_file
 from small_models import image_manifest, write_image_model
 
 
@@ -180,6 +182,29 @@ def test_models_that_name_a_class_otherwise_are_told(tmp_path, capsys):
     assert [warning for warning in facts["warnings"] if expected in warning]
 
 
+def test_classes_without_names_are_said_to_be_matched_by_number(tmp_path, capsys):
+    named = write_image_model(tmp_path / "named.onnx")
+    unnamed = write_image_model(tmp_path / "unnamed.onnx", image_manifest(classes=()))
+    write_pair(tmp_path, "a", [[SKY, TREE]] * 2, [[1, 2]] * 2)
+    _, facts, _ = evaluate(capsys, named, unnamed, "--data", tmp_path)
+    expected = f"classes were matched by number: those of {unnamed} have no names"
+    assert [warning for warning in facts["warnings"] if "by number" in warning] == [expected]
+
+
+def test_a_checkpoint_of_any_suffix_or_in_shards_is_scored(checkpoint, segnext_t, labelled, tmp_path, capsys):
+    (tmp_path / "shards").mkdir()
+    state = segnext_t.state_dict()
+    save_file(state, tmp_path / "shards" / "a.safetensors", {"image_size": "[64, 64]"})
+    index = {"weight_map": dict.fromkeys(state, "a.safetensors")}
+    (tmp_path / "shards" / "model.safetensors.index.json").write_text(json.dumps(index))
+    other = tmp_path / "weights.bin"
+    other.write_bytes(checkpoint.read_bytes())
+    _, facts, _ = evaluate(capsys, other, tmp_path / "shards", "--data", labelled, "--limit", "1")
+    assert [model["name"] for model in facts["models"]] == ["segnext_t", "segnext_t"]
+    assert facts["models"][0]["sha256"] == sha256_of(other)
+    assert facts["models"][0]["pixel_accuracy"]["value"] == pytest.approx(14 / 15)
+
+
 @pytest.mark.parametrize("gate", [[], ["--max-drop", "0.1"]])
 def test_masks_that_are_all_ignored_are_nothing_to_score(tmp_path, capsys, gate):
     model = write_image_model(tmp_path / "m.onnx")
@@ -218,6 +243,12 @@ def test_a_gate_that_cannot_fail_is_refused(points, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["evaluate", "a.onnx", "b.onnx", "--dataset", "ade20k", "--max-drop", points])
     assert "--max-drop: must be finite and not negative, got" in capsys.readouterr().err
+
+
+def test_columns_are_two(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["evaluate", "a.onnx", "--dataset", "ade20k", "--columns", "image"])
+    assert "--columns: must be two names with a comma between them, got 'image'" in capsys.readouterr().err
 
 
 def test_a_model_is_not_its_own_opponent(capsys):

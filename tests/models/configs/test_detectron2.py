@@ -24,12 +24,10 @@ def test_a_short_config_has_detectron2s_defaults(tmp_path):
     found = read(tmp_path, "MODEL:\n  META_ARCHITECTURE: GeneralizedRCNN\n")
     assert found.preprocessing == {
         "mean": (103.53, 116.28, 123.675), "std": (1.0, 1.0, 1.0), "color_order": "BGR",
-        "long_side": 1333, "short_side": 800,
+        "long_side": 1333, "short_side": 800, "resizer": "pillow",
     }  # fmt: skip
     assert found.network["style"] == "caffe"
-    assert {s.name: (s.found, s.built) for s in found.refused} == {
-        "INPUT.resize": ("Pillow's bilinear", "OpenCV's bilinear")
-    }
+    assert not found.refused
 
 
 def test_what_a_config_and_its_base_say_is_taken(tmp_path):
@@ -72,7 +70,6 @@ SOLVER: {BASE_LR: 0.1}
 )  # fmt: skip
 def test_what_is_not_built_is_refused_by_name(text, name, found, built, tmp_path):
     refused = {setting.name: (setting.found, setting.built) for setting in read(tmp_path, text).refused}
-    assert refused.pop("INPUT.resize")
     assert refused == {name: (found, built)}
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -118,6 +119,44 @@ def test_what_has_changed_is_done_again(tmp_path, model, photos):
     write_tensor_model(model)
     assert batch(model, photos, out)[1]["done"] == 7
     check_labels(model, photos, out, 7)
+
+
+def test_what_is_no_file_or_has_no_end_costs_its_own_place_and_no_time(tmp_path, model, photos):
+    (photos / "broken.jpg").unlink()
+    os.mkfifo(photos / "waits.jpg")
+    os.mkfifo(photos / "waits_without_a_suffix")
+    (photos / "endless.png").symlink_to("/dev/zero")
+    with (photos / "sparse.png").open("wb") as file:
+        file.truncate(1 << 40)
+    status, facts = batch(model, photos, tmp_path / "out", "--max-pixels", "100000")
+    assert (status, facts["done"], facts["failed"]) == (1, 7, 3)
+    errors = [entry["error"].removeprefix(f"{photos}/") for entry in lines(tmp_path / "out" / "failures.jsonl")]
+    assert sorted(errors) == [
+        "endless.png cannot be read: it is a device, not a regular file. Check it.",
+        f"sparse.png has {1 << 40} bytes, a picture of 0.1 megapixels at most 67908864. Make it smaller, or raise the "
+        "limit (--max-pixels) if it is trusted.",
+        "waits.jpg cannot be read: it is a fifo, not a regular file. Check it.",
+    ]
+
+
+def test_results_never_leave_the_output_by_a_link_in_it(tmp_path, model, photos, capsys):
+    (photos / "broken.jpg").unlink()
+    outside, out = tmp_path / "outside", tmp_path / "out"
+    outside.mkdir()
+    for link in ("deep", ".freqfusion-batch", "failures.jsonl"):
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+        (out / link).symlink_to(outside)
+        assert batch(model, photos, out)[0] == 2
+        assert re.search(
+            rf"{link}\S* cannot be written: a link in {out} leads out of it, to {outside}", capsys.readouterr().err
+        )
+        assert list(outside.iterdir()) == []
+    shutil.rmtree(out)
+    out.mkdir()
+    os.mkfifo(out / "done.jsonl")
+    assert batch(model, photos, out)[0] == 2
+    assert "done.jsonl cannot be written: it is a FIFO, not a file" in capsys.readouterr().err
 
 
 def test_a_list_with_repetitions(tmp_path, model, photos):
@@ -247,10 +286,10 @@ def test_a_picture_that_kills_its_worker_is_a_failure_like_any_other(tmp_path, m
         "import os\n"
         "from freqfusion_runtime.batch import labeller\n"
         "original = labeller.content\n"
-        "def content(item):\n"
+        "def content(item, max_pixels):\n"
         "    if item.path.endswith('2.png'):\n"
         "        os.kill(os.getpid(), 9)\n"
-        "    return original(item)\n"
+        "    return original(item, max_pixels)\n"
         "labeller.content = content\n"
     )
     monkeypatch.setenv("PYTHONPATH", f"{helper.parent}{os.pathsep}{RUNTIME}")

@@ -16,6 +16,7 @@ from freqfusion_runtime.engines.plugin_library import LIBRARY_NAME
 from freqfusion_runtime.files import sha256_of
 from freqfusion_runtime.model_files.manifest import KeptInFp32, write_sidecar
 from freqfusion_runtime.sessions import kernel_library
+from other_libraries import write_onnxruntime_library, write_tensorrt_library, write_torch_library
 from small_models import tensor_manifest, write_tensor_model
 
 PARTS = {"Python", "freqfusion-deploy", "PyTorch", "ONNX Runtime", "TensorRT", "TensorRT-RTX", "TensorRT plugin"}
@@ -73,6 +74,21 @@ def test_a_library_that_cannot_be_loaded_is_broken_and_the_status_says_so(monkey
         assert found[part]["state"] == "broken"
         assert "cannot be loaded" in found[part]["found"]
     assert found["TensorRT plugin"]["remedy"] == BUILD_PLUGIN
+
+
+def test_a_library_of_another_release_is_broken(monkeypatch, tmp_path):
+    write_onnxruntime_library(tmp_path / kernel_library.LIBRARY_NAME, 0)
+    write_tensorrt_library(tmp_path / LIBRARY_NAME, 0)
+    write_torch_library(tmp_path / "libfreqfusion_c.so")
+    monkeypatch.setenv(kernel_library.FOLDER_VARIABLE, str(tmp_path))
+    status, found = findings(*DOCTOR)
+    assert status == 1
+    for part in ("kernels for ONNX Runtime", "TensorRT plugin"):
+        assert found[part]["state"] == "broken"
+        assert "is of another release: it has interface 0, expected 1" in found[part]["found"]
+    assert found["kernels for PyTorch"]["state"] == "broken"
+    assert "libfreqfusion_c.so has interface 0, this package needs" in found["kernels for PyTorch"]["found"]
+    assert all("build_plugins.py" in found[part]["remedy"] for part in found if part.startswith("kernels for"))
 
 
 def test_the_table_puts_the_remedy_under_the_line(capsys, monkeypatch, tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from coco_sets import CATEGORY_IDS, GRASS, SIZE, SKY, write_coco_set
 from freqfusion_runtime.errors import PictureError
+from freqfusion_runtime.evaluation.account import Dropped
 from freqfusion_runtime.evaluation.annotation_file import read_annotation_file
 from freqfusion_runtime.evaluation.coco_ap import account_of, average_precision, checked_instances, results_of
 from freqfusion_runtime.evaluation.coco_panoptic import panoptic_result, read_panoptic_annotations
@@ -457,16 +458,11 @@ def test_a_panoptic_map_that_is_damaged_drops_its_picture(coco_set):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c["annotations"].append(first(c)), "annotates the pictures 100 more than once"),
-        (lambda c: first(c)["segments_info"].append(first(c)["segments_info"][0]), "has a segment id twice"),
-        (lambda c: first(c)["segments_info"][0].update(iscrowd="yes"), "iscrowd is not 0 or 1: 'yes'"),
         (lambda c: c["categories"][0].update(isthing="no"), "category 3 must have isthing of 0 or 1, got 'no'"),
-        (lambda c: first(c).pop("segments_info"), "has no segments_info and file_name, so this is no panoptic"),
-        (lambda c: first(c)["segments_info"][0].update(category_id=4), "has the category 4, which the file"),
-        (lambda c: first(c)["segments_info"][0].update(id="1"), "has a segment whose id is no whole number"),
-        (lambda c: c["annotations"].pop(), r"has no annotation for 1 pictures: 000003\.png"),
-        (lambda c: first(c)["segments_info"].pop(0), f"the JSON lacks the segments {SKY}"),
-        (lambda c: first(c)["segments_info"].append({"id": 9, "category_id": 3}), "the map lacks the segments 9"),
+        (
+            lambda c: [entry.pop("segments_info") for entry in c["annotations"]],
+            "no annotation has segments_info and file_name, so this is no panoptic file",
+        ),
         (lambda c: first(c).update(file_name="gone.png"), "map of picture 100 cannot be read: .*does not exist"),
     ],
 )
@@ -474,6 +470,82 @@ def test_broken_panoptic_annotations_are_named(coco_set, change, message):
     coco_set.edit(coco_set.panoptic, change)
     with pytest.raises(DatasetError, match=message):
         read_panoptic_annotations(coco_set.panoptic, coco_set.pictures).truth_of(100)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda c: c["annotations"].append(first(c)), "it has 2 annotations in the file, expected one"),
+        (lambda c: c["annotations"].pop(0), "it has 0 annotations in the file, expected one"),
+        (lambda c: first(c).pop("segments_info"), "its annotation lacks segments_info or file_name"),
+    ],
+)
+def test_a_picture_without_one_panoptic_annotation_is_dropped_and_stops_no_other(coco_set, change, reason):
+    predict = panoptic_predictor(coco_set)
+    coco_set.edit(coco_set.panoptic, change)
+    annotations = read_panoptic_annotations(coco_set.panoptic, coco_set.pictures)
+    assert annotations.file.dropped == (Dropped("picture", "000000.png", reason),)
+    result = panoptic_result(predict, annotations)
+    assert result.scored["pictures"] == 3
+    assert result.all.pq == 1
+
+
+# What the panoptic API makes of the four pictures' skies, of which the first is found and has this fault: tp, fp, fn.
+@pytest.mark.parametrize(
+    ("change", "expected", "reason"),
+    [
+        (lambda sky, _: sky.update(category_id=4), (3, 1, 0), r"it has the category 4, which the file does not list"),
+        (lambda sky, _: sky.update(category_id=None), (3, 1, 0), "it has the category None, which the file"),
+        (lambda sky, _: sky.update(iscrowd="yes"), (3, 1, 0), "iscrowd must be 0 or 1, got 'yes'"),
+        (lambda sky, segments: segments.remove(sky), (3, 1, 0), "the map has it, and segments_info does not"),
+        (
+            lambda sky, segments: segments.insert(0, {**sky, "category_id": 3}),
+            (4, 0, 0),
+            "more than once, and the",
+        ),
+        (lambda sky, segments: segments.append({**sky, "category_id": 99}), (3, 1, 0), "more than once, and the"),
+    ],
+)
+def test_a_broken_segment_is_dropped_and_named_and_stops_no_other(coco_set, change, expected, reason):
+    predict = panoptic_predictor(coco_set)
+
+    def broken(content):
+        segments = first(content)["segments_info"]
+        change(next(segment for segment in segments if segment["id"] == SKY), segments)
+
+    coco_set.edit(coco_set.panoptic, broken)
+    annotations = read_panoptic_annotations(coco_set.panoptic, coco_set.pictures)
+    result = panoptic_result(predict, annotations)
+    true_positives, false_positives, false_negatives = expected
+    total = true_positives + 0.5 * false_positives + 0.5 * false_negatives
+    assert result.per_class["sky"].pq == pytest.approx(true_positives / total)
+    assert result.things.pq == result.per_class["grass"].pq == 1
+    told = (*annotations.file.dropped, *result.dropped)
+    assert {entry.what for entry in told} == {"segment"}
+    assert {entry.name for entry in told} == {f"segment {SKY} of 000000.png"}
+    assert re.search(reason, told[0].reason)
+    assert result.scored["pictures"] == 4
+    assert result.segments[CATEGORY_IDS["sky"]] == true_positives
+
+
+def test_a_segment_whose_id_is_no_pixels_is_dropped_and_so_is_what_the_map_has_in_its_place(coco_set):
+    predict = panoptic_predictor(coco_set)
+    coco_set.edit(coco_set.panoptic, lambda c: first(c)["segments_info"][0].update(id="1"))
+    annotations = read_panoptic_annotations(coco_set.panoptic, coco_set.pictures)
+    result = panoptic_result(predict, annotations)
+    assert [entry.name for entry in annotations.file.dropped] == ["segment number 0 of 000000.png"]
+    assert re.search("its id must be a whole number above 0, got {'id': '1'", annotations.file.dropped[0].reason)
+    assert [entry.name for entry in result.dropped] == [f"segment {SKY} of 000000.png"]
+
+
+def test_a_segment_without_a_pixel_counts_as_missed_and_is_told(coco_set):
+    predict = panoptic_predictor(coco_set)
+    unseen = {"id": 9, "category_id": CATEGORY_IDS["sky"], "iscrowd": 0}
+    coco_set.edit(coco_set.panoptic, lambda c: first(c)["segments_info"].append(unseen))
+    result = panoptic_result(predict, read_panoptic_annotations(coco_set.panoptic, coco_set.pictures))
+    assert result.per_class["sky"].pq == pytest.approx(4 / 4.5)
+    assert result.dropped == ()
+    assert result.warnings == ("1 segments have no pixel in their map and count as missed: 9 of 000000.png",)
 
 
 def test_panoptic_maps_lie_beside_the_file(coco_set, tmp_path):

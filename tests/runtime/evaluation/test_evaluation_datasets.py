@@ -128,6 +128,17 @@ def test_cityscapes_ids_become_train_ids(tmp_path):
     assert CITYSCAPES_CLASSES[13] == "car"
 
 
+def test_pictures_without_suffix_are_scored_and_those_of_other_formats_told(ade20k):
+    validation = ade20k / "images" / "validation"
+    (validation / "a.jpg").rename(validation / "a")
+    (validation / "c.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    (validation / "notes").write_text("no picture")
+    with pytest.warns(UserWarning, match=r"left out for want of a reader: 1 picture, c\.heic"):
+        dataset = ade20k_folder(ade20k)
+    assert [(picture.name, labels.name) for picture, labels in dataset.pairs] == [("a", "a.png"), ("b.jpg", "b.png")]
+    assert dataset[0].picture.shape == (6, 8, 3)
+
+
 def test_labels_of_another_size_are_told(ade20k):
     write(ade20k / "annotations" / "validation" / "a.png", np.zeros((5, 8), np.uint8))
     with pytest.raises(DatasetError, match=r"a\.png is 8 x 5, its picture .*a\.jpg 8 x 6"):
@@ -171,9 +182,9 @@ def test_a_reading_of_another_data_set_is_told(ade20k):
         open_dataset("ade20k", ade20k, labels="train-ids")
 
 
-@pytest.mark.parametrize("settings", [{"split": "train"}, {"labels": "from-1"}])
+@pytest.mark.parametrize("settings", [{"split": "train"}, {"labels": "from-1"}, {"columns": ("a", "b")}])
 def test_scenes_that_are_drawn_have_no_parts_and_no_files(settings):
-    with pytest.raises(DatasetError, match=r"emoji-scenes is drawn, .* Leave --split and --labels out"):
+    with pytest.raises(DatasetError, match=r"emoji-scenes is drawn, .* Leave --split, --labels and --columns out"):
         open_dataset("emoji-scenes", None, **settings)
 
 

@@ -63,6 +63,8 @@ def test_names_what_is_wrong(change, message):
         ({"exact_size": [64, 0]}, r"so must exact_size, got \(64, 0\)"),
         ({"exact_size": [64]}, r"preprocessing\.exact_size: must be tuple\[int, int\], got \[64\]"),
         ({"exact_size": "64"}, r"preprocessing\.exact_size: must be tuple\[int, int\] \| None, got '64'"),
+        ({"resizer": "pillow"}, "size_fit must be pad where resizer is pillow, got stretch"),
+        ({"resizer": "pil"}, r"preprocessing\.resizer: must be one of opencv, pillow, got 'pil'"),
         ({"size_fit": "crop"}, r"preprocessing\.size_fit: must be one of stretch, pad, got 'crop'"),
         ({"mean": ["a", 0, 0]}, r"preprocessing\.mean\[0\]: must be float, got 'a'"),
     ],

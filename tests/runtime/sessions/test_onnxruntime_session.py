@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
+import os
 import shutil
+import subprocess
+import sys
+from collections import Counter
 
 import numpy as np
 import onnxruntime
@@ -73,6 +77,26 @@ def test_says_which_nodes_run_as_kernels(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not BUILT_LIBRARY.is_file(), reason=f"{BUILT_LIBRARY} has not been built")
+def test_opening_and_running_write_no_file(tmp_path):
+    path = write_tensor_model(tmp_path / "net.onnx", operator="LocalSimilarity")
+    script = (
+        "import resource, sys, numpy; from freqfusion_runtime.predictors.opening import open_session\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # no file can grow, as on a full disk\n"
+        "session = open_session(sys.argv[1], kernels='require')\n"
+        "print(session.run({'image': numpy.ones((1, 3, 32, 32), numpy.float32)})['logits'].shape)\n"
+    )
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "TMPDIR": str(tmp_path / "missing"),
+        FOLDER_VARIABLE: str(BUILT_LIBRARY.parent),
+    }
+    command = [sys.executable, "-W", "error", "-c", script, path]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("(1, 8, 4, 4)\n", "")
+
+
+@pytest.mark.skipif(not BUILT_LIBRARY.is_file(), reason=f"{BUILT_LIBRARY} has not been built")
 def test_convolutions_that_cannot_be_ours_are_told(tmp_path, monkeypatch):
     monkeypatch.setenv(FOLDER_VARIABLE, str(BUILT_LIBRARY.parent))
     monkeypatch.setattr(onnxruntime_session, "with_fast_convolutions", lambda path: b"what no library knows")
@@ -82,30 +106,29 @@ def test_convolutions_that_cannot_be_ours_are_told(tmp_path, monkeypatch):
     assert session.run({"image": np.ones((1, 3, 32, 32), np.float32)})["logits"].shape == (1, 4, 4, 4)
 
 
-def test_nodes_are_matched_by_name_then_output_then_count():
-    def entry(name, operator, output, domain="freqfusion"):
-        return NodeEntry(name, operator, domain, output)
-
-    original = [
-        entry("a", "Carafe", "x"),
-        entry("", "Carafe", "y"),
-        entry("", "Carafe", "z"),
-        entry("s", "LocalSimilarity", "w"),
-        entry("c", "Conv", "v", domain=""),
+def test_as_many_nodes_run_as_kernels_as_were_made():
+    nodes = [
+        NodeEntry("a", "Carafe", "freqfusion", "x"),
+        NodeEntry("", "Carafe", "freqfusion", "y"),
+        NodeEntry("s", "LocalSimilarity", "freqfusion", "w"),
+        NodeEntry("c", "Conv", "", "v"),
     ]
-    remaining = [entry("a", "Carafe", "renamed"), entry("", "Carafe", "y"), entry("", "Carafe", "w")]
-    paths = _operator_paths(original, remaining)
-    assert [entry.path for entry in paths] == ["kernel", "kernel", "kernel", "function body"]
-    assert [entry.node for entry in paths] == ["a", "y", "z", "s"]
-    paths = _operator_paths(original, remaining[1:2])
-    assert [entry.path for entry in paths] == ["function body", "kernel", "function body", "function body"]
+    paths = _operator_paths(nodes, Counter({"Carafe": 1, "Convolve3x3": 1}))
+    assert [(entry.node, entry.path) for entry in paths] == [
+        ("a", "kernel"),
+        ("y", "function body"),
+        ("s", "function body"),
+    ]
 
 
 def test_nodes_are_listed_as_onnx_lists_them(tmp_path):
     onnx = pytest.importorskip("onnx")
     path = write_tensor_model(tmp_path / "net.onnx", operator="Echo")
-    expected = [(n.name, n.op_type, n.domain, n.output[0]) for n in onnx.load(path).graph.node]
-    assert [(n.name, n.operator, n.domain, n.output) for n in list_nodes(path)] == expected
+    expected = [
+        NodeEntry(n.name, n.op_type, n.domain, n.output[0], tuple(attribute.name for attribute in n.attribute))
+        for n in onnx.load(path).graph.node
+    ]
+    assert list_nodes(path) == expected
 
 
 def test_damaged_protobuf_is_no_node_list(tmp_path):

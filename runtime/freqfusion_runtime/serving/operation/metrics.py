@@ -60,6 +60,16 @@ class Metrics:
         self.reloads = Gauge(
             "freqfusion_model_reloads", "Times a model was replaced", ("model", "version"), registry=registry
         )
+        self.watcher_restarts = Counter(
+            "freqfusion_watcher_restarts",
+            "Times looking at a model file failed in a way that was not foreseen, and began again",
+            registry=registry,
+        )
+        self.watcher_age = Gauge(
+            "freqfusion_watcher_age_seconds",
+            "Time since a model file was last looked at, the longest",
+            registry=registry,
+        )
         self.lost_log_lines = Counter(
             "freqfusion_log_lines_lost", "Log lines that could not be written", registry=registry
         )

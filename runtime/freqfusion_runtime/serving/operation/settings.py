@@ -43,6 +43,8 @@ class Settings:
         keep_alive_s: Time an idle connection stays open.
         drain_delay_s: Time between SIGTERM, when readiness ends, and the end of listening.
         drain_timeout_s: Time accepted requests then have to finish.
+        load_timeout_s: Time a model may take to be opened, first in a process of its own; 0 for any time, without it.
+        load_memory_mb: Memory that process may take on a CPU in MiB, 0 for any.
         reload_interval_s: How often model files are looked at, 0 for never.
         allowed_hosts: Names under which clients may ask, and whose pages may, beside the address listened on; ``*`` for
             any name. Without any, a server on loopback takes loopback's names only and others take all.
@@ -74,6 +76,8 @@ class Settings:
     keep_alive_s: float = 75.0
     drain_delay_s: float = 0.5
     drain_timeout_s: float = 60.0
+    load_timeout_s: float = 120.0
+    load_memory_mb: float = 8192.0
     reload_interval_s: float = 1.0
     allowed_hosts: tuple[str, ...] = ()
     api_key: str | None = None

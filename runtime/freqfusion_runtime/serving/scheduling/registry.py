@@ -3,25 +3,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from freqfusion_runtime.errors import FreqFusionError, ModelFileError
+from freqfusion_runtime.errors import ModelFileError
+from freqfusion_runtime.files import open_regular
 from freqfusion_runtime.model_files.classes.class_table import Color, class_colors, class_names
 from freqfusion_runtime.model_files.external_data import Stamp, model_sha256, stamp_of
 from freqfusion_runtime.model_files.manifest import sidecar_path
 from freqfusion_runtime.predictors.opening import open_session
 from freqfusion_runtime.serving.operation.errors import NotReadyError, NotSupportedError, UnknownModelError
-from freqfusion_runtime.serving.operation.logs import EventLog
 from freqfusion_runtime.serving.operation.settings import Settings
 from freqfusion_runtime.serving.scheduling.footprint import Footprint
 from freqfusion_runtime.serving.scheduling.warmup import warm_up
@@ -131,6 +128,7 @@ class Slot:
         self.told_task = _told_task(source.path)
         self.model: LoadedModel | None = None
         self.problem = ""
+        self.refused_for = ""
         self.reloads = 0
         self._refused: Stamp | None = None
 
@@ -161,20 +159,23 @@ class Slot:
             raise ModelFileError(f"{source.path} changed while it was being read. It will be read again.")
         return LoadedModel(source, opened, settings.max_image_pixels, model_sha256(source.path), stamp, footprint)
 
-    def is_stale(self) -> bool:
-        """Whether the file is another one than the served one, and not one already refused; touches the disk."""
+    def new_stamp(self) -> Stamp | None:
+        """The file's state where that is neither the served one nor one already refused; touches the disk."""
         try:
             now = stamp_of(self.source.path)
         except OSError as e:
             self.problem = f"{self.source.path} cannot be read: {(e.strerror or str(e)).lower()}. Put it back."
-            return False
+            return None
         except ModelFileError as e:  # its weights are in other files, one of which is gone
             self.problem = str(e)
-            return False
+            return None
         if self.model is not None and now == self.model.stamp:
             self.problem = ""
-            return False
-        return now != self._refused
+            return None
+        if now == self._refused:
+            self.problem = self.refused_for
+            return None
+        return now
 
     def accept(self, model: LoadedModel) -> None:
         """Serves ``model`` from now on; requests already given to the earlier one finish there."""
@@ -183,13 +184,12 @@ class Slot:
             # It was measured when the server was at rest; now requests may have been in work.
             model = replace(model, footprint=earlier.footprint)
         self.reloads += self.model is not None
-        self.model, self.problem, self._refused = model, "", None
+        self.model, self.problem, self.refused_for, self._refused = model, "", "", None
 
-    def refuse(self, problem: str) -> None:
-        """Keeps what is served, and does not try this file again until it changes."""
-        self.problem = problem
-        with contextlib.suppress(OSError, ModelFileError):
-            self._refused = stamp_of(self.source.path)
+    def refuse(self, problem: str, stamp: Stamp | None) -> None:
+        """Keeps what is served, and does not try the file again until it is in another state than ``stamp``."""
+        self.problem = self.refused_for = problem
+        self._refused = stamp
 
 
 def _network(model: LoadedModel) -> tuple[object, ...]:
@@ -202,8 +202,9 @@ def _network(model: LoadedModel) -> tuple[object, ...]:
 def _told_task(path: Path) -> str | None:
     """The task in the manifest beside a model file, before the file itself is read; None if there is none to read."""
     try:
-        task = json.loads(sidecar_path(path).read_text(encoding="utf-8"))["task"]
-    except (OSError, ValueError, KeyError, TypeError):
+        with open_regular(sidecar_path(path)) as file:
+            task = json.loads(file.read())["task"]
+    except Exception:  # such as a text nested too deeply: whatever it is, the file itself says more
         return None
     return task if isinstance(task, str) else None
 
@@ -211,8 +212,7 @@ def _told_task(path: Path) -> str | None:
 class Registry:
     """All slots of a server."""
 
-    def __init__(self, sources: Iterable[ModelSource], settings: Settings, log: EventLog) -> None:
-        self._settings, self._log = settings, log
+    def __init__(self, sources: Iterable[ModelSource]) -> None:
         self._slots: dict[tuple[str, str], Slot] = {}
         for source in sources:
             key = (source.name, source.version)
@@ -288,43 +288,6 @@ class Registry:
         if slot.model is None:
             raise NotReadyError(f"model {name!r} is not ready: {slot.told_problem or 'it is being loaded'}")
         return slot.model
-
-    async def load_all(self, executor: Executor) -> None:
-        """Loads every slot that holds nothing yet, one after the other."""
-        for slot in self.slots:
-            if slot.model is None:
-                await self._load(slot, executor)
-
-    async def watch(self, executor: Executor) -> None:
-        """Looks at the files again and again, and replaces a model once its new file has stopped changing."""
-        seen: dict[int, Stamp] = {}
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(self._settings.reload_interval_s)
-            for slot in self.slots:
-                before = slot.problem
-                stale = await loop.run_in_executor(executor, slot.is_stale)
-                if slot.problem and slot.problem != before:
-                    self._log.event("model_file_lost", level="warning", model=slot.source.name, error=slot.problem)
-                if not stale:
-                    seen.pop(id(slot), None)
-                    continue
-                with contextlib.suppress(OSError, ModelFileError):
-                    stamp = stamp_of(slot.source.path)
-                    if seen.get(id(slot)) == stamp:
-                        await self._load(slot, executor)
-                    seen[id(slot)] = stamp
-
-    async def _load(self, slot: Slot, executor: Executor) -> None:
-        source = slot.source
-        try:
-            model = await asyncio.get_running_loop().run_in_executor(executor, slot.load, self._settings)
-        except (FreqFusionError, OSError, ValueError) as e:
-            slot.refuse(str(e))
-            self._log.event("model_refused", level="error", model=source.name, version=source.version, error=str(e))
-            return
-        slot.accept(model)
-        self._log.event("model_loaded", model=source.name, version=source.version, sha256=model.sha256)
 
 
 def _open(path: Path, settings: Settings) -> Session:

@@ -20,6 +20,7 @@ from freqfusion_runtime.serving.scheduling.memory import Holding, MemoryBudget
 from freqfusion_runtime.serving.scheduling.registry import ModelSource, Registry
 from freqfusion_runtime.serving.scheduling.scheduler import Scheduler
 from freqfusion_runtime.serving.scheduling.statistics import Statistics
+from freqfusion_runtime.serving.scheduling.watching import Watcher
 
 T = TypeVar("T")
 
@@ -31,7 +32,8 @@ class Service:
         self.settings = settings
         self.metrics = Metrics()
         self.log = EventLog(settings.log_file, self.metrics.lost_log_lines.inc)
-        self.registry = Registry(models, settings, self.log)
+        self.registry = Registry(models)
+        self.watcher = Watcher(self.registry.slots, settings, self.log, self.metrics.watcher_restarts.inc)
         self.statistics = Statistics()
         self.memory = MemoryBudget(settings.max_memory_bytes)
         self.scheduler = Scheduler(settings, self.metrics, self.statistics, self.memory)
@@ -40,7 +42,6 @@ class Service:
         # Reading JSON holds that lock from beginning to end, so a second thread gains nothing; and hostile bodies must
         # not keep pictures waiting.
         self.readers = ThreadPoolExecutor(1, thread_name_prefix="reader")
-        self._loaders = ThreadPoolExecutor(1, thread_name_prefix="load")
         self.is_draining = False
         self.loading: asyncio.Task[None]
 
@@ -52,8 +53,8 @@ class Service:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Loads the models in the background and serves until the block ends."""
-        self.loading = asyncio.create_task(self.registry.load_all(self._loaders))
-        watching = asyncio.create_task(self._watch())
+        self.loading = asyncio.create_task(self.watcher.load_all())
+        watching = asyncio.create_task(self.watcher.watch())
         self.scheduler.start()
         try:
             yield
@@ -62,7 +63,6 @@ class Service:
             watching.cancel()
             await asyncio.gather(self.loading, watching, return_exceptions=True)
             await self.scheduler.stop()
-            self._loaders.shutdown(wait=False, cancel_futures=True)
             self.workers.shutdown(wait=False, cancel_futures=True)
             self.readers.shutdown(wait=False, cancel_futures=True)
             self.log.event("stopped")
@@ -106,6 +106,7 @@ class Service:
     def update_gauges(self) -> None:
         """Copies what is known elsewhere into the metrics, for who reads them now."""
         self.metrics.memory.set(self.memory.held)
+        self.metrics.watcher_age.set(self.watcher.age_s)
         for slot in self.registry.slots:
             labels = (slot.source.name, slot.source.version)
             self.metrics.ready.labels(*labels).set(slot.model is not None)
@@ -114,11 +115,6 @@ class Service:
             if slot.model is not None:
                 self.metrics.pixel_bytes.labels(*labels, "network").set(slot.model.footprint.network)
                 self.metrics.pixel_bytes.labels(*labels, "picture").set(slot.model.footprint.picture)
-
-    async def _watch(self) -> None:
-        await asyncio.wait((self.loading,))
-        if self.settings.reload_interval_s > 0:
-            await self.registry.watch(self._loaders)
 
 
 def _too_late() -> DeadlineError:

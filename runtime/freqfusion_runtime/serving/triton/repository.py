@@ -7,17 +7,18 @@ import json
 import os
 import re
 import shutil
-import tempfile
+import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from freqfusion_runtime.errors import KernelLibraryError, ModelFileError, OutputError
-from freqfusion_runtime.files import atomic_path, make_folder
+from freqfusion_runtime.files import atomic_path, make_folder, scratch_folder
+from freqfusion_runtime.model_files.onnx_nodes import list_nodes
 from freqfusion_runtime.serving.triton.config import LABELS_FILE, ConfigOptions, write_config, write_labels
 from freqfusion_runtime.serving.triton.readme import write_readme
 from freqfusion_runtime.serving.triton.source import ModelSource, open_copy, read_source
-from freqfusion_runtime.sessions.kernel_library import FOLDER_VARIABLE, library_path
+from freqfusion_runtime.sessions.kernel_library import BODIES_INSTEAD, FOLDER_VARIABLE, library_fault, library_path
 from freqfusion_runtime.sessions.protocol import Kernels
 
 MARK = "freqfusion.json"  # in the repository and in each model's folder; Triton looks at folders and config.pbtxt only
@@ -77,25 +78,20 @@ def write_repository(model: Path, output: Path, options: RepositoryOptions) -> d
     place = make_folder(output.parent if is_new else output)
     try:
         # Beside a new repository, inside an old one: both are one file system with the target.
-        staging = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".partial", dir=place))
+        with scratch_folder("triton", place) as staging:
+            folder = staging / name
+            facts = _write_model(folder, name, source, library, options)
+            if is_new:
+                _write_text(staging / MARK, json.dumps({"format_version": 1}) + "\n")
+                _write_text(staging / "README.md", write_readme([facts], output.name))
+                staging.chmod(0o777 & ~_umask())
+                os.rename(staging, output)
+            else:
+                _exchange(folder, output / name, staging / "old")
+                with atomic_path(output / "README.md") as temporary:
+                    temporary.write_text(write_readme(_models_in(output), output.name), encoding="utf-8")
     except OSError as e:
         raise OutputError(output, (e.strerror or str(e)).lower()) from e
-    try:
-        folder = staging / name
-        facts = _write_model(folder, name, source, library, options)
-        if is_new:
-            _write_text(staging / MARK, json.dumps({"format_version": 1}) + "\n")
-            _write_text(staging / "README.md", write_readme([facts], output.name))
-            staging.chmod(0o777 & ~_umask())
-            os.rename(staging, output)
-        else:
-            _exchange(folder, output / name, staging / "old")
-            with atomic_path(output / "README.md") as temporary:
-                temporary.write_text(write_readme(_models_in(output), output.name), encoding="utf-8")
-    except OSError as e:
-        raise OutputError(output, (e.strerror or str(e)).lower()) from e
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return facts
 
 
@@ -122,9 +118,17 @@ def _find_library(source: ModelSource, options: RepositoryOptions) -> Path | Non
         return None
     usual = library_path()
     library = options.library or (usual.with_name(_PLUGIN) if source.is_plan else usual)
+    is_asked = options.kernels == "require" or options.library is not None
     if library.is_file():
-        return library
-    if options.kernels == "require" or options.library is not None:
+        fault = None if source.is_plan else library_fault(library, list_nodes(source.path))
+        if fault is None:
+            return library
+        remedy = "Build it again with `make plugins`, or name another with --library."
+        if is_asked:
+            raise KernelLibraryError(f"{source.path}: {fault} {remedy}")
+        warnings.warn(f"{source.path}: {fault} {BODIES_INSTEAD} {remedy}", stacklevel=3)
+        return None
+    if is_asked:
         raise KernelLibraryError(
             f"{library} does not exist. Build it with `make plugins`, name its folder in {FOLDER_VARIABLE}, "
             "or give its path with --library."

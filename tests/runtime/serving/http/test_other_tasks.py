@@ -13,7 +13,6 @@ import tritonclient.grpc
 import tritonclient.http
 from freqfusion_runtime.model_files.manifest import sidecar_path
 from freqfusion_runtime.serving.http.catalog_routes import router
-from freqfusion_runtime.serving.operation.logs import EventLog
 from freqfusion_runtime.serving.operation.settings import Settings
 from freqfusion_runtime.serving.scheduling.registry import ModelSource, Registry
 from served_detector import SLOTS, write_detector
@@ -88,7 +87,7 @@ def test_a_model_that_is_not_loaded_yet_says_its_task_if_a_manifest_lies_beside_
     sources = [ModelSource(name, write_detector(tmp_path / f"{name}.onnx", "image")) for name in ("told", "untold")]
     sidecar_path(sources[0].path).write_text(json.dumps({"task": "detection"}))
     sidecar_path(sources[1].path).write_text("[]")
-    registry = Registry(sources, Settings(), EventLog())
+    registry = Registry(sources)
     routes = router(SimpleNamespace(registry=registry, settings=Settings())).routes
     listed = asyncio.run(routes[0].endpoint()).models
     assert [(entry.state, entry.task) for entry in listed] == [("LOADING", "detection"), ("LOADING", None)]

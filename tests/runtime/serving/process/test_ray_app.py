@@ -69,9 +69,9 @@ class RayServer:
 def ray_server(models, tmp_path_factory):
     key = tmp_path_factory.mktemp("key") / "key"
     key.write_text("open sesame\n")
-    # A busy machine may need longer than the default for the largest picture below; and more memory, since this network
-    # works at the picture's own size.
-    limits = ["--deadline-ms", "300000", "--max-memory-mb", "8192"]
+    # A busy machine may need longer than the default for the largest picture below, and the small models of the tests
+    # more memory a pixel than a network does.
+    limits = ("--deadline-ms", "300000", "--max-memory-mb", "8000")
     server = RayServer(models["colors"], models["means"], "--api-key-file", key, *limits)
     yield server
     if server.process.poll() is None:

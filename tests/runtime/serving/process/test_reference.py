@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from freqfusion import create_model
 from freqfusion_export.parity.reference_source import reference_source
 from freqfusion_runtime.commands.cli import main
 from freqfusion_runtime.errors import InputError, ModelFileError
@@ -23,6 +24,7 @@ from PIL import Image
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 from server_process import ServerProcess
+from small_models import image_manifest, write_image_model
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +122,20 @@ def test_serving_without_it_loads_no_torch(models):
         "sys.exit('torch' in sys.modules or any(m.startswith('freqfusion_export') for m in sys.modules))"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_of_a_checkpoint_with_both_the_weights_are_chosen(tmp_path, capsys):
+    networks = [create_model("segnext_t", num_classes=4).eval() for _ in range(2)]
+    trained, averaged = (network.state_dict() for network in networks)
+    torch.save({"state_dict": trained, "model_ema": averaged}, tmp_path / "both.pth")
+    manifest = image_manifest(weights_sha256=sha256_of(tmp_path / "both.pth"), nmf_bases_seed=0)
+    file = write_image_model(tmp_path / "net.onnx", manifest)
+    images = np.random.default_rng(0).standard_normal((1, 3, 32, 32), np.float32)
+    for which, network in ((None, networks[0]), ("model", networks[0]), ("ema", networks[1])):
+        source = reference_source(tmp_path / "both.pth", [parse_source(file)], which=which)
+        with torch.inference_mode():
+            expected = network(torch.from_numpy(images)).numpy()
+        found = source.opener(source.path).run({"images": images})["logits"]
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * expected.std())
+    assert main(["serve", str(file), "--weights", "ema"]) == 2
+    assert "--weights is about the checkpoint of --reference, and none is named" in capsys.readouterr().err

@@ -21,8 +21,9 @@ from freqfusion_runtime.files import sha256_of
 from freqfusion_runtime.model_files.manifest import METADATA_KEY, Manifest, TensorSpec, write_sidecar
 from freqfusion_runtime.serving.triton import repository
 from freqfusion_runtime.serving.triton.text_format import Name, to_text
-from freqfusion_runtime.sessions.kernel_library import library_path
+from freqfusion_runtime.sessions.kernel_library import FOLDER_VARIABLE, INTERFACE, library_path
 from google.protobuf import text_format
+from other_libraries import write_onnxruntime_library
 from places import EXAMPLES
 from small_models import CLASSES, image_manifest, tensor_manifest, write_image_model, write_tensor_model
 from tritonclient.grpc import model_config_pb2
@@ -125,6 +126,18 @@ def test_the_kernels_travel_with_the_model(tmp_path):
     copy = tmp_path / "repo" / Path(path).relative_to("/models")
     assert sha256_of(copy) == sha256_of(library_path())
     assert os.access(copy, os.X_OK)
+
+
+def test_a_library_that_is_older_than_the_model_does_not_travel_with_it(tmp_path, monkeypatch, capsys):
+    model = write_tensor_model(tmp_path / "net.onnx", operator="Echo")
+    old = write_onnxruntime_library(tmp_path / library_path().name, INTERFACE, attributes="kernel_size")
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    assert triton(model, tmp_path / "repo") == 0
+    assert "its kernel of Echo does not know dilation. Function bodies are used instead" in capsys.readouterr().err
+    assert not config_of(tmp_path / "repo", "net").HasField("model_operations")
+    for options in (("--kernels", "require"), ("--library", str(old))):
+        assert triton(model, tmp_path / "other", *options) == 2
+        assert "does not know dilation. Build it again with `make plugins`" in capsys.readouterr().err
 
 
 def test_a_plan_with_its_plugin(tmp_path):
