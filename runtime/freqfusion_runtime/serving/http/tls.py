@@ -75,7 +75,8 @@ class TlsConnection(asyncio.Protocol):
 
     async def _shake_hands(self) -> None:
         inner = self._inner
-        options: dict[str, Any] = {} if sys.version_info < (3, 11) else {"ssl_shutdown_timeout": _FAREWELL_S}
+        knows_farewell = sys.version_info >= (3, 11) or type(inner.loop).__module__.startswith("uvloop")
+        options: dict[str, Any] = {"ssl_shutdown_timeout": _FAREWELL_S} if knows_farewell else {}
         within_s = max(inner.limits.header_timeout_s, 0.001)
         try:
             secured: Any = await inner.loop.start_tls(

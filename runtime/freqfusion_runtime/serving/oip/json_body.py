@@ -63,11 +63,9 @@ def parse(
         TooLargeError: If its JSON is too long.
     """
     length = len(body) if header_length is None else _header_length(header_length, len(body))
-    if length > max_json:
-        raise TooLargeError(
-            f"the request has {length} bytes of JSON, the limit is {max_json}. Send tensors as binary data, or start "
-            "the server with a larger --max-json-mb."
-        )
+    _check_length(length, max_json)
+    if length < len(body):
+        charge(length)  # of JSON, cut off
     fields = _object(_load(body if length == len(body) else body[:length], charge), "the request")
     rest = memoryview(body)[length:]
     parameters = _object(fields.get("parameters", {}), "parameters")
@@ -152,14 +150,24 @@ def write(
     return [header, *parts], len(header) if parts else None
 
 
-def parse_index_request(body: bytes, charge: Callable[[int], None]) -> bool:
+def parse_index_request(body: bytes, max_json: int, charge: Callable[[int], None]) -> bool:
     """Reads whether only models that are ready are to be listed; an empty body lists all.
 
     Raises:
         BadRequestError: If it is malformed.
+        TooLargeError: If it is too long.
     """
+    _check_length(len(body), max_json)
     fields = _object(_load(body, charge), "the request") if body.strip() else {}
     return _flag(fields.get("ready", False), "ready")
+
+
+def _check_length(length: int, max_json: int) -> None:
+    if length > max_json:
+        raise TooLargeError(
+            f"the request has {length} bytes of JSON, the limit is {max_json}. Send tensors as binary data, or start "
+            "the server with a larger --max-json-mb."
+        )
 
 
 def _load(text: bytes, charge: Callable[[int], None]) -> Any:

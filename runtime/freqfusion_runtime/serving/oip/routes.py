@@ -93,7 +93,7 @@ def _add_server_routes(routes: APIRouter, service: Service) -> None:
         body = await read_body(request, service, deadline)
 
         def read() -> bool:
-            return parse_index_request(body, record.holding.add)
+            return parse_index_request(body, service.settings.max_json_bytes, record.holding.add)
 
         ready_only = await service.in_thread(service.readers, read, record.holding, deadline)
         return [

@@ -11,7 +11,7 @@ import zlib
 import numpy as np
 import pytest
 import tritonclient.grpc
-from freqfusion_runtime.serving.oip.json_body import parse
+from freqfusion_runtime.serving.oip.json_body import parse, parse_index_request
 from freqfusion_runtime.serving.operation.errors import TooLargeError
 from server_process import photo, png
 
@@ -237,6 +237,8 @@ def test_other_limits_name_their_option_too(server):
         assert message.endswith("or start the server with a larger --max-image-pixels.")
     with pytest.raises(TooLargeError, match=r"20 bytes of JSON, the limit is 10\. .* with a larger --max-json-mb\."):
         parse(b" " * 20, None, 10, None)
+    with pytest.raises(TooLargeError, match=r"20 bytes of JSON, the limit is 10\."):
+        parse_index_request(b" " * 20, 10, int)
 
 
 @pytest.mark.parametrize(
