@@ -144,7 +144,7 @@ class Predictor(nn.Module):
             last that a query found nothing.
         """
         values = [x.flatten(2).transpose(1, 2) + self.level_embed.weight[i] for i, x in enumerate(maps)]
-        keys = [x + sine_positions(*m.shape[2:], x.shape[2], x) for x, m in zip(values, maps, strict=True)]
+        keys = [x + sine_positions(m.shape[2], m.shape[3], x.shape[2], x) for x, m in zip(values, maps, strict=True)]
         small = [self._resized(features, 8 >> i).flatten(2) for i in range(LEVELS)]
         positions = self.query_embed.weight
         x = self.query_feat.weight.expand(features.shape[0], -1, -1)
