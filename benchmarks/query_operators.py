@@ -4,9 +4,9 @@
     python benchmarks/query_operators.py [--bench-kernels build/plugins/bench_kernels]
         [--results benchmarks/results/query_operators.jsonl]
 
-With the program that `plugins/tests` builds, the kernels' shares of the machine's roof are written too. FREQFUSION_ISA=avx2
-holds the kernels, not PyTorch, to AVX2. Sizes are those of a picture of 640 x 640: 8400 tokens, 8 heads of 32 channels,
-4 points on each of three levels; and 100 queries of 150 classes.
+With the program that `plugins/tests` builds, the kernels' shares of the machine's roof are written too. FREQFUSION_ISA
+set to avx2 holds the kernels, not PyTorch, to AVX2. Sizes are those of a picture of 640 x 640: 8400 tokens, 8 heads of
+32 channels, 4 points on each of three levels; and 100 queries of 150 classes.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from kept_files import kept
 from mask2former_reference import SMALL, error, filled_mask2former, weights_spec
 from onnx_sessions import session_of
 
-pytestmark = pytest.mark.numerics
+pytestmark = [pytest.mark.numerics, pytest.mark.long]  # tracing alone takes a minute
 
 # Two runs of the same arithmetic in another order, of the largest logit; no attention mask of these images is
 # undecided.

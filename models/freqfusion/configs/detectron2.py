@@ -97,11 +97,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def _loader(yaml: Any) -> Any:
     """A safe loader that keeps what asks for Python, as official Mask2Former configs do for training sizes, unread."""
 
-    class Loader(yaml.SafeLoader):  # type: ignore[misc]  # the package may be absent, so its types are too
-        pass
-
-    Loader.add_multi_constructor("tag:yaml.org,2002:python/", lambda _, suffix, __: Unread(f"!!python/{suffix}"))
-    return Loader
+    loader: Any = type("Loader", (yaml.SafeLoader,), {})
+    loader.add_multi_constructor("tag:yaml.org,2002:python/", lambda _, suffix, __: Unread(f"!!python/{suffix}"))
+    return loader
 
 
 class Detectron2Reader:
@@ -127,10 +125,9 @@ class Detectron2Reader:
     def read(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Returns what differs from the official test pipeline, and arguments for ``create_model``."""
         self._pictures()
-        built: Mapping[str, Any] = _BUILT
-        free: tuple[str, ...] = _FREE
+        built = _MASK2FORMER_BUILT if self.is_mask2former else _BUILT
+        free: tuple[str, ...] = (*_FREE, "MODEL.") if self.is_mask2former else _FREE
         if self.is_mask2former:
-            built, free = _MASK2FORMER_BUILT, (*_FREE, "MODEL.")
             self._divisor()
         elif self.official["size_fit"] == "pad":
             self._detector()
@@ -166,7 +163,8 @@ class Detectron2Reader:
             self.findings.take("resizer", "pillow", "detectron2 has no other")
         else:
             self.findings.refuse("INPUT.resize", "Pillow's bilinear", "OpenCV's bilinear", "detectron2 has no other")
-        self.findings.default("size_divisor", self.official["size_divisor"])
+        if not self.is_mask2former:
+            self.findings.default("size_divisor", self.official["size_divisor"])
 
     def _plan(self, key: str, name: str, value: Any, place: str) -> None:
         self.plan[key] = value
@@ -179,6 +177,8 @@ class Detectron2Reader:
             self.findings.refuse(place, value, official, f"multiples of {official}")
         elif value != official:
             self._plan("size_divisor", "size_divisor", value, place)
+        else:
+            self.findings.default("size_divisor", official)
 
     def _detector(self) -> None:
         for name, place, default in _SHARES:

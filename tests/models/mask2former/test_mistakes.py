@@ -20,7 +20,7 @@ from freqfusion.ops.query_argmax import class_scores
 from mask2former_reference import GOLDEN_TOLERANCE, error, filled_mask2former, golden, known_mistakes, weights_spec
 from torch import Tensor, nn
 
-pytestmark = pytest.mark.numerics
+pytestmark = [pytest.mark.numerics, pytest.mark.long]
 KNOWN = known_mistakes()
 # The package gives this name to the operator.
 deformable_attention: Any = importlib.import_module("freqfusion.ops.deformable_attention")
