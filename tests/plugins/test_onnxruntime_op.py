@@ -281,7 +281,8 @@ def test_kernels_read_the_attributes_that_files_have_and_no_others(onnxruntime_l
     library.freqfusion_onnxruntime_attributes.restype = ctypes.c_char_p
     with_kernel = {}
     for name, body in {**OPERATORS, "PrepareImage": PrepareImageAsPillow}.items():
-        if read := library.freqfusion_onnxruntime_attributes(name.encode()):
+        read = library.freqfusion_onnxruntime_attributes(name.encode())
+        if read is not None:
             with_kernel[name] = set(read.decode().split())
             proto = body.to_function_proto()
             assert with_kernel[name] == {*proto.attribute, *(attribute.name for attribute in proto.attribute_proto)}
