@@ -18,7 +18,7 @@ from fuzzing.entry_points import ENTRY_POINTS, open_point
 HANG_S = 10.0
 MOST_GROWTH_MB = 150  # what allocators keep of inputs of some 100 KB; a leak of one input a case is a gigabyte
 _SETTLED = 0.2  # of the cases, before growth is counted: imports, caches and allocators' pools come first
-_START_S = 120.0  # imports, and a server's start
+_START_S = 120.0  # imports, and a server's start and end
 _NAMED = 5
 
 
@@ -134,6 +134,7 @@ def _listen(process: Any, receiver: Any, outcome: Outcome, first: int, hang_s: f
                 outcome.add_fault(current, value["fault"])
         else:
             outcome.growth_mb = max(outcome.growth_mb, round(value, 1))
+            is_ready = False  # all cases are done; a server takes its time to end
 
 
 def _give_all(place: str, name: str, seed: int, first: int, cases: int, sender: Any) -> None:
@@ -153,5 +154,4 @@ def _give_all(place: str, name: str, seed: int, first: int, cases: int, sender: 
             except BaseException:
                 fault = traceback.format_exc(limit=-6)
             sender.send(("end", {"taken": taken, "fault": fault, "seconds": time.monotonic() - start}))
-        if before is not None:
-            sender.send(("growth", point.resident_mb() - before))
+        sender.send(("growth", 0.0 if before is None else point.resident_mb() - before))
