@@ -79,7 +79,7 @@ class Soaked:
         self.port = int(found[1])
         threading.Thread(target=self._process.stdout.read, daemon=True).start()
         self.wait_until_ready()
-        self.peak_mb = 0.0
+        self.peak_mb = self.lines_lost = 0.0
         self.is_over = False
         self._sampler = threading.Thread(target=self._sample)
         self._sampler.start()
@@ -240,6 +240,7 @@ def kill_workers(server: Soaked, until: float, every_s: float) -> list[tuple[flo
     kills = []
     while time.monotonic() + every_s < until:
         time.sleep(every_s)
+        server.lines_lost = max(server.lines_lost, server.metric("freqfusion_log_lines_lost_total"))
         worker = server.worker()
         if worker:
             with contextlib.suppress(ProcessLookupError):
@@ -317,7 +318,7 @@ def soak(place: Path, seconds: float, say: Any) -> bool:
     say("faults", spans["faults"], rate_per_s=round(2 * capacity, 1), **faults, replaced=changes, kills=len(kills),
         longest_return_s=round(max((away for _, away in kills), default=0.0), 2),
         never_returned=sum(away < 0 for _, away in kills), hostile=told(hostile),
-        log_lines_lost=server.metric("freqfusion_log_lines_lost_total"))  # fmt: skip
+        log_lines_lost=server.lines_lost)  # fmt: skip
 
     reloads = is_reloading(server, place)
     again = summary(told(eight("alone again")))
