@@ -89,8 +89,9 @@ char const* runDeformableAttentionOnHost(DeformableAttentionShape const& shape, 
     if (!isKnown(dtype)) {
         return kUnknownDType;
     }
-    if (shape.batch > 0 && shape.heads > 0 && shape.channels > 0) {
-        hostKernels().deformableAttention(shape, dtype, value, offsets, logits, output, pool);
+    bool const isEmpty = shape.batch == 0 || shape.heads == 0 || shape.channels == 0;
+    if (!isEmpty && !hostKernels().deformableAttention(shape, dtype, value, offsets, logits, output, pool)) {
+        return "there is no memory for a copy of an image's values";
     }
     return nullptr;
 }

@@ -73,11 +73,13 @@ __device__ __forceinline__ Place placeOf(Attention<T> const& call, int64_t pair,
     AttendedPixels const x = attendedPixels(centreX * scaleX + toFloat(move[0]) - 0.5F, width);
     AttendedPixels const y = attendedPixels(centreY * scaleY + toFloat(move[1]) - 0.5F, height);
     float const weight = expf(toFloat(call.logits[pair * call.places + place]) - share.largest) / share.sum;
-    int32_t const upper = call.start[target] + y.low * width;
-    int32_t const lower = call.start[target] + y.high * width;
-    return {{upper + x.low, upper + x.high, lower + x.low, lower + x.high},
-        {weight * y.lowShare * x.lowShare, weight * y.lowShare * x.highShare, weight * y.highShare * x.lowShare,
-            weight * y.highShare * x.highShare}};
+    // Where there is no pixel at the right or below, it weighs nothing and need only be readable.
+    int32_t const corner = call.start[target] + y.first * width + x.first;
+    int32_t const right = width > 1 ? 1 : 0;
+    int32_t const below = height > 1 ? width : 0;
+    return {{corner, corner + right, corner + below, corner + below + right},
+        {weight * y.firstShare * x.firstShare, weight * y.firstShare * x.secondShare,
+            weight * y.secondShare * x.firstShare, weight * y.secondShare * x.secondShare}};
 }
 
 //! Grid: x runs of pairs. Shared memory: a block's places, then its shares. A thread takes kChannels channels at once:

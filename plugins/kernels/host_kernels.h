@@ -21,8 +21,8 @@ struct HostKernels {
         ThreadPool const& pool) noexcept;
     void (*adaptiveFilter)(AdaptiveFilterShape const& shape, DType dtype, void const* features, void const* logits,
         float const* window, void* output, ThreadPool const& pool) noexcept;
-    void (*deformableAttention)(DeformableAttentionShape const& shape, DType dtype, void const* value,
-        void const* offsets, void const* logits, void* output, ThreadPool const& pool) noexcept;
+    bool (*deformableAttention)(DeformableAttentionShape const& shape, DType dtype, void const* value,
+        void const* offsets, void const* logits, void* output, ThreadPool const& pool) noexcept; //!< false: no memory
     void (*localSimilarity)(LocalSimilarityShape const& shape, DType dtype, void const* features, void* output,
         ThreadPool const& pool) noexcept;
     void (*offsetResample)(OffsetResampleShape const& shape, DType dtype, void const* features, void const* offsets,

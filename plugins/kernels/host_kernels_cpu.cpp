@@ -9,7 +9,7 @@ namespace freqfusion::FREQFUSION_SIMD_LEVEL {
 void carafe(CarafeShape const&, DType, void const*, void const*, void*, ThreadPool const&) noexcept;
 void adaptiveFilter(
     AdaptiveFilterShape const&, DType, void const*, void const*, float const*, void*, ThreadPool const&) noexcept;
-void deformableAttention(
+bool deformableAttention(
     DeformableAttentionShape const&, DType, void const*, void const*, void const*, void*, ThreadPool const&) noexcept;
 void localSimilarity(LocalSimilarityShape const&, DType, void const*, void*, ThreadPool const&) noexcept;
 void offsetResample(OffsetResampleShape const&, DType, void const*, void const*, void*, ThreadPool const&) noexcept;

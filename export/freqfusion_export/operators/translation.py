@@ -86,9 +86,9 @@ def _kind(attribute: str) -> OpSchema.AttrType:
 
 def _deformable_attention(value: Any, offsets: Any, logits: Any, sizes: Sequence[Any]) -> Any:
     """Makes the node, with the levels' sizes, numbers or scalars of the graph, as one tensor."""
-    numbers = [
-        op.Constant(value_ints=[size]) if isinstance(size, int) else op.Reshape(size, op.Constant(value_ints=[1]))
-        for size in sizes
+    single: Any = op.Constant(value_ints=[1])
+    numbers: list[Any] = [
+        op.Constant(value_ints=[size]) if isinstance(size, int) else op.Reshape(size, single) for size in sizes
     ]
     joined = op.Concat(*numbers, axis=0)
     return functions.freqfusion.DeformableAttention(value, offsets, logits, joined, levels=len(sizes) // 2)

@@ -300,9 +300,9 @@ std::vector<Case> cases()
                 {1, 20, 7, 11, 4}, DType::kFloat32, in[0].data(), in[1].data(), out, kNoPool);
         }});
     all.push_back({"ResizeArgmax", {{{"align_corners", 0}}, {}}, {{1, 21, 8, 12}}, {{1, 75, 101}, {64}, {96}}, true,
-        false, [(std::vector<Values> const& in, void* out) {
-        return runResizeArgmaxOnHost(
-            {1, 21, 8, 12, 64, 96, 75, 101, false}, DType::kFloat32, in[0].data(), static_cast<int32_t*>(out), kNoPool);
+        false, [](std::vector<Values> const& in, void* out) {
+            return runResizeArgmaxOnHost({1, 21, 8, 12, 64, 96, 75, 101, false}, DType::kFloat32, in[0].data(),
+                static_cast<int32_t*>(out), kNoPool);
         }});
     DeformableAttentionShape const pyramid{2, 3, 16, 2, 4, {5, 9}, {7, 4}};
     all.push_back({"DeformableAttention", {{{"levels", 2}}, {}}, {{2, 71, 3, 16}, {2, 71, 3, 16}, {2, 71, 3, 8}},
