@@ -19,7 +19,6 @@ from freqfusion.ops.query_argmax import query_argmax
 from freqfusion_export import export
 from freqfusion_export.errors import ExportError, VerificationError
 from freqfusion_export.networks.forms import form_of
-from freqfusion_export.networks.trace import trace_network
 from freqfusion_export.parity.segmenter_parity import Parity, read_manifest
 from freqfusion_export.verification.query_segmenter_file import QuerySegmenterFile
 from freqfusion_export.verification.sample_pictures import smooth_pictures
@@ -29,8 +28,8 @@ from freqfusion_runtime.model_files.manifest import METADATA_KEY, Manifest
 from freqfusion_runtime.pictures.preparation import prepare
 from freqfusion_runtime.pictures.sizes import keep_ratio_size
 from freqfusion_runtime.sessions.kernel_library import library_path
-from kept_files import kept
-from mask2former_reference import SMALL, error, filled_mask2former, weights_spec
+from mask2former_files import small_file, small_network, small_trace
+from mask2former_reference import SMALL, error, weights_spec
 from onnx_sessions import session_of
 
 pytestmark = [pytest.mark.numerics, pytest.mark.long]  # tracing alone takes a minute
@@ -44,21 +43,17 @@ COUNTS = {"AdaptiveFilter": 15, "DeformableAttention": 1, "LocalSimilarity": 6, 
 
 @pytest.fixture(scope="module")
 def small() -> Any:
-    return filled_mask2former("mask2former", **SMALL)
+    return small_network()
 
 
 @pytest.fixture(scope="module")
-def traced(small) -> Any:
-    place = kept("trace of small mask2former", lambda folder: ir.save(trace_network(small, 32), folder / "traced.onnx"))
-    return ir.load(place / "traced.onnx")
+def traced() -> Any:
+    return small_trace()
 
 
 @pytest.fixture(scope="module")
-def tensor_file(small, traced) -> Any:
-    def make(folder: Any) -> None:
-        export(small, folder / "tensor.onnx", name="mask2former", interface="tensor", traced=traced)
-
-    return kept("small mask2former, tensor interface", make) / "tensor.onnx"
+def tensor_file() -> Any:
+    return small_file("tensor")
 
 
 @pytest.fixture(scope="module", params=["function bodies", "inlined", "kernels"])
@@ -155,14 +150,8 @@ def test_a_picture_of_any_ratio_is_labelled_through_the_tensor_interface(small, 
 
 
 @pytest.fixture(scope="module")
-def image_file(small, traced) -> Any:
-    """With limits of 128 and 60 in place of 2560 and 640."""
-
-    def make(folder: Any) -> None:
-        plan = replace(form_of(small).preprocessing, long_side=128, short_side=60)
-        export(small, folder / "image.onnx", name="mask2former", traced=traced, preprocessing=plan)
-
-    return kept("small mask2former, image interface", make) / "image.onnx"
+def image_file() -> Any:
+    return small_file("image")
 
 
 @pytest.fixture(scope="module")

@@ -3,17 +3,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from freqfusion_export import export
 from freqfusion_runtime.building.builder import EngineBuilder
 from freqfusion_runtime.engines.flavours import open_flavour
 from freqfusion_runtime.engines.options import BuildOptions
 from freqfusion_runtime.engines.profiles import read_profiles
 from freqfusion_runtime.model_files.onnx_facts import read_onnx_facts
-from kept_files import kept
-from mask2former_reference import SMALL, filled_mask2former
+from mask2former_files import small_file
 
 trt = pytest.importorskip("tensorrt_rtx", reason="pip install 'freqfusion-deploy[rtx]'")
 pytestmark = pytest.mark.long
@@ -28,19 +24,9 @@ OUTPUTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def files() -> Path:
-    def make(folder: Path) -> None:
-        network = filled_mask2former("mask2former", **SMALL)
-        for interface in ("tensor", "image"):
-            export(network, folder / f"{interface}.onnx", name="mask2former", interface=interface)
-
-    return kept("small mask2former, for TensorRT-RTX", make)
-
-
 @pytest.mark.parametrize("interface", ["tensor", "image"])
-def test_both_files_are_read_with_free_sizes(files, interface):
-    path = files / f"{interface}.onnx"
+def test_both_files_are_read_with_free_sizes(interface):
+    path = small_file(interface)
     facts = read_onnx_facts(path)
     profiles = read_profiles(facts.manifest(path.name), *PROFILES[interface])
     parsed = EngineBuilder(open_flavour("tensorrt-rtx"), path, facts, profiles, BuildOptions()).parse()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,15 @@ from freqfusion.mask2former import deformable_encoder, pixel_decoder, predictor,
 from freqfusion.mask2former.windows import Windows
 from freqfusion.ops.adaptive_filter import normalize_taps
 from freqfusion.ops.query_argmax import class_scores
-from mask2former_reference import GOLDEN_TOLERANCE, error, filled_mask2former, golden, known_mistakes, weights_spec
+from mask2former_reference import (
+    GOLDEN_TOLERANCE,
+    MASK2FORMER,
+    error,
+    filled_mask2former,
+    golden,
+    known_mistakes,
+    weights_spec,
+)
 from torch import Tensor, nn
 
 pytestmark = [pytest.mark.numerics, pytest.mark.long]
@@ -255,6 +264,48 @@ def test_tokens_of_other_regions_may_be_as_far_as_one_likes(right, monkeypatch):
     with torch.inference_mode():
         for found, expected in zip(right.network.backbone(right.images), right.maps, strict=True):
             assert torch.equal(found, expected)
+
+
+def attend_by(fill: float, resets: bool) -> Callable[..., Tensor]:
+    """Attention that adds a number to hidden keys' scores; infinity gives rows without any key zeros."""
+
+    def forward(self: Any, queries: Tensor, keys: Tensor, values: Tensor, hidden: Tensor | None = None) -> Tensor:
+        parts = zip((queries, keys, values), self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3), strict=True)
+        q, k, v = (F.linear(x, w, b).unflatten(2, (8, -1)).transpose(1, 2) for x, w, b in parts)
+        scores = q * 32**-0.5 @ k.transpose(-2, -1)
+        if hidden is not None:
+            seen = ~hidden | (hidden.all(dim=-1, keepdim=True) if resets else torch.tensor(False))
+            scores = scores + torch.where(seen, 0.0, fill)
+        weights = scores.softmax(dim=-1).nan_to_num(0.0)
+        return self.out_proj((weights @ v).transpose(1, 2).flatten(2))
+
+    return forward
+
+
+@pytest.mark.parametrize(
+    ("name", "fill", "resets"),
+    [
+        ("own MHA, -inf, logical reset (mask & ~all) == official", -torch.inf, True),
+        ("additive -10000 with reset", -1e4, True),
+        ("additive -1e+09 with reset", -1e9, True),
+        ("additive -100 with reset", -100.0, True),
+        ("no reset, fused safe softmax (zero output for dead rows)", -torch.inf, False),
+        ("no reset, additive -10000", -1e4, False),
+        ("no reset, additive -1e+09", -1e9, False),
+    ],
+)
+def test_ways_to_hide_keys_are_as_right_and_as_wrong_as_in_the_official_code(right, monkeypatch, name, fill, resets):
+    known = json.loads((MASK2FORMER / "sensitivity_decoder.json").read_text())
+    (expected,) = [entry for entry in known if entry["seed"] == 0 and entry["name"] == name]
+    monkeypatch.setattr(predictor.HiddenKeys, "forward", lambda _, logits: logits < 0)
+    monkeypatch.setattr(predictor._Attention, "forward", attend_by(fill, resets))
+    with torch.inference_mode():
+        _, classes = right.network.sem_seg_head.predictor(right.features, right.decoded)
+    found = error(classes, right.classes.numpy())
+    if expected["pred_logits"] < GOLDEN_TOLERANCE:
+        assert found < GOLDEN_TOLERANCE
+    else:
+        assert found == pytest.approx(expected["pred_logits"], rel=0.02)
 
 
 def by_quarter(masks: Tensor, classes: Tensor) -> Tensor:
