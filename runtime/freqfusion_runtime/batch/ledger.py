@@ -117,7 +117,7 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
                 try:
                     record = json.loads(line)
                     known[record["key"]] = record
-                except (ValueError, TypeError, KeyError):
+                except (ValueError, TypeError, KeyError, RecursionError):
                     continue  # a line that a crash cut short: that picture is done again
     return known
 

@@ -7,11 +7,9 @@ proportion to its length, and counted. Only then are objects made of it.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from freqfusion_runtime.errors import FreqFusionError
+from freqfusion_runtime.files import open_regular
 
 _CHUNK = 1 << 16
 _CHUNK_BYTES = 16  # that looking at one byte of a chunk takes
@@ -165,20 +164,11 @@ def read_json_file(path: str | os.PathLike[str], limits: JsonLimits) -> Any:
     """
     name = os.fspath(path)
     try:
-        with open(path, "rb", opener=_regular) as file:
+        with open_regular(path) as file:
             text = file.read(limits.length + 1)
     except OSError as e:
         raise JsonError(f"{name} cannot be read: {(e.strerror or str(e)).lower()}", "Check it.") from e
     return read_json(text, name, limits)
-
-
-def _regular(path: str, flags: int) -> int:
-    """Opens a file without waiting for whoever writes a pipe of that name."""
-    handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise OSError(errno.EINVAL, "it is no regular file")
-    return handle
 
 
 def _measure(plain: bytes, name: str) -> _Size:

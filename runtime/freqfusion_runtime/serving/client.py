@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import http.client
 import io
-import json
 import os
 import random
 import ssl
@@ -25,7 +24,9 @@ from PIL import Image
 
 from freqfusion_runtime.errors import FreqFusionError
 from freqfusion_runtime.files import open_regular
+from freqfusion_runtime.model_files.hostile_json import JsonError, JsonLimits, read_json
 
+_LIMITS = JsonLimits(length=64 << 20)  # of an answer
 _TRY_AGAIN = (429, 502, 503, 504)
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 10.0
 
@@ -108,8 +109,11 @@ class Client:
         Raises:
             ClientError: If it does not answer.
         """
-        listing = json.loads(self._ask("GET", "/v1/models", None, {}).body)
-        models: list[dict[str, Any]] = listing["models"]
+        try:
+            listing = read_json(self._ask("GET", "/v1/models", None, {}).body, "the list of models", _LIMITS)
+            models: list[dict[str, Any]] = listing["models"]
+        except (JsonError, KeyError, TypeError) as e:
+            raise ClientError(f"{self._url} answers with no list of models ({e}). Name the address of a server.") from e
         return models
 
     def is_ready(self) -> bool:
@@ -208,8 +212,8 @@ def _content(picture: Picture) -> bytes:
 
 def _reason(content: bytes, fallback: str) -> str:
     try:
-        return str(json.loads(content)["error"])
-    except (ValueError, KeyError, TypeError):
+        return str(read_json(content, "the answer", _LIMITS)["error"])
+    except (JsonError, KeyError, TypeError):
         return fallback
 
 

@@ -188,7 +188,7 @@ def test_a_damaged_sidecar_ends_in_a_sentence(tmp_path, content, message):
 
 def test_a_sidecar_that_is_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "net.json")
-    with pytest.raises(ManifestError, match=r"net\.json cannot be read: it is no regular file\. Build it\."):
+    with pytest.raises(ManifestError, match=r"net\.json cannot be read: it is a fifo, not a regular file\. Build it\."):
         read_sidecar(tmp_path / "net.json", "Build it.")
 
 

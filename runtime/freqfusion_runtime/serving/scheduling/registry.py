@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -12,11 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from freqfusion_runtime.errors import ModelFileError
-from freqfusion_runtime.files import open_regular
+from freqfusion_runtime.errors import ManifestError, ModelFileError
 from freqfusion_runtime.model_files.classes.class_table import Color, class_colors, class_names
 from freqfusion_runtime.model_files.external_data import Stamp, model_sha256, stamp_of
-from freqfusion_runtime.model_files.manifest import sidecar_path
+from freqfusion_runtime.model_files.manifest import read_sidecar, sidecar_path
 from freqfusion_runtime.predictors.opening import open_session
 from freqfusion_runtime.serving.operation.errors import NotReadyError, NotSupportedError, UnknownModelError
 from freqfusion_runtime.serving.operation.settings import Settings
@@ -207,9 +205,8 @@ def _network(model: LoadedModel) -> tuple[object, ...]:
 def _told_task(path: Path) -> str | None:
     """The task in the manifest beside a model file, before the file itself is read; None if there is none to read."""
     try:
-        with open_regular(sidecar_path(path)) as file:
-            task = json.loads(file.read())["task"]
-    except Exception:  # such as a text nested too deeply: whatever it is, the file itself says more
+        task = read_sidecar(sidecar_path(path), "It is not needed.").get("task")
+    except ManifestError:  # the file itself says more
         return None
     return task if isinstance(task, str) else None
 

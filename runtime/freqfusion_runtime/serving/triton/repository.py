@@ -14,6 +14,8 @@ from typing import Any
 
 from freqfusion_runtime.errors import KernelLibraryError, ModelFileError, OutputError
 from freqfusion_runtime.files import atomic_path, make_folder, scratch_folder
+from freqfusion_runtime.model_files.hostile_json import read_json_file
+from freqfusion_runtime.model_files.manifest import LIMITS
 from freqfusion_runtime.model_files.onnx_nodes import list_nodes
 from freqfusion_runtime.serving.triton.config import LABELS_FILE, ConfigOptions, write_config, write_labels
 from freqfusion_runtime.serving.triton.readme import write_readme
@@ -197,7 +199,7 @@ def _exchange(new: Path, target: Path, aside: Path) -> None:
 
 
 def _models_in(repository: Path) -> list[dict[str, Any]]:
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(repository.glob(f"[!.]*/{MARK}"))]
+    return [read_json_file(path, LIMITS) for path in sorted(repository.glob(f"[!.]*/{MARK}"))]
 
 
 def _umask() -> int:
