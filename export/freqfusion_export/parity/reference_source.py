@@ -17,6 +17,7 @@ from freqfusion_runtime.model_files.manifest import Manifest, TensorSpec
 from freqfusion_runtime.serving.scheduling.registry import ModelSource
 from freqfusion_runtime.serving.triton.source import read_source
 
+from freqfusion_export.networks.manifests import taken_of
 from freqfusion_export.networks.query_segmenter import OUTPUTS as QUERY_OUTPUTS
 from freqfusion_export.parity.pytorch_session import PytorchSession
 
@@ -34,7 +35,7 @@ def reference_source(
         checkpoint: A file that ``freqfusion export`` reads.
         served: The models it is to be compared with.
         threads: Cores for one run, 0 for all.
-        which: As ``freqfusion.read_checkpoint`` takes it; what the file was exported with.
+        which: As ``freqfusion.read_checkpoint`` takes it; None for those that the file was exported with.
 
     Raises:
         ModelFileError: If none of them was exported from the checkpoint, or it is for another task.
@@ -59,8 +60,9 @@ def reference_source(
     def open_reference(path: Path) -> PytorchSession:
         _check_hash(path, manifest)
         try:
+            taken = which or taken_of(manifest)
             network, _, _ = load_model(
-                path, manifest.model, which=which, bases_seed=manifest.nmf_bases_seed or 0, **manifest.network
+                path, manifest.model, which=taken, bases_seed=manifest.nmf_bases_seed or 0, **manifest.network
             )
         except FreqFusionError as e:
             raise ModelFileError(str(e)) from e

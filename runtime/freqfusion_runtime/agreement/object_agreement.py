@@ -162,14 +162,14 @@ def box_ious(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.flo
 def panoptic_agreement(actual: PanopticSegmentation, expected: PanopticSegmentation) -> float:
     """Panoptic quality of one answer with the other as the truth.
 
-    Void counts as a class with one segment: as the truth's void it would excuse what differs there.
+    Void counts as a class with one segment where there is any: as the truth's void it would excuse what differs there.
     """
     score = PanopticScore()
     maps = [found.ids + 1 for found in (expected, actual)]  # 0 would be void
-    segments = [
-        {**{s.id + 1: SegmentOf(s.label) for s in found.segments}, found.void + 1: SegmentOf(found.void)}
-        for found in (expected, actual)
-    ]
+    segments = [{s.id + 1: SegmentOf(s.label) for s in found.segments} for found in (expected, actual)]
+    for found, named in zip((expected, actual), segments, strict=True):
+        if (found.ids == found.void).any():  # a segment without pixels would be a missed one
+            named[found.void + 1] = SegmentOf(found.void)
     score.add(maps[0], segments[0], maps[1], segments[1])
     quality = score.quality().pq
     assert quality is not None  # every pixel is of some segment
