@@ -112,6 +112,8 @@ def operators_alone(model: ir.Model, manifest: Manifest) -> bytes:
     axes = ("n", "c", "h", "w")
     record = replace(
         manifest,
+        task="network",
+        num_things=None,
         interface="tensor",
         inputs=tuple(TensorSpec(name, "float32", axes) for name in inputs),
         outputs=tuple(TensorSpec(_name(value), "float32", axes) for value in outputs),

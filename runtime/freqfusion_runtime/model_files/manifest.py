@@ -25,7 +25,7 @@ MOST_CLASSES = 1 << 16
 LONGEST_NAME = 200
 """Characters of a class's name."""
 
-Task = Literal["semantic_segmentation", "detection", "instance_segmentation", "panoptic_segmentation"]
+Task = Literal["semantic_segmentation", "detection", "instance_segmentation", "panoptic_segmentation", "network"]
 Interface = Literal["tensor", "image"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 Weights = Literal["random", "checkpoint"]
@@ -124,7 +124,8 @@ class Manifest:
 
     Args:
         model: Name under which ``freqfusion.create_model`` knows it.
-        task: What the model does.
+        task: What the model does; of a ``network`` nobody says what its tensors mean, such as of operators that are
+            compared alone.
         interface: ``tensor``: normalised NCHW float in, logits out; ``image``: uint8 NHWC RGB in, label map out.
             docs/detection.md says what the three tasks with boxes put out.
         precision: Of the weights and activations.

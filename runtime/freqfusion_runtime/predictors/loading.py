@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from typing import TypeAlias
 
+from freqfusion_runtime.errors import ModelFileError
 from freqfusion_runtime.pictures.reading import MAX_PIXELS
 from freqfusion_runtime.predictors.detector import Detector, InstanceSegmenter, PanopticSegmenter
 from freqfusion_runtime.predictors.opening import open_session
@@ -58,3 +59,8 @@ def predictor_of(session: Session, max_pixels: int = MAX_PIXELS) -> Predictor:
             return InstanceSegmenter(session, max_pixels)
         case "panoptic_segmentation":
             return PanopticSegmenter(session, max_pixels)
+        case "network":
+            raise ModelFileError(
+                f"{session.path} does not say what its tensors mean (task network), so that no picture can be given to "
+                "it. Name a file that `freqfusion export` wrote."
+            )

@@ -46,7 +46,7 @@ def test_finding_nothing_on_both_sides_is_no_parity(tmp_path, monkeypatch):
     silent = found(tmp_path, "detection", boxes=(), scores=(), labels=())
     nothing = task_parity("photo", [], silent, silent)
     assert nothing.is_empty
-    monkeypatch.setattr("freqfusion.load_model", lambda *_, **__: (None, None, None))
+    monkeypatch.setattr("freqfusion.load_model", lambda *_, **__: (None, None, SimpleNamespace(notes=())))
     monkeypatch.setattr(
         detector_parity, "DetectorParity", lambda *_: SimpleNamespace(objects_on=lambda picture: nothing)
     )
