@@ -11,13 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from freqfusion_runtime.sessions.protocol import PLAN_SUFFIXES
 
 if TYPE_CHECKING:
     from freqfusion.configs.findings import Settings
     from freqfusion.configs.overrides import Overrides
 
-_EXPORTED = (".onnx", ".ort", ".npz", *PLAN_SUFFIXES)
+_EXPORTED = (".onnx", ".ort", ".npz", ".plan", ".engine")
 _OPTIONS = (
     "config", "mean", "std", "channel_order", "image_size", "keep_ratio", "size_divisor", "size_fit", "score_threshold",
     "set", "ignore_setting",

@@ -14,8 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from freqfusion_runtime.errors import FreqFusionError
 from freqfusion_runtime.files import open_regular
 
@@ -177,6 +175,8 @@ def _measure(plain: bytes, name: str) -> _Size:
     Raises:
         JsonError: If it has a number of too many digits, which would take time with the square of their count.
     """
+    import numpy as np  # here, since the command line reads its help without it
+
     depth = deepest = lists = objects = fields = commas = quotes = 0
     is_inside, has_large_exponents = False, False
     tail = b""

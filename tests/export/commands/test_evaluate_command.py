@@ -226,7 +226,7 @@ class Answers:
 @pytest.fixture
 def cityscapes(tmp_path, monkeypatch):
     """Writes a data set of one picture, given what is found and what the label file holds; scores it."""
-    monkeypatch.setattr(segmenters, "open_labeller", lambda *_: Answers())
+    monkeypatch.setattr(segmenters, "open_labeller", lambda *_, **__: Answers())
     model = write_image_model(tmp_path / "m.onnx")
 
     def score(capsys, found, values, *options, ending="labelIds"):
