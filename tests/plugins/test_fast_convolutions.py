@@ -149,7 +149,7 @@ def test_a_file_that_is_no_message_is_told(tmp_path):
     path = tmp_path / "m.onnx"
     onnx.save(model([conv("x", "a")], ["a"], tensors()), path)
     path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(ValueError, match="^is not a protobuf message: it ends inside a field$"):
+    with pytest.raises(ValueError, match=r"^is not a protobuf message: it ends inside a field$"):
         with_fast_convolutions(path)
 
 

@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-
 if TYPE_CHECKING:
     from freqfusion.configs.findings import Settings
     from freqfusion.configs.overrides import Overrides
