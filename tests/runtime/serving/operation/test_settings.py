@@ -16,7 +16,8 @@ UNITS = {"million": 1e6, "s": 1.0, "MiB": 1.0, "KiB": 1.0, "KiB/s": 1.0}
 
 def table() -> list[tuple[str, str]]:
     """The default and the option of each limit that has one."""
-    section = (ROOT / "docs" / "security.md").read_text(encoding="utf-8").split("## Limits")[1]
+    page = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    section = page.split("\n## Limits\n")[1].split("\n## ")[0]
     rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")]
     return [(cells[1], match[0]) for cells in rows if (match := re.search(r"--[a-z][a-z-]+", cells[2]))]
 
