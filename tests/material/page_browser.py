@@ -9,6 +9,8 @@ import shutil
 import socket
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,11 +54,25 @@ def serving(models: Sequence[str], settings: Settings) -> Iterator[str]:
         server = uvicorn.Server(uvicorn.Config(create_app(models, settings), log_level="warning"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
         try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+            _wait_until_ready(address)
+            yield address
         finally:
             server.should_exit = True
             thread.join(10)
+
+
+def _wait_until_ready(address: str) -> None:
+    """Every model is opened, which takes a process each."""
+    end = time.monotonic() + 60
+    while True:
+        try:
+            with urllib.request.urlopen(f"{address}v2/health/ready", timeout=60):
+                return
+        except urllib.error.HTTPError:
+            assert time.monotonic() < end, "the models are not ready"
+            time.sleep(0.05)
 
 
 @contextlib.contextmanager

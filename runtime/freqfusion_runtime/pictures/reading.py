@@ -49,7 +49,10 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 _JPEG_START, _JPEG_END, _JPEG_RESTARTS = b"\xff\xd8", b"\xff\xd9", b"\xff\xdd"
 _FILLERS = (b"", b"\x55" * 64, b"\xaa" * 64)
 
-DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError, OverflowError)
+DAMAGE = (
+    *(OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError, OverflowError),
+    *(KeyError, TypeError, ZeroDivisionError),  # of tags that hold something else than they should
+)
 """What Pillow's decoders raise on damaged data."""
 
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import pytest
 from freqfusion_runtime.errors import PictureError
@@ -142,3 +144,14 @@ def test_values_of_10_bits_are_told_to_be_black(tmp_path):
     with pytest.warns(UserWarning, match=r"a\.tif has 16-bit values, .* at most 3 of 255: .*Scale its values up to"):
         picture = read_picture(path)
     np.testing.assert_array_equal(picture, cv2.imread(str(path), cv2.IMREAD_COLOR))
+
+
+def test_offsets_that_are_no_whole_numbers_are_damage(tmp_path):
+    path = tmp_path / "x.tif"
+    Image.fromarray(np.zeros((4, 5, 3), np.uint8)).save(path)
+    data = bytearray(path.read_bytes())
+    kind = data.index(struct.pack("<H", 273)) + 2  # StripOffsets
+    struct.pack_into("<H", data, kind, 5)  # a fraction, which the entry's own place then names
+    path.write_bytes(data)
+    with pytest.raises(PictureError, match=r"x\.tif is damaged or truncated"):
+        read_picture(path)
