@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # Of two cores; what a first run makes (exported files, compiled kernels) a second one has.
-MINUTES = {False: "about 8 minutes on two cores the first time, 6 after that", True: "about 25 minutes on two cores"}
+MINUTES = {False: "about 10 minutes on two cores the first time, 8 after that", True: "about 40 minutes on two cores"}
 LEFT_OUT = (
     "whole detectors through TensorRT-RTX, CUDA and sanitizer builds, ResNet-101, long fuzzing, benchmarks, lower "
     "instruction sets"
