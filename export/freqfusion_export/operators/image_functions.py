@@ -177,6 +177,25 @@ def PrepareImage(
 
 
 @script(freqfusion, default_opset=op)
+def ExactSize(height, width, exact_height: int, exact_width: int):
+    """The exact (1,) sizes where they are asked for, those of a kept ratio where they are 0."""
+    zero = op.Constant(value_ints=[0])
+    height_asked = op.Reshape(op.Constant(value_int=exact_height), op.Constant(value_ints=[1]))
+    width_asked = op.Reshape(op.Constant(value_int=exact_width), op.Constant(value_ints=[1]))
+    new_height = op.Where(op.Greater(height_asked, zero), height_asked, height)
+    new_width = op.Where(op.Greater(width_asked, zero), width_asked, width)
+    return new_height, new_width
+
+
+@script(freqfusion, default_opset=op)
+def OrderChannels(levels, reverse_channels: int):
+    """The three channels of (N, h, w, 3), in reverse where that is asked for."""
+    last_if_reversed = op.Constant(value_int=reverse_channels) * op.Constant(value_int=2)
+    channels = op.Abs(op.Constant(value_ints=[0, 1, 2]) - last_if_reversed)
+    return op.Gather(levels, channels, axis=3)
+
+
+@script(freqfusion, default_opset=op)
 def PrepareImageOtherwise(
     x,
     long_side: int,
@@ -192,17 +211,11 @@ def PrepareImageOtherwise(
 
     Without this, every official file would reorder three channels to where they are.
     """
-    zero = op.Constant(value_ints=[0])
     kept_height, kept_width = KeepRatioSize(
         op.Shape(x, start=1, end=2), op.Shape(x, start=2, end=3), long_side=long_side, short_side=short_side
     )
-    height_asked = op.Reshape(op.Constant(value_int=exact_height), op.Constant(value_ints=[1]))
-    width_asked = op.Reshape(op.Constant(value_int=exact_width), op.Constant(value_ints=[1]))
-    height = op.Where(op.Greater(height_asked, zero), height_asked, kept_height)
-    width = op.Where(op.Greater(width_asked, zero), width_asked, kept_width)
-    last_if_reversed = op.Constant(value_int=reverse_channels) * op.Constant(value_int=2)
-    channels = op.Abs(op.Constant(value_ints=[0, 1, 2]) - last_if_reversed)
-    levels = op.Gather(ResizeTwice(x, height, width, size_divisor=size_divisor), channels, axis=3)
+    height, width = ExactSize(kept_height, kept_width, exact_height=exact_height, exact_width=exact_width)
+    levels = OrderChannels(ResizeTwice(x, height, width, size_divisor=size_divisor), reverse_channels=reverse_channels)
     return NormalizeLevels(levels, mean=mean, inverse_std=inverse_std)
 
 
@@ -284,17 +297,11 @@ def PrepareImageAsPillow(
     inverse_std: Sequence[float],
 ):
     """As ``PrepareImageOtherwise``, for pipelines that resize once, by Pillow: ``size_divisor`` is 1."""
-    zero = op.Constant(value_ints=[0])
     kept_height, kept_width = ShortestEdgeSize(
         op.Shape(x, start=1, end=2), op.Shape(x, start=2, end=3), long_side=long_side, short_side=short_side
     )
-    height_asked = op.Reshape(op.Constant(value_int=exact_height), op.Constant(value_ints=[1]))
-    width_asked = op.Reshape(op.Constant(value_int=exact_width), op.Constant(value_ints=[1]))
-    height = op.Where(op.Greater(height_asked, zero), height_asked, kept_height)
-    width = op.Where(op.Greater(width_asked, zero), width_asked, kept_width)
-    last_if_reversed = op.Constant(value_int=reverse_channels) * op.Constant(value_int=2)
-    channels = op.Abs(op.Constant(value_ints=[0, 1, 2]) - last_if_reversed)
-    levels = op.Gather(ResizeAsPillow(op.Cast(x, to=6), height, width), channels, axis=3)
+    height, width = ExactSize(kept_height, kept_width, exact_height=exact_height, exact_width=exact_width)
+    levels = OrderChannels(ResizeAsPillow(op.Cast(x, to=6), height, width), reverse_channels=reverse_channels)
     return NormalizeLevels(levels, mean=mean, inverse_std=inverse_std)
 
 
@@ -308,6 +315,8 @@ PARTS = (
     ResizeFixedPoint,
     ResizeTwice,
     NormalizeLevels,
+    ExactSize,
+    OrderChannels,
     ShortestEdgeSize,
     PillowTaps,
     ResizeAsPillow,
