@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,9 +66,14 @@ class TableDataset:
 
 
 def find_tables(root: Path) -> list[Path]:
-    """The Parquet files at or below a place, sorted."""
-    found = sorted(root.rglob("*")) if root.is_dir() else [root]
-    return [path for path in found if path.suffix.lower() in SUFFIXES and path.is_file()]
+    """The Parquet files at or below a place, sorted; none in hidden folders, which hold programs and their caches."""
+    found = [root]
+    if root.is_dir():
+        found = []
+        for place, folders, files in os.walk(root):
+            folders[:] = [folder for folder in folders if not folder.startswith(".")]
+            found += [Path(place, file) for file in files if not file.startswith(".")]
+    return [path for path in sorted(found) if path.suffix.lower() in SUFFIXES and path.is_file()]
 
 
 def open_tables(

@@ -358,6 +358,7 @@ def test_a_model_is_not_its_own_opponent(capsys):
         (["no.onnx", "--dataset", "coco"], "knows no data set 'coco'; choose one of emoji-scenes, ade20k, cityscapes"),
     ],
 )
-def test_what_cannot_be_done_is_said(arguments, message, capsys):
+def test_what_cannot_be_done_is_said(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     assert main(["evaluate", *arguments]) == 2
     assert message in capsys.readouterr().err

@@ -46,6 +46,15 @@ def test_rows_of_the_validation_part_are_read_in_order(tmp_path):
         open_dataset("ade20k", tmp_path, "test")
 
 
+def test_tables_in_hidden_folders_belong_to_programs(tmp_path):
+    write(tmp_path / ".venv" / "validation.parquet", [8])
+    with pytest.raises(DatasetError, match="images"):
+        open_dataset("ade20k", tmp_path)
+    write(tmp_path / "val" / "0.parquet", [1])
+    assert len(open_dataset("ade20k", tmp_path)) == 1
+    assert len(open_dataset("ade20k", tmp_path / ".venv")) == 1  # named, it is meant
+
+
 def test_one_table_of_any_name_is_scored_as_a_whole(tmp_path):
     table = write(tmp_path / "mine.parquet", [7, 26], ("pixel_values", "label"))
     dataset = open_dataset("cityscapes", table)

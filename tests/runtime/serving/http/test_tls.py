@@ -12,6 +12,7 @@ import subprocess
 import time
 
 import pytest
+import uvloop
 from freqfusion_runtime.serving.http.connection import RESERVED
 from freqfusion_runtime.serving.http.tls import CertificateError, server_context
 from freqfusion_runtime.serving.operation.settings import Settings
@@ -38,7 +39,8 @@ def pair(tmp_path_factory):
 class Story:
     """What happens to a server in this process, told in a thread beside it."""
 
-    def __init__(self, models, pair, tmp_path) -> None:
+    def __init__(self, models, pair, tmp_path, run) -> None:
+        self._run = run
         self.certificate, key = pair
         self.settings = Settings(
             port=0,
@@ -77,7 +79,7 @@ class Story:
                 await running
             return time.monotonic() - start
 
-        return asyncio.run(main())
+        return self._run(main())
 
     def silent(self) -> socket.socket:
         raw = socket.create_connection(("127.0.0.1", self.port))
@@ -95,9 +97,18 @@ class Story:
         return answer.status, answer.read()
 
 
-@pytest.fixture
-def story(models, pair, tmp_path):
-    return Story(models, pair, tmp_path)
+@pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def story(models, pair, tmp_path, request):
+    return Story(models, pair, tmp_path, request.param)
+
+
+def test_a_greeting_is_answered_however_early_it_comes(story):
+    def tell():
+        for _ in range(50):
+            assert story.asked("/v2/health/live")[0] == 200
+
+    assert story.settings.header_timeout_s < 2  # each that is not answered would take so long, and then fail
+    story.tell(tell)
 
 
 def test_who_does_not_shake_hands_is_counted_and_dropped_in_time(story):
