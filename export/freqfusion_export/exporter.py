@@ -25,6 +25,7 @@ from freqfusion_export.networks.forms import form_of
 from freqfusion_export.networks.graph import Layout, RoiAlign, Suppression, file_graph
 from freqfusion_export.networks.manifests import Origin, file_manifest
 from freqfusion_export.networks.trace import trace_network
+from freqfusion_export.passes.constants import ConstantsAsTensorsPass
 from freqfusion_export.passes.forbid_misread_operators import ForbidMisreadOperatorsPass
 from freqfusion_export.precision.calibration import Calibration
 from freqfusion_export.precision.eight_bits import Options
@@ -102,6 +103,7 @@ def export(
     network = traced.clone() if traced else trace_network(model, form.preprocessing.size_divisor)
     graph_model, islands = chosen.apply(file_graph(network, form, layout), form.preprocessing)
     ForbidMisreadOperatorsPass()(graph_model)
+    ConstantsAsTensorsPass()(graph_model)
     origin = Origin(name, checkpoint, Path(checkpoint_path) if checkpoint_path else None)
     manifest = chosen.describe(file_manifest(graph_model, model, form, origin, interface), islands)
     graph_model.metadata_props[METADATA_KEY] = manifest.to_json()
