@@ -12,7 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freqfusion.ops.adaptive_filter import FilterMode, adaptive_filter, normalize_taps
+from freqfusion.ops.carafe import Padding
 from freqfusion.sampler import LocalSimGuidedSampler
+
+PADDINGS = {"zeros": Padding.ZEROS, "reflect": Padding.REFLECT}
 
 
 def hamming2d(size: int) -> Tensor:
@@ -53,6 +56,8 @@ class FreqFusion(nn.Module):
         feature_resample_norm: Whether the resampler normalises its inputs.
         direction_feat: What the resampler's offsets are predicted from: ``sim_concat`` in the official root,
             mmdetection and Mask2Former copies, ``sim`` in the SegNeXt copy; the state_dict shapes differ.
+        padding: What filters read outside the maps: ``zeros``, as with mmcv, or ``reflect``, as in the official code's
+            fallback. The state_dict does not say which a checkpoint was trained with.
 
     Raises:
         ValueError: For arguments that never worked officially, and for unknown ones, which the official code swallows.
@@ -62,6 +67,7 @@ class FreqFusion(nn.Module):
 
     hamming_lowpass: Tensor
     hamming_highpass: Tensor
+    padding = "zeros"  # of modules pickled before there was a choice
 
     def __init__(
         self,
@@ -86,6 +92,7 @@ class FreqFusion(nn.Module):
         hamming_window: bool = True,
         feature_resample_norm: bool = True,
         direction_feat: str = "sim_concat",
+        padding: str = "zeros",
         **unknown: Any,
     ) -> None:
         super().__init__()
@@ -111,6 +118,8 @@ class FreqFusion(nn.Module):
         ):
             if value < 1 or value % 2 == 0:
                 raise ValueError(f"FreqFusion: {name} must be odd and positive, got {value}")
+        if padding not in PADDINGS:
+            raise ValueError(f"FreqFusion: padding must be one of {', '.join(PADDINGS)}, got {padding!r}")
         if semi_conv and comp_feat_upsample and not use_high_pass:
             raise ValueError(
                 "FreqFusion: use_high_pass=False needs comp_feat_upsample=False or semi_conv=False; "
@@ -127,6 +136,7 @@ class FreqFusion(nn.Module):
         self.use_high_pass = use_high_pass
         self.hr_residual = hr_residual
         self.semi_conv = semi_conv
+        self.padding = padding
 
         def encoder(taps: int) -> nn.Conv2d:
             padding = (encoder_kernel - 1) * encoder_dilation // 2
@@ -181,13 +191,20 @@ class FreqFusion(nn.Module):
 
     def _lowpass(self, features: Tensor, logits: Tensor, scale: int) -> Tensor:
         filtered: Tensor = adaptive_filter(
-            features, logits, self._lowpass_window, self.lowpass_kernel, 1, scale, int(FilterMode.LOWPASS)
+            features,
+            logits,
+            self._lowpass_window,
+            self.lowpass_kernel,
+            1,
+            scale,
+            int(FilterMode.LOWPASS),
+            int(PADDINGS[self.padding]),
         )
         return filtered
 
     def _highpass(self, features: Tensor, logits: Tensor, mode: FilterMode) -> Tensor:
         filtered: Tensor = adaptive_filter(
-            features, logits, self._highpass_window, self.highpass_kernel, 1, 1, int(mode)
+            features, logits, self._highpass_window, self.highpass_kernel, 1, 1, int(mode), int(PADDINGS[self.padding])
         )
         return filtered
 
