@@ -151,7 +151,7 @@ class FreqFusion(nn.Module):
             self.register_buffer(name, hamming(kernel) if hamming_window else torch.ones(1))
 
     def _filter(self, x: Tensor, taps: Tensor) -> Tensor:
-        return self.carafe(x, taps, round(taps.shape[1] ** 0.5), 1, self._pad)
+        return self.carafe(x, taps, round(int(taps.shape[1]) ** 0.5), 1, self._pad)
 
     def _forward(self, hr_feat: Tensor, lr_feat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         semi, upsample, high_pass, residual = self._switches
@@ -341,10 +341,10 @@ def filled(network: nn.Module, seed: int = 0) -> nn.Module:
     """The network with weights that matter, in evaluation mode: filters as initialised are nearly even."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in network.parameters():
+        for name, parameter in network.named_parameters():
+            values = torch.randn(parameter.shape, generator=generator)
             if parameter.dim() > 1:
-                fan = parameter[0].numel()
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * (1.5 / fan**0.5))
+                parameter.copy_(values * (0.7 / parameter[0].numel() ** 0.5))
             else:
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+                parameter.copy_(0.1 * values + (0 if name.endswith("bias") else 1))
     return network.eval()

@@ -175,7 +175,8 @@ void reassemble()
     wrong.size[between(0, 3)] += 1;
     demand(freqfusion_carafe(&features.tensor, &wrong, &output.tensor, k, groups, s, padding, &place) != nullptr,
         "a mask of the wrong size is accepted", call);
-    demand(freqfusion_carafe(&features.tensor, &taps.tensor, &output.tensor, k + 1, groups, s, padding, &place) != nullptr,
+    demand(
+        freqfusion_carafe(&features.tensor, &taps.tensor, &output.tensor, k + 1, groups, s, padding, &place) != nullptr,
         "an even kernel is accepted", call);
     demand(freqfusion_carafe(&features.tensor, &taps.tensor, &output.tensor, k, 0, s, padding, &place) != nullptr,
         "no groups are accepted", call);

@@ -13,7 +13,16 @@ from torch import nn
 
 from freqfusion.adoption.forms import Form
 from freqfusion.adoption.proving import Proof, compare, difference, prove
-from freqfusion.adoption.reading import FUSION, LAYER, SWITCHES, ForeignModuleError, Reading, official_signature, read
+from freqfusion.adoption.reading import (
+    FUSION,
+    LAYER,
+    SWITCHES,
+    ForeignModuleError,
+    Reading,
+    is_scripted,
+    official_signature,
+    read,
+)
 from freqfusion.adoption.recording import Recording, as_call, random_calls, record
 from freqfusion.adoption.replacements import CarafeLayer, CarafeUpsampler
 from freqfusion.adoption.report import AdoptedModule, AdoptionReport, LeftModule
@@ -108,7 +117,7 @@ def adopt(
 def _check_network(network: nn.Module) -> None:
     if not isinstance(network, nn.Module):
         raise AdoptionError(f"network must be a torch.nn.Module, got {type(network).__name__}")
-    if _is_scripted(network):
+    if is_scripted(network):
         raise AdoptionError(
             "the network is compiled by torch.jit, which does not let modules be replaced; adopt it before torch.jit"
         )
@@ -168,8 +177,6 @@ def _find(network: nn.Module) -> list[_Found]:
 
 def _refuse_hooks(module: nn.Module) -> None:
     for inner in (module, *(child for name, child in module.named_children() if name == "dysampler")):
-        if _is_scripted(inner):
-            raise ForeignModuleError("is compiled by torch.jit, which hides its code: adopt before torch.jit.script")
         kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
         if any(getattr(inner, kind) for kind in kinds):
             raise ForeignModuleError(
@@ -177,10 +184,6 @@ def _refuse_hooks(module: nn.Module) -> None:
             )
         if "forward" in vars(inner):
             raise ForeignModuleError("has a forward that was put on the object: adopt before that is done")
-
-
-def _is_scripted(module: nn.Module) -> bool:
-    return any(base.__module__.startswith("torch.jit") for base in type(module).__mro__)
 
 
 def _prove(

@@ -63,11 +63,12 @@ def prove(module: nn.Module, reading: Reading, calls: Sequence[Call], are_tries:
             best = min(best, proof, key=_error)
         if _error(best) <= bound:
             break
+    if not best.padding:
+        raise ForeignModuleError(f"is called with {_described(calls[0])}, which no reading of it takes and answers")
     if _error(best) > bound:
-        nearest = f"the nearest of all readings is off by {best.error:.2g} standard deviations" if best.padding else ""
         raise ForeignModuleError(
-            f"computes something else than its parameters' names say: {nearest or 'no reading takes these inputs'}, "
-            f"expected {bound:.0e}"
+            f"computes something else than its parameters' names say: the nearest of all readings is off by "
+            f"{best.error:.2g} standard deviations, expected {bound:.0e}"
         )
     whole = best.build(reading)
     calls = [call for call in calls if _answer(whole, call) is not None]
@@ -161,6 +162,13 @@ def _with_odd_sizes(module: nn.Module, reading: Reading, proof: Proof) -> Proof:
     if compare(proof, reading, [call]) > bound >= compare(resizing, reading, [call]):
         return resizing
     return proof
+
+
+def _described(call: Call) -> str:
+    count = len(call.arguments) + len(call.named)
+    tensors = [leaf for leaf in tree_leaves((call.arguments, call.named)) if isinstance(leaf, Tensor)]
+    shapes = ", ".join(" x ".join(map(str, tensor.shape)) for tensor in tensors)
+    return f"{count} argument{'s' * (count != 1)}, tensors of {shapes}"
 
 
 def _bound(reading: Reading, calls: Sequence[Call]) -> float:

@@ -65,6 +65,8 @@ def read(module: nn.Module) -> Reading | None:
         ForeignModuleError: If it has, and cannot be replaced.
     """
     children = {name for name, child in module.named_children() if child is not None}
+    if is_scripted(module) and children >= {*COMPRESSORS}:
+        raise ForeignModuleError("is compiled by torch.jit, which hides its code: adopt before torch.jit.script")
     if children >= {*COMPRESSORS, "content_encoder"}:
         return _read_fusion(module)
     if children >= {*COMPRESSORS, *TwoStageFusion.ENCODERS}:
@@ -95,6 +97,11 @@ def read_or_foreign(module: nn.Module) -> bool:
         return read(module) is not None
     except ForeignModuleError:
         return True
+
+
+def is_scripted(module: nn.Module) -> bool:
+    """Whether ``torch.jit`` has compiled it."""
+    return any(base.__module__.startswith("torch.jit") for base in type(module).__mro__)
 
 
 def _read_fusion(module: nn.Module) -> Reading:
