@@ -15,8 +15,9 @@ namespace {
 
 CarafeShape reassemblyAttributes(Attributes const& attributes)
 {
-    int32_t const groups = attributes.integer("group_size");
-    return {1, groups, 1, 1, attributes.integer("kernel_size"), groups, attributes.integer("scale_factor")};
+    auto const padding = static_cast<Padding>(attributes.integer("padding", 0));
+    return smallestShape(attributes.integer("kernel_size"), attributes.integer("group_size"),
+        attributes.integer("scale_factor"), padding);
 }
 
 CarafeShape withSize(CarafeShape attributes, Size const& size)
@@ -90,7 +91,8 @@ AdaptiveFilter::AdaptiveFilter(Attributes const& attributes)
 {
     refuse(whyNotRunnable(mAttributes));
     CarafeShape const& shape = mAttributes.reassembly;
-    int64_t const logits[4]{1, int64_t{shape.groups} * shape.kernelSize * shape.kernelSize, shape.scale, shape.scale};
+    int64_t const side = int64_t{shape.scale} * shape.height;
+    int64_t const logits[4]{1, int64_t{shape.groups} * shape.kernelSize * shape.kernelSize, side, side};
     refuse(whyNotRunnable(mAttributes, logits, static_cast<int64_t>(mWindow.size())));
 }
 
