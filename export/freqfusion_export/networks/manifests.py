@@ -58,6 +58,7 @@ def network_manifest(form: Form, origin: Origin) -> Manifest:
         classes=form.classes,
         palette=form.palette,
         preprocessing=form.preprocessing,
+        multiples=form.shared_sizes,
         settings=tuple(SettingRecord(**asdict(setting)) for setting in settings.table),
         network=dict(settings.network),
         weights_file=path.name if path else None,

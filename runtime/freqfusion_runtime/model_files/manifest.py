@@ -139,6 +139,7 @@ class Manifest:
         classes: Their names in the order of the logits, or empty where the checkpoint names none.
         palette: Their colours as RGB in 0 to 255, or empty.
         preprocessing: Which pictures the network was trained on.
+        multiples: Of a ``network``: the free sizes that its inputs share by name, each with what it is a multiple of.
         inputs, outputs: In the graph's order.
         settings: What was taken from the config, defaulted, overridden by the user, or not understood.
         network: Arguments that the network was built with beside those that its weights show.
@@ -175,6 +176,7 @@ class Manifest:
     classes: tuple[str, ...] = ()
     palette: tuple[tuple[int, int, int], ...] = ()
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    multiples: dict[str, int] = field(default_factory=dict, metadata=_ADDED)
     settings: tuple[SettingRecord, ...] = field(default=(), metadata=_ADDED)
     network: dict[str, Any] = field(default_factory=dict, metadata=_ADDED)
     nmf_bases_seed: int | None = None
@@ -233,6 +235,10 @@ class Manifest:
             raise ManifestError(
                 f"manifest: size_fit must be pad where resizer is pillow, got {self.preprocessing.size_fit}. "
                 f"{_REEXPORT}"
+            )
+        if min(self.multiples.values(), default=1) < 1:
+            raise ManifestError(
+                f"manifest: sizes must be multiples of positive numbers, got {self.multiples}. {_REEXPORT}"
             )
         if not self.inputs or not self.outputs:
             raise ManifestError(f"manifest: inputs and outputs must name at least one tensor each. {_REEXPORT}")
