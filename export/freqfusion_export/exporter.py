@@ -121,7 +121,7 @@ def export(
     graph_model, islands = chosen.apply(file_graph(network, form, layout), form.preprocessing)
     ForbidMisreadOperatorsPass()(graph_model)
     name = name or (type(model).__name__ if own.is_told else "segnext_t")
-    origin = Origin(name, checkpoint, Path(checkpoint_path) if checkpoint_path else None)
+    origin = Origin(name, checkpoint, Path(checkpoint_path) if checkpoint_path else None, own.is_told)
     manifest = chosen.describe(file_manifest(graph_model, model, form, origin, layout.interface), islands)
     graph_model.metadata_props[METADATA_KEY] = manifest.to_json()
     with atomic_path(path) as temporary:

@@ -17,7 +17,7 @@ from freqfusion_export.networks.own_network import describe_network
 from freqfusion_export.verification.network_file import difference
 from freqfusion_runtime.agreement.tolerances import MAX_ERROR_FP32
 from freqfusion_runtime.errors import InputError
-from freqfusion_runtime.model_files.manifest import Preprocessing
+from freqfusion_runtime.model_files.manifest import FreeSize, Preprocessing
 from freqfusion_runtime.sessions.kernel_library import library_path
 from freqfusion_runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from kept_files import kept
@@ -115,13 +115,14 @@ def test_a_manifest_says_what_goes_in_and_comes_out():
         "pooled": ("float32", ("batch", 8)),
         "best": ("int64", ("batch", "height", "width")),
     }
-    assert manifest.multiples == {"batch": 1, "height": 2, "width": 2}
+    assert manifest.sizes == {"batch": FreeSize(1, 1), "height": FreeSize(2, 32), "width": FreeSize(2, 48)}
 
 
 @pytest.mark.parametrize(
     ("name", "shapes", "message"),
     [
-        ("unet", {"images": (1, 3, 44, 64)}, r"size height must be a multiple of 8, got 44 .* pad it to 40 or 48"),
+        ("unet", {"images": (1, 3, 44, 64)},
+         r"size height must be a multiple of 8, got 44 by axis 2 .* pad it to 40 or 48"),
         ("two inputs", {"image": (1, 3, 32, 32), "depth": (1, 1, 16, 18)},
          r"axis 3 of input 'image' must be the size width, which is 36 by axis 3 of 'depth', got 32"),
         ("two inputs", {"image": (1, 3, 31, 32), "depth": (1, 1, 16, 16)}, "must be the size height, which is 32"),
@@ -344,4 +345,4 @@ def test_a_fusion_alone_is_a_network_too(tmp_path):
     )
     assert [spec.name for spec in manifest.inputs] == ["hr_feat", "lr_feat"]
     assert manifest.outputs[2].shape == (1, 4, 16, 16)
-    assert manifest.multiples == {}
+    assert manifest.sizes == {}

@@ -32,16 +32,18 @@ class Origin:
         name: Its name.
         checkpoint: What the weights were read from; None: random weights.
         checkpoint_path: Its file.
+        is_own: Whether it is the user's own, whose weights are theirs to know.
     """
 
     name: str
     checkpoint: Checkpoint | None = None
     checkpoint_path: Path | None = None
+    is_own: bool = False
 
 
 def network_manifest(form: Form, origin: Origin) -> Manifest:
     """Describes a network in PyTorch as an fp32 file of the tensor interface would."""
-    is_trained = origin.checkpoint is not None and origin.checkpoint.weights == "trained"
+    is_trained = origin.is_own or (origin.checkpoint is not None and origin.checkpoint.weights == "trained")
     path = origin.checkpoint_path
     settings = Settings() if origin.checkpoint is None else origin.checkpoint.settings
     return Manifest(
@@ -58,7 +60,7 @@ def network_manifest(form: Form, origin: Origin) -> Manifest:
         classes=form.classes,
         palette=form.palette,
         preprocessing=form.preprocessing,
-        multiples=form.shared_sizes,
+        sizes=form.shared_sizes,
         settings=tuple(SettingRecord(**asdict(setting)) for setting in settings.table),
         network=dict(settings.network),
         weights_file=path.name if path else None,

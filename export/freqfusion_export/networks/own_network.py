@@ -10,8 +10,8 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
-from freqfusion_runtime.model_files.free_sizes import free_sides, name_and_divisor
-from freqfusion_runtime.model_files.manifest import Preprocessing, TensorSpec
+from freqfusion_runtime.model_files.free_sizes import BATCH, free_sides, name_and_divisor
+from freqfusion_runtime.model_files.manifest import FreeSize, Preprocessing, TensorSpec
 from torch import Tensor, nn
 
 from freqfusion_export.errors import ExportError
@@ -57,9 +57,9 @@ class NetworkForm(Form):
         return {name: self.multiples[name] for name in self.given_sizes}
 
     @property
-    def shared_sizes(self) -> dict[str, int]:
+    def shared_sizes(self) -> dict[str, FreeSize]:
         """See ``Form``."""
-        return self.free_sizes(1)
+        return {name: FreeSize(self.multiples[name], size) for name, size in self.given_sizes.items()}
 
     @property
     def given_sizes(self) -> dict[str, int]:
@@ -83,9 +83,9 @@ class NetworkForm(Form):
             halves = {
                 name: max(1, size // 2 // self.multiples[name]) * self.multiples[name] for name, size in given.items()
             }
-            yield {**halves, **({"batch": 3} if "batch" in given else {})}
+            yield {**halves, **({BATCH: 3} if BATCH in given else {})}
             larger = self._unlike(self.trace_sizes)
-            yield {**larger, **({"batch": 1} if "batch" in given else {})}
+            yield {**larger, **({BATCH: 1} if BATCH in given else {})}
 
     def _unlike(self, sizes: Mapping[str, int]) -> dict[str, int]:
         """The next larger sizes, each another and none what a network could take for a fixed 1."""

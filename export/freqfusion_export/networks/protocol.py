@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 
 import onnx_ir as ir
 import torch
-from freqfusion_runtime.model_files.manifest import Preprocessing, Task, TensorSpec
+from freqfusion_runtime.model_files.manifest import FreeSize, Preprocessing, Task, TensorSpec
 from torch import Tensor
 
 from freqfusion_export.errors import ExportError
@@ -69,7 +69,7 @@ class Form(ABC):
         return {"batch": 1, "height": size_divisor, "width": size_divisor}
 
     @property
-    def shared_sizes(self) -> dict[str, int]:
+    def shared_sizes(self) -> dict[str, FreeSize]:
         """What the manifest says of free sizes; see there. Those of pictures follow from the preprocessing."""
         return {}
 

@@ -58,7 +58,7 @@ def check_sides(manifest: Manifest, inputs: Mapping[str, ArrayLike]) -> None:
         InputError: If a side is no multiple of what the manifest says, or one size has two values.
     """
     if manifest.task == "network":
-        fault = sizes_fault(manifest.inputs, manifest.multiples, {name: value.shape for name, value in inputs.items()})
+        fault = sizes_fault(manifest.inputs, manifest.sizes, {name: value.shape for name, value in inputs.items()})
         if fault is not None:
             raise InputError(fault)
         return
