@@ -27,6 +27,7 @@ from freqfusion_export.networks.manifests import Origin, file_manifest
 from freqfusion_export.networks.own_network import Dynamic, Inputs
 from freqfusion_export.networks.own_task import OwnNetwork, OwnTask
 from freqfusion_export.networks.trace import trace_network
+from freqfusion_export.passes.constants import ConstantsAsTensorsPass
 from freqfusion_export.passes.forbid_misread_operators import ForbidMisreadOperatorsPass
 from freqfusion_export.precision.calibration import Calibration
 from freqfusion_export.precision.eight_bits import Options
@@ -120,6 +121,7 @@ def export(
     network = traced.clone() if traced else trace_network(model, form.preprocessing.size_divisor, form)
     graph_model, islands = chosen.apply(file_graph(network, form, layout), form.preprocessing)
     ForbidMisreadOperatorsPass()(graph_model)
+    ConstantsAsTensorsPass()(graph_model)
     name = name or (type(model).__name__ if own.is_told else "segnext_t")
     origin = Origin(name, checkpoint, Path(checkpoint_path) if checkpoint_path else None, own.is_told)
     manifest = chosen.describe(file_manifest(graph_model, model, form, origin, layout.interface), islands)

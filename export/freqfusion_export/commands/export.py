@@ -11,15 +11,17 @@ A network of one's own is named by the code that makes it: --network mypackage.m
 from __future__ import annotations
 
 import argparse
+import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from freqfusion_runtime.commands.inline import add_form_arguments
 from freqfusion_runtime.commands.json_output import add_json_argument, printer, write_json
 
-from freqfusion_export.commands.export_network import export_network
+from freqfusion_export.commands.export_network import Write, prepare_network
 from freqfusion_export.commands.own_network import (
     add_input_arguments,
     add_network_argument,
@@ -122,6 +124,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weight-bits", type=int, choices=(7, 8), default=8, help="int8: 7 for processors without VNNI"
     )
+    parser.add_argument(
+        "--functions",
+        choices=("bodies", "inline"),
+        default="bodies",
+        help="inline: standard operators alone, for tools that read no functions; our kernels cannot run in it",
+    )
+    add_form_arguments(parser.add_argument_group("form of the file", "With --functions inline."))
     add_setting_arguments(parser)
     add_json_argument(parser)
 
@@ -135,6 +144,7 @@ def execute(args: argparse.Namespace) -> int:
 
     say = printer(args.json)
     start = time.perf_counter()
+    check_form(args)
     calibration = None if args.calibration is None else read_calibration(args.calibration)
     table: list[GroupLoss] = []
     options: dict[str, Any] = {
@@ -148,9 +158,11 @@ def execute(args: argparse.Namespace) -> int:
         "roi_align": args.roi_align,
         "check_full_size": args.check_full_size,
     }
-    output, manifest, checkpoint = (export_network if args.network else _export_ours)(args, options, say)
+    prepare = prepare_network if args.network else _prepare_ours
+    output, write, checkpoint = prepare(args, options, say)
+    manifest = write(output) if args.functions == "bodies" else _write_plain(args, write, output, say)
     seconds = time.perf_counter() - start
-    nodes = ", ".join(f"{count} {operator}" for operator, count in manifest.operators.items())
+    nodes = ", ".join(f"{count} {operator}" for operator, count in manifest.operators.items()) or "none"
     size_mb = output.stat().st_size / 1e6
     say(f"{output}: {size_mb:.1f} MB, {manifest.interface} interface, FreqFusion nodes: {nodes}")
     if args.precision != "fp32":
@@ -176,9 +188,9 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
-def _export_ours(
+def _prepare_ours(
     args: argparse.Namespace, options: dict[str, Any], say: Callable[[str], None]
-) -> tuple[Path, Manifest, Checkpoint]:
+) -> tuple[Path, Write, Checkpoint]:
     from freqfusion import load_model
 
     from freqfusion_export.exporter import export
@@ -198,8 +210,36 @@ def _export_ours(
         say(f"  {note}")
     for line in settings_table(checkpoint.settings):
         say(line)
-    manifest = export(model, output, name=name, checkpoint=checkpoint, checkpoint_path=path, **options)
-    return output, manifest, checkpoint
+    write = functools.partial(export, model, name=name, checkpoint=checkpoint, checkpoint_path=path, **options)
+    return output, write, checkpoint
+
+
+def check_form(args: argparse.Namespace) -> None:
+    """Refuses options of plain files where none is written.
+
+    Raises:
+        ExportError: If one was given.
+    """
+    given = {"--shape": args.shape, "--opset": args.opset, "--ir-version": args.ir_version}
+    names = [name for name, value in given.items() if value]
+    if names and args.functions != "inline":
+        raise ExportError(f"{names[0]} is about files of standard operators alone. Add --functions inline.")
+
+
+def _write_plain(args: argparse.Namespace, write: Write, output: Path, say: Callable[[str], None]) -> Manifest:
+    """Exports into a folder of its own, and writes that file plainly."""
+    from freqfusion_runtime.building.plain_file import write_plain_file
+    from freqfusion_runtime.files import make_folder, scratch_folder
+
+    make_folder(output.parent)
+    with scratch_folder("inline") as folder:
+        exported = folder / output.name
+        write(exported)
+        form = {"shapes": dict(args.shape), "opset": args.opset, "ir_version": args.ir_version}
+        written = write_plain_file(exported, output, **form)
+    say(f"{output}: {written.nodes} nodes, opset {written.opset}, IR version {written.ir_version}")
+    assert written.manifest is not None  # the file was exported here
+    return written.manifest
 
 
 def _print_precision(manifest: Manifest, calibration: Calibration | None, say: Callable[[str], None]) -> None:

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from freqfusion_export.commands.own_network import example_inputs, open_network
 from freqfusion_export.commands.settings import overrides_of
@@ -16,11 +17,13 @@ if TYPE_CHECKING:
     from freqfusion import Checkpoint
     from freqfusion_runtime.model_files.manifest import Manifest
 
+Write: TypeAlias = "Callable[[Path], Manifest]"
 
-def export_network(
+
+def prepare_network(
     args: argparse.Namespace, options: dict[str, Any], say: Callable[[str], None]
-) -> tuple[Path, Manifest, Checkpoint | None]:
-    """Exports the network that ``--network`` names.
+) -> tuple[Path, Write, Checkpoint | None]:
+    """Builds the network that ``--network`` names.
 
     Args:
         args: Of the command.
@@ -28,7 +31,7 @@ def export_network(
         say: Prints a line.
 
     Returns:
-        The file, its manifest, and what the weights were read from.
+        The file to write, what writes it, and what the weights were read from.
 
     Raises:
         ExportError: If an argument is missing or says nothing to such a network.
@@ -55,9 +58,9 @@ def export_network(
         say(str(adopt(network, inputs)))
     if weights is None:
         say(f"no --checkpoint: the weights are those that {args.network} gives")
-    manifest = export(
+    write = functools.partial(
+        export,
         network,
-        output,
         inputs=inputs,
         outputs=args.outputs,
         dynamic=dict(args.dynamic) or None,
@@ -68,4 +71,4 @@ def export_network(
         checkpoint_path=weights,
         **options,
     )
-    return output, manifest, checkpoint
+    return output, write, checkpoint

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 _EXPORTED = (".onnx", ".ort", ".npz", ".plan", ".engine")
 _OPTIONS = (
-    "config", "mean", "std", "channel_order", "image_size", "keep_ratio", "size_divisor", "size_fit", "score_threshold",
-    "set", "ignore_setting",
+    "config", "mean", "std", "channel_order", "image_size", "keep_ratio", "size_divisor", "size_fit", "resizer",
+    "score_threshold", "set", "ignore_setting",
 )  # fmt: skip
 _SIZE = re.compile(r"([1-9]\d{0,5})x([1-9]\d{0,5})")
 NETWORK_OPTIONS = (
@@ -53,6 +53,7 @@ def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--size-divisor", type=_count, metavar="N", help="bring both sides up to multiples of this")
     group.add_argument("--size-fit", choices=("stretch", "pad"), help="how")
+    group.add_argument("--resizer", choices=("opencv", "pillow"), help="whose bilinear resize of pictures")
     group.add_argument("--score-threshold", type=_share, metavar="P", help="detectors: of detections")
     group.add_argument(
         "--set",
@@ -115,6 +116,8 @@ def overrides_of(args: argparse.Namespace) -> Overrides | None:
         plan["size_divisor"] = args.size_divisor
     if args.size_fit is not None:
         plan["size_fit"] = args.size_fit
+    if args.resizer is not None:
+        plan["resizer"] = args.resizer
     network = dict(args.set)
     if args.score_threshold is not None:
         network["score_threshold"] = args.score_threshold

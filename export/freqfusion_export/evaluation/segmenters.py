@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from freqfusion.checkpoint_files.weights import Choice
 from freqfusion.configs.overrides import Overrides
+from freqfusion_runtime.errors import NetworkOutputError
 from freqfusion_runtime.evaluation.errors import EvaluationError
 from freqfusion_runtime.model_files.external_data import model_sha256
 from freqfusion_runtime.pictures.preparation import prepare
@@ -96,7 +97,7 @@ class TorchLabeller:
         if threads:
             torch.set_num_threads(threads)
         network, self.model, checkpoint = load_model(path, name, overrides, which=which)
-        self._network = network.to(provider)
+        self._path, self._network = path, network.to(provider)
         form = form_of(network, checkpoint)
         if form.task != "semantic_segmentation":
             raise EvaluationError(f"{path} is made for {form.task}, not for semantic segmentation. Choose its --task.")
@@ -117,6 +118,12 @@ class TorchLabeller:
         images = torch.from_numpy(prepare(picture, self._preprocessing)).to(self._device)
         with torch.inference_mode(), native.disabled():
             outputs = outputs_of(self._network, images)
+        for name, values in outputs.items():
+            if not (is_finite := values.isfinite()).all():  # labels of such scores are any
+                raise NetworkOutputError(
+                    f"{int((~is_finite).sum())} of {values.numel()} {name} of {self._path} are infinite or not a "
+                    "number. Check its weights."
+                )
         labels: NDArray[Any] = labels_by_pytorch(outputs, picture.shape[:2], self._preprocessing)[0]
         return labels
 

@@ -139,9 +139,10 @@ def _tally(
 ) -> tuple[list[Tally], LabelValues, list[Dropped], Differing]:
     """Labels every picture with every model; keeps those on which the first two differ most.
 
-    A picture that cannot be read, or has no sound labels, is dropped and does not stop the others.
+    A picture that cannot be read, has no sound labels, or for which a model has no answer, is dropped for all models
+    and does not stop the others.
     """
-    from freqfusion_runtime.errors import PictureError
+    from freqfusion_runtime.errors import NetworkOutputError, PictureError
     from freqfusion_runtime.evaluation.account import Dropped
     from freqfusion_runtime.evaluation.counts import check_truth
     from freqfusion_runtime.evaluation.errors import DatasetError
@@ -156,10 +157,10 @@ def _tally(
         try:
             sample = dataset[index]
             check_truth(sample.truth, num_classes, sample.name)
-        except (DatasetError, PictureError) as e:
+            found = [labeller.label(sample.picture) for labeller in labellers]
+        except (DatasetError, PictureError, NetworkOutputError) as e:
             dropped.append(Dropped("picture", dataset.name(index), str(e)))
             continue
-        found = [labeller.label(sample.picture) for labeller in labellers]
         for tally, labels in zip(tallies, found, strict=True):
             tally.add(labels, sample.truth, sample.name)
         values.add(sample.values, found[0])

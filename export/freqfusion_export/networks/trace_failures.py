@@ -143,7 +143,7 @@ def _failure_at(network: nn.Module, form: NetworkForm, sizes: Mapping[str, int])
 def _line_that_fixes(network: nn.Module, form: NetworkForm, shapes: Mapping[str, Mapping[int, Any]], axis: int) -> str:
     """Traces once more, as torch's exporter began: what it then knows of sizes tells of the lines that asked."""
     examples = form.trace_examples(1)
-    with warnings.catch_warnings(), _config.patch(backed_size_oblivious=True):
+    with warnings.catch_warnings(), _config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         warnings.simplefilter("ignore")
         try:
             program = torch.export.export(

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import torch
 from freqfusion import load_model
+from freqfusion.checkpoint_files.formats import files_of
 from freqfusion.checkpoint_files.weights import Choice
 from freqfusion.errors import FreqFusionError
 from freqfusion_runtime.errors import ModelFileError
-from freqfusion_runtime.files import sha256_of
 from freqfusion_runtime.model_files.manifest import Manifest, TensorSpec
 from freqfusion_runtime.serving.scheduling.registry import ModelSource
 from freqfusion_runtime.serving.triton.source import read_source
 
+from freqfusion_export.networks.checkpoint_hash import checkpoint_sha256
 from freqfusion_export.networks.manifests import taken_of
 from freqfusion_export.networks.query_segmenter import OUTPUTS as QUERY_OUTPUTS
 from freqfusion_export.parity.pytorch_session import PytorchSession
@@ -32,7 +33,7 @@ def reference_source(
     That file's manifest says with which bases, classes and sizes the two are one model.
 
     Args:
-        checkpoint: A file that ``freqfusion export`` reads.
+        checkpoint: A file or folder that ``freqfusion export`` reads.
         served: The models it is to be compared with.
         threads: Cores for one run, 0 for all.
         which: As ``freqfusion.read_checkpoint`` takes it; None for those that the file was exported with.
@@ -41,6 +42,7 @@ def reference_source(
         ModelFileError: If none of them was exported from the checkpoint, or it is for another task.
         ManifestError: If a model has no manifest.
     """
+    files = _files(checkpoint)
     source, manifest = _exported_from(checkpoint, served)
     if manifest.task != "semantic_segmentation":
         raise ModelFileError(
@@ -70,7 +72,21 @@ def reference_source(
             torch.set_num_threads(threads)
         return PytorchSession(network, path, by_tensors, by_definition=True)
 
-    return ModelSource(source.name + SUFFIX, checkpoint, source.version, open_reference)
+    return ModelSource(
+        source.name + SUFFIX, files[0], source.version, open_reference, others=files[1:], hasher=checkpoint_sha256
+    )
+
+
+def _files(checkpoint: Path) -> tuple[Path, ...]:
+    """The file to open and those it leads to."""
+    try:
+        files = files_of(checkpoint)
+    except FreqFusionError as e:
+        raise ModelFileError(str(e)) from e
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise ModelFileError(f"{missing[0]} does not exist. Name the checkpoint a served file was exported from.")
+    return files
 
 
 def _network_outputs(manifest: Manifest) -> tuple[TensorSpec, ...]:
@@ -83,10 +99,7 @@ def _network_outputs(manifest: Manifest) -> tuple[TensorSpec, ...]:
 
 
 def _exported_from(checkpoint: Path, served: Sequence[ModelSource]) -> tuple[ModelSource, Manifest]:
-    if not checkpoint.is_file():
-        reason = "is a folder" if checkpoint.is_dir() else "does not exist"
-        raise ModelFileError(f"{checkpoint} {reason}. Name the checkpoint a served file was exported from.")
-    digest = sha256_of(checkpoint)
+    digest = checkpoint_sha256(checkpoint)
     manifests = [(source, read_source(source.path).manifest) for source in served]
     for source, manifest in manifests:
         if manifest.weights_sha256 == digest:
@@ -99,7 +112,7 @@ def _exported_from(checkpoint: Path, served: Sequence[ModelSource]) -> tuple[Mod
 
 
 def _check_hash(path: Path, manifest: Manifest) -> None:
-    if (found := sha256_of(path)) != manifest.weights_sha256:
+    if (found := checkpoint_sha256(path)) != manifest.weights_sha256:
         raise ModelFileError(
             f"{path} has sha256 {found[:12]}, the served file was exported from {str(manifest.weights_sha256)[:12]}. "
             "Export it again and start the server again."

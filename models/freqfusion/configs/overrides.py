@@ -65,6 +65,12 @@ class Overrides:
         for name, value in self._named().items():
             table = _overridden(table, name, value)
         plan = dict(settings.preprocessing)
+        fit = {**kind.official, **plan, **self.preprocessing}
+        if fit.get("resizer") == "pillow" and fit["size_fit"] != "pad":
+            raise CheckpointError(
+                "the resizer pillow goes with size_fit pad, as in detectron2, and this network's pictures are "
+                "stretched to multiples; give --size-fit pad too, or another --resizer"
+            )
         if {"long_side", "exact_size"} & set(self.preprocessing):
             for side in ("long_side", "short_side", "exact_size"):
                 plan.pop(side, None)
@@ -91,7 +97,7 @@ class Overrides:
     def _named(self) -> dict[str, Any]:
         """The settings under the names of the table."""
         plan = self.preprocessing
-        named = {key: plan[key] for key in ("mean", "std", "size_divisor", "size_fit") if key in plan}
+        named = {key: plan[key] for key in ("mean", "std", "size_divisor", "size_fit", "resizer") if key in plan}
         if "color_order" in plan:
             named["channel_order"] = plan["color_order"]
         if "long_side" in plan:

@@ -32,6 +32,7 @@ COMMANDS = {
     "bench": "freqfusion_export.commands.bench",
     "build": "freqfusion_runtime.commands.build",
     "inspect": "freqfusion_export.commands.inspect",
+    "inline": "freqfusion_runtime.commands.inline",
     "doctor": "freqfusion_runtime.commands.doctor",
     "evaluate": "freqfusion_export.commands.evaluate",
     "serve": "freqfusion_runtime.commands.serve",
@@ -44,7 +45,7 @@ COMMANDS = {
 EXTRAS = {
     "onnxruntime": "cpu",
     "torch": "export",
-    "onnx": "export",
+    "onnx": "inline",
     "onnx_ir": "export",
     "onnxscript": "export",
     "safetensors": "export",

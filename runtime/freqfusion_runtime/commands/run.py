@@ -85,7 +85,6 @@ def execute(args: argparse.Namespace) -> int:
     from freqfusion_runtime.model_files.external_data import model_sha256
     from freqfusion_runtime.pictures.reading import find_pictures
     from freqfusion_runtime.predictors.loading import load
-    from freqfusion_runtime.predictors.network import Network
     from freqfusion_runtime.results.result_names import check_pictures_stay, result_names
     from freqfusion_runtime.results.segmentation import Segmentation
 
@@ -104,8 +103,6 @@ def execute(args: argparse.Namespace) -> int:
         max_pixels=args.max_pixels,
         trust=args.trust,
     )
-    if isinstance(predictor, Network):
-        predictor.predict(pictures[0])
     options = _options(predictor, args)
     for line in _describe(predictor):
         say(line)
@@ -197,8 +194,11 @@ def _engine(predictor: Predictor) -> dict[str, Any]:
 
 def _options(predictor: Predictor, args: argparse.Namespace) -> dict[str, Any]:
     """What ``predict`` is asked for beside the picture; fails before the first picture where it cannot be had."""
+    from freqfusion_runtime.predictors.network import Network
     from freqfusion_runtime.predictors.segmenter import Segmenter
 
+    if isinstance(predictor, Network):
+        predictor.predict(args.pictures[0])
     if not isinstance(predictor, Segmenter):
         if args.classes is not None:
             predictor.labels_of(args.classes)

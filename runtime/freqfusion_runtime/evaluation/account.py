@@ -45,7 +45,10 @@ class Account:
     def dropped_counts(self) -> dict[str, int]:
         """How many of each kind were dropped; pictures always among them."""
         kinds = dict.fromkeys(["picture", *(entry.what for entry in self.dropped)])
-        return {f"{kind}s": sum(entry.what == kind for entry in self.dropped) for kind in kinds}
+        return {
+            f"{kind}{'es' if kind[-1] == 'x' else 's'}": sum(entry.what == kind for entry in self.dropped)
+            for kind in kinds
+        }
 
     def lines(self) -> list[str]:
         """Words it, the first few of what was dropped by name."""

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from freqfusion_runtime.errors import PictureError
+from freqfusion_runtime.errors import NetworkOutputError, PictureError
 from freqfusion_runtime.evaluation.account import Dropped
 from freqfusion_runtime.evaluation.annotation_file import (
     AnnotatedImage,
@@ -51,9 +51,10 @@ class AveragePrecision:
 def checked_instances(annotations: AnnotationFile, masks: bool) -> AnnotationFile:
     """Takes what can be scored of an instances file, so that the evaluation's native code gets nothing broken.
 
-    An object whose category, box or ``iscrowd`` cannot be used is dropped. A bad ring is dropped from its polygon, as
+    An object whose category or ``iscrowd`` cannot be used is dropped. A bad ring is dropped from its polygon, as
     mmdetection and detectron2 do; an object without any good one, or with a broken run-length code, has no
-    ``segmentation`` then and counts for boxes only. An area that is no number is counted in the mask, as COCO's are.
+    ``segmentation`` then and counts for boxes only; one without a sound box has no ``bbox`` and counts for masks only.
+    An area that is no number is counted in the mask, as COCO's are.
 
     Args:
         annotations: As read.
@@ -68,13 +69,21 @@ def checked_instances(annotations: AnnotationFile, masks: bool) -> AnnotationFil
             dropped.append(Dropped("object", name, reason))
             continue
         mask, faults = _usable_mask(entry.get("segmentation"), sizes[entry["image_id"]])
+        box_fault = _box_fault(entry.get("bbox"))
+        if box_fault:
+            only_mask = masks and mask is not None
+            dropped.append(Dropped("box" if only_mask else "object", name, box_fault))
+            if not only_mask:
+                continue
         if masks:
             dropped += [Dropped("ring" if mask is not None else "mask", name, fault) for fault in faults]
-        kept = {key: value for key, value in entry.items() if key != "segmentation"}
+        kept = {key: value for key, value in entry.items() if key not in ("segmentation", "bbox")}
+        if not box_fault:
+            kept["bbox"] = entry["bbox"]
         if mask is not None:
             kept["segmentation"] = mask
         if not _numbers([entry.get("area")], 1) or entry["area"] < 0:
-            kept["area"], source = _area(entry["bbox"], mask, sizes[entry["image_id"]])
+            kept["area"], source = _area(kept.get("bbox"), mask, sizes[entry["image_id"]])
             areas[source] += 1
         # The API wants ids above 0, and files written by hand often lack them.
         checked.append({**kept, "iscrowd": int(read_flag(entry, "iscrowd", 0) or 0), "id": place + 1})
@@ -112,7 +121,8 @@ def results_of(
         Entries of a COCO results file, of classes that the annotations have.
 
     Raises:
-        PictureError, DatasetError: If a picture cannot be read or has another size, and there is no ``drop``.
+        PictureError, DatasetError, NetworkOutputError: If a picture cannot be read or has another size, or the model
+            has no answer to it, and there is no ``drop``.
     """
     results = []
     categories: Sequence[Identity | None] = ()
@@ -120,7 +130,7 @@ def results_of(
         try:
             found = predict(image.path)
             check_picture_size(annotations, image, found.photo.shape)
-        except (PictureError, DatasetError) as e:
+        except (PictureError, DatasetError, NetworkOutputError) as e:
             if drop is None:
                 raise
             drop(image, str(e))
@@ -173,20 +183,23 @@ def _known(value: Any) -> float | None:
 
 
 def _of_kind(entries: list[dict[str, Any]], kind: Kind) -> list[dict[str, Any]]:
-    """Boxes have all of them, masks those that have one."""
-    return [entry for entry in entries if kind == "box" or "segmentation" in entry]
+    """Those that have a box, or a mask."""
+    return [entry for entry in entries if ("bbox" if kind == "box" else "segmentation") in entry]
 
 
 def _unusable(entry: Mapping[str, Any], annotations: AnnotationFile) -> str | None:
     """Why an object can count for nothing at all."""
-    box = entry.get("bbox")
     if fault := category_fault(entry.get("category_id"), annotations.categories):
         return fault
-    if not (isinstance(box, list) and _numbers(box, 4) and box[2] >= 0 and box[3] >= 0):
-        return f"bbox must be x, y, width, height, got {box!r:.60}"
     if read_flag(entry, "iscrowd", 0) is None:
         return f"iscrowd must be 0 or 1, got {entry['iscrowd']!r:.40}"
     return None
+
+
+def _box_fault(box: Any) -> str | None:
+    if isinstance(box, list) and _numbers(box, 4) and box[2] >= 0 and box[3] >= 0:
+        return None
+    return f"bbox must be x, y, width, height, got {box!r:.60}"
 
 
 def _usable_mask(mask: Any, size: tuple[int, int]) -> tuple[Any, list[str]]:
@@ -220,9 +233,10 @@ def _ring_fault(ring: Any) -> str | None:
     return None
 
 
-def _area(box: Sequence[float], mask: Any, size: tuple[int, int]) -> tuple[float, str]:
+def _area(box: Sequence[float] | None, mask: Any, size: tuple[int, int]) -> tuple[float, str]:
     """An object's area in pixels, and what it was taken from."""
     if mask is None:
+        assert box is not None  # an object has one of them
         return box[2] * box[3], "box"
     if isinstance(mask, dict):
         return int(checked_counts(mask)[0][1::2].sum()), "mask"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from freqfusion_runtime.errors import PictureError
+from freqfusion_runtime.errors import NetworkOutputError, PictureError
 from freqfusion_runtime.evaluation.account import Dropped
 from freqfusion_runtime.evaluation.annotation_file import (
     AnnotatedImage,
@@ -159,7 +159,7 @@ def panoptic_result(
             check_picture_size(file, image, found.photo.shape)
             truth, truth_segments = annotations.truth_of(image.id)
             check_picture_size(file, image, truth.shape)
-        except (PictureError, DatasetError) as e:
+        except (PictureError, DatasetError, NetworkOutputError) as e:
             if drop is None:
                 raise
             drop(image, str(e))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,7 @@ def test_labels_outside_the_classes_are_refused(checkpoint, labelled, tmp_path, 
 
 
 SKY, TREE = (60, 60, 250), (20, 250, 20)  # what the small model takes for its classes 0 and 1
+CAR = (250, 20, 20)  # and 3
 
 
 def write_pair(root, name, colours, values):
@@ -133,6 +135,27 @@ def test_masks_of_0_and_1_are_hinted_at_and_scored_where_0_is_a_class(tmp_path, 
     assert facts["models"][0]["miou"]["value"] == 1
     assert facts["counts"]["scored"]["pixels"] == 8
     assert facts["warnings"] == ["2 of 4 classes have no pixel in the truth: road, car"]
+
+
+def test_a_picture_to_which_a_model_has_no_answer_is_dropped_and_stops_no_other(checkpoint, tmp_path, capsys):
+    model = write_image_model(
+        tmp_path / "m.onnx", image_manifest(classes=("sky", "tree", "road"), num_classes=3, palette=())
+    )
+    write_pair(tmp_path, "a", [[SKY, TREE]] * 2, [[1, 2]] * 2)
+    write_pair(tmp_path, "b", [[SKY, CAR]] * 2, [[1, 3]] * 2)
+    status, facts, printed = evaluate(capsys, model, "--data", tmp_path)
+    assert (status, facts["pictures"], facts["models"][0]["miou"]["value"]) == (1, 1, 1)
+    assert "b.png" in facts["dropped"][0]["name"]
+    assert re.search(r"label.* 3", facts["dropped"][0]["reason"])
+    assert "b.png" in printed
+    content = torch.load(checkpoint)
+    content["state_dict"]["decode_head.conv_seg.bias"] = torch.full((150,), torch.nan)
+    torch.save(content, tmp_path / "broken.pth")
+    status, _, printed = evaluate(capsys, tmp_path / "broken.pth", "--data", tmp_path)
+    assert status == 2
+    assert re.search(
+        r"none of 2 pictures .*: (\d+) of \1 logits of .*broken\.pth are infinite or not a number", printed
+    )
 
 
 def test_of_ade20ks_own_tree_only_the_validation_part_is_scored(tmp_path, capsys):

@@ -377,6 +377,18 @@ def test_overrides_that_a_network_cannot_have_are_named(given, message):
         given.applied(read(""), SEGMENTER)
 
 
+def test_a_resizer_is_chosen_where_pictures_are_padded():
+    own = Overrides(preprocessing={"resizer": "pillow"}).applied(read("", DETECTOR), DETECTOR)
+    assert own.preprocessing["resizer"] == "pillow"
+    assert [(row.name, row.origin, row.built) for row in own.table if row.name == "resizer"] == [
+        ("resizer", "override", "pillow")
+    ]
+    with pytest.raises(CheckpointError, match=r"the resizer pillow goes with size_fit pad, .*give --size-fit pad too"):
+        Overrides(preprocessing={"resizer": "pillow"}).applied(read(""), SEGMENTER)
+    both = Overrides(preprocessing={"resizer": "pillow", "size_fit": "pad"}).applied(read(""), SEGMENTER)
+    assert (both.preprocessing["resizer"], both.preprocessing["size_fit"]) == ("pillow", "pad")
+
+
 def test_detectors_pad():
     with pytest.raises(CheckpointError, match="size_fit must be pad for this network, got stretch"):
         Overrides(preprocessing={"size_fit": "stretch"}).applied(read("", DETECTOR), DETECTOR)

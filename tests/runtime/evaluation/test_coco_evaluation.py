@@ -9,7 +9,7 @@ import re
 import numpy as np
 import pytest
 from coco_sets import CATEGORY_IDS, GRASS, SIZE, SKY, write_coco_set
-from freqfusion_runtime.errors import PictureError
+from freqfusion_runtime.errors import NetworkOutputError, PictureError
 from freqfusion_runtime.evaluation.account import Dropped
 from freqfusion_runtime.evaluation.annotation_file import read_annotation_file
 from freqfusion_runtime.evaluation.coco_ap import account_of, average_precision, checked_instances, results_of
@@ -208,8 +208,9 @@ def test_broken_annotations_are_named_before_anything_runs(coco_set, change, mes
             r"it has the category 99, which the file does not list \(3",
         ),
         (lambda c: first(c).update(category_id=[3]), "object", r"it has the category \[3\], which"),
-        (lambda c: first(c).update(bbox=[1, 2, -3, 4]), "object", "bbox must be x, y, width, height, got"),
-        (lambda c: first(c).update(bbox=None), "object", "bbox must be x, y, width, height, got None"),
+        (lambda c: first(c).update(bbox=[1, 2, -3, 4]), "box", "bbox must be x, y, width, height, got"),
+        (lambda c: first(c).update(bbox=None), "box", "bbox must be x, y, width, height, got None"),
+        (lambda c: first(c).update(bbox=None, segmentation=7), "object", "bbox must be x, y, width, height, got None"),
         (lambda c: first(c).update(iscrowd="maybe"), "object", "iscrowd must be 0 or 1, got 'maybe'"),
         (lambda c: first(c).update(image_id=5), "object", "it belongs to picture 5, which the file does not list"),
         (lambda c: first(c).pop("image_id"), "object", "it belongs to picture None, which the file does not list"),
@@ -239,12 +240,12 @@ def test_a_broken_object_is_dropped_and_named_and_stops_no_other(coco_set, chang
     assert (dropped.what, dropped.name) == (what, "annotation 1")
     assert re.search(reason, dropped.reason)
     total = len(whole.annotations)
-    # An object whose mask is broken has its box still.
-    assert account_of(checked, "box") == (total - (what == "object"), 0)
-    assert account_of(checked, "mask") == (total - 1, 0)
+    # An object whose mask is broken has its box still, and the other way round.
+    assert account_of(checked, "box") == (total - (what in ("object", "box")), 0)
+    assert account_of(checked, "mask") == (total - (what in ("object", "mask")), 0)
     perfect = [{**entry, "score": 0.9} for entry in checked.annotations]
-    for kind in ("box", "mask"):
-        found = [entry for entry in perfect if kind == "box" or "segmentation" in entry]
+    for kind, key in (("box", "bbox"), ("mask", "segmentation")):
+        found = [entry for entry in perfect if key in entry]
         assert average_precision(found, checked, kind).values["AP"] == pytest.approx(1)
 
 
@@ -348,6 +349,20 @@ def test_a_picture_that_cannot_be_read_is_dropped_with_its_objects(coco_set):
     assert average_precision(results, kept, "mask").values == right
     with pytest.raises(PictureError):
         results_of(predict, whole)
+
+
+def test_a_picture_to_which_the_model_has_no_answer_stops_no_other(coco_set):
+    whole = checked_instances(read_annotation_file(coco_set.instances, coco_set.pictures), masks=True)
+
+    def predict(path):
+        if path.name == "000001.png":
+            raise NetworkOutputError("scores holds values that are infinite or not a number")
+        return imperfect(coco_set)(path)
+
+    told = []
+    results = results_of(predict, whole, drop=lambda image, reason: told.append((image.id, reason)))
+    assert told == [(107, "scores holds values that are infinite or not a number")]
+    assert {entry["image_id"] for entry in results} == {100, 114, 121}
 
 
 def test_masks_do_not_matter_for_boxes(coco_set):

@@ -39,12 +39,16 @@ class ModelSource:
         path: The model file.
         version: A positive number; clients that name none get the highest.
         opener: Opens the file, instead of the engine that the settings name.
+        others: Further files that ``opener`` reads.
+        hasher: Hashes the file and these.
     """
 
     name: str
     path: Path
     version: str = "1"
     opener: Opener | None = None
+    others: tuple[Path, ...] = ()
+    hasher: Callable[[Path], str] = model_sha256
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name) or not _VERSION.fullmatch(self.version):
@@ -52,6 +56,10 @@ class ModelSource:
                 f"{self.path}: {self.name!r} version {self.version!r} cannot be served under that name. Use letters, "
                 "digits, '.', '_' and '-' for the name and a positive number for the version: NAME:VERSION=PATH."
             )
+
+    def stamp(self) -> Stamp:
+        """Tells one state of its files from another; raises what :func:`stamp_of` does."""
+        return tuple(of_file for file in (self.path, *self.others) for of_file in stamp_of(file))
 
 
 def parse_source(text: str | os.PathLike[str]) -> ModelSource:
@@ -76,8 +84,8 @@ class LoadedModel:
         source: Where it came from.
         session: The engine.
         max_pixels: Of one picture or tensor.
-        sha256: Hash of its files; see :func:`model_sha256`.
-        stamp: State of these files; see :func:`stamp_of`.
+        sha256: Hash of its files.
+        stamp: State of these files.
         footprint: What a run costs in memory.
     """
 
@@ -160,17 +168,17 @@ class Slot:
             measured: What its runs cost in memory, where that has been measured elsewhere.
         """
         source = self.source
-        stamp = stamp_of(source.path)
+        stamp = source.stamp()
         opened = source.opener(source.path) if source.opener else _open(source.path, settings)
         footprint = warm_up(opened, settings.max_image_pixels, measured)
-        if stamp_of(source.path) != stamp:
+        if source.stamp() != stamp:
             raise ModelFileError(f"{source.path} changed while it was being read. It will be read again.")
-        return LoadedModel(source, opened, settings.max_image_pixels, model_sha256(source.path), stamp, footprint)
+        return LoadedModel(source, opened, settings.max_image_pixels, source.hasher(source.path), stamp, footprint)
 
     def new_stamp(self) -> Stamp | None:
         """The file's state where that is neither the served one nor one already refused; touches the disk."""
         try:
-            now = stamp_of(self.source.path)
+            now = self.source.stamp()
         except OSError as e:
             self.problem = f"{self.source.path} cannot be read: {(e.strerror or str(e)).lower()}. Put it back."
             return None

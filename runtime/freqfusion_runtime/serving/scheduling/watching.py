@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 from freqfusion_runtime.errors import FreqFusionError, ModelFileError
-from freqfusion_runtime.model_files.external_data import Stamp, stamp_of
+from freqfusion_runtime.model_files.external_data import Stamp
 from freqfusion_runtime.serving.operation.logs import EventLog
 from freqfusion_runtime.serving.operation.settings import Settings
 from freqfusion_runtime.serving.scheduling.footprint import Footprint
@@ -100,7 +100,7 @@ class Watcher:
             stamp: Stamp | None = None
             try:
                 with contextlib.suppress(OSError, ModelFileError):  # which opening it words better
-                    stamp = await self._in_time(slot, lambda: stamp_of(source.path))
+                    stamp = await self._in_time(slot, source.stamp)
                 model = await self._open(slot)
             except Exception as e:
                 is_foreseen = isinstance(e, FreqFusionError | OSError | ValueError)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from freqfusion import create_model
+from freqfusion_export.networks.checkpoint_hash import checkpoint_sha256
 from freqfusion_export.parity.reference_source import reference_source
 from freqfusion_runtime.commands.cli import main
 from freqfusion_runtime.errors import InputError, ModelFileError
@@ -21,6 +23,7 @@ from freqfusion_runtime.files import sha256_of
 from freqfusion_runtime.serving.scheduling.registry import parse_source
 from page_browser import browsing
 from PIL import Image
+from safetensors.torch import save_file
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 from server_process import ServerProcess
@@ -104,7 +107,10 @@ def test_only_the_files_own_checkpoint_is_compared(pair, models, tmp_path, capsy
     file, checkpoint = pair
     other = tmp_path / "other.pth"
     other.write_bytes(checkpoint.read_bytes() + b"\0")
-    for path, reason in ((other, "no served file was exported from"), (tmp_path, "is a folder")):
+    for path, reason in (
+        (other, "no served file was exported from"),
+        (tmp_path / "no.pth", "no.pth does not exist. Name the checkpoint"),
+    ):
         assert main(["serve", str(file), "--reference", str(path)]) == 2
         assert reason in capsys.readouterr().err
     assert main(["serve", str(file), "--reference", str(checkpoint), "--ray"]) == 2
@@ -113,6 +119,28 @@ def test_only_the_files_own_checkpoint_is_compared(pair, models, tmp_path, capsy
     assert (source.name, source.version) == ("net-pytorch", "2")
     with pytest.raises(ModelFileError, match=r"has sha256 [0-9a-f]{12}, the served file was exported from"):
         source.opener(other)
+
+
+def test_a_checkpoint_in_shards_is_served_and_watched_as_one(tmp_path):
+    network = create_model("segnext_t", num_classes=4)
+    entries = list(network.state_dict().items())
+    places = {name: f"{index % 2}.safetensors" for index, (name, _) in enumerate(entries)}
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for shard in ("0.safetensors", "1.safetensors"):
+        save_file({name: tensor for name, tensor in entries if places[name] == shard}, folder / shard)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    file = write_image_model(tmp_path / "net.onnx", image_manifest(weights_sha256=checkpoint_sha256(folder)))
+    for named in (folder, folder / "model.safetensors.index.json"):
+        source = reference_source(named, [parse_source(file)])
+        before = source.stamp()
+        assert source.hasher(source.path) == checkpoint_sha256(folder)
+        assert source.opener(source.path).manifest.model == "segnext_t"
+        os.utime(folder / "1.safetensors", ns=(0, before[2][2] + 1))
+        assert source.stamp() != before
+    (folder / "0.safetensors").unlink()
+    with pytest.raises(ModelFileError, match=r"0\.safetensors does not exist\. Name the checkpoint"):
+        reference_source(folder, [parse_source(file)])
 
 
 def test_serving_without_it_loads_no_torch(models):
