@@ -20,6 +20,7 @@ from torch import nn
 
 from freqfusion_export.networks.checkpoint_hash import checkpoint_sha256
 from freqfusion_export.networks.protocol import Form
+from freqfusion_export.networks.query_segmenter import OUTPUTS as QUERY_OUTPUTS
 from freqfusion_export.networks.trace import OPSET
 from freqfusion_export.passes.name_tensorrt_plugins import DOMAIN, PLUGIN_NAMESPACE, PLUGIN_VERSION
 
@@ -69,6 +70,15 @@ def network_manifest(form: Form, origin: Origin) -> Manifest:
         config_file=settings.config_file,
         config_sha256=settings.config_sha256,
     )
+
+
+def network_outputs(manifest: Manifest) -> tuple[TensorSpec, ...]:
+    """What a segmenter's network itself puts out, whatever the interface of the file."""
+    if manifest.interface == "tensor":
+        return manifest.outputs
+    if "QueryArgmax" in manifest.operators:
+        return QUERY_OUTPUTS
+    return (TensorSpec("logits", "float32", ("batch", manifest.num_classes, "height/8", "width/8")),)
 
 
 def taken_of(manifest: Manifest) -> Choice | None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -183,6 +183,12 @@ def describe_network(
     )
 
 
+def takes_by_keyword(network: nn.Module, names: Iterable[str]) -> bool:
+    """Whether inputs of these names are handed to ``forward`` under them: if all are names of its parameters."""
+    parameters = inspect.signature(network.forward).parameters.items()
+    return set(names) <= {name for name, parameter in parameters if parameter.kind not in _UNNAMED}
+
+
 def _named_inputs(network: nn.Module, inputs: Inputs) -> tuple[dict[str, Tensor], bool]:
     signature = inspect.signature(network.forward)
     if isinstance(inputs, Mapping):
@@ -208,9 +214,7 @@ def _named_inputs(network: nn.Module, inputs: Inputs) -> tuple[dict[str, Tensor]
             raise ExportError(f"input {name!r} is on {tensor.device}, and files are written from the CPU; call .cpu()")
         if 0 in tensor.shape:
             raise ExportError(f"input {name!r} is empty, {words_of(tensor)}; give an example of a usual size")
-    by_keyword = set(given) <= {
-        name for name, parameter in signature.parameters.items() if parameter.kind not in _UNNAMED
-    }
+    by_keyword = takes_by_keyword(network, given)
     try:
         signature.bind(**given) if by_keyword else signature.bind(*given.values())
     except TypeError as e:
