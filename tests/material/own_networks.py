@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -17,30 +18,29 @@ def block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 class UNet(nn.Module):
-    """Three scales; each step up fuses by FreqFusion."""
+    """Each step down halves the map and doubles its channels; each step up fuses by FreqFusion."""
 
-    def __init__(self, width: int = 8, classes: int = 3) -> None:
+    def __init__(self, width: int = 8, depth: int = 2, classes: int = 3) -> None:
         super().__init__()
-        self.stem, self.down = (
-            block(3, width),
-            nn.ModuleList([block(width, 2 * width, 2), block(2 * width, 4 * width, 2)]),
-        )
-        self.fusions = nn.ModuleList(
-            [
-                FreqFusion(2 * width, 4 * width, compressed_channels=8),
-                FreqFusion(width, 6 * width, compressed_channels=8, feature_resample=True),
-            ]
-        )
-        self.head = nn.Conv2d(7 * width, classes, 1)
+        channels = [width * 2**level for level in range(depth + 1)]
+        self.stem = block(3, width)
+        self.down = nn.ModuleList([block(a, b, 2) for a, b in itertools.pairwise(channels)])
+        self.fusions, self.up = nn.ModuleList(), nn.ModuleList()
+        for fine, coarse in zip(channels[-2::-1], channels[:0:-1], strict=True):
+            # The last one has the resampler, which the others go without.
+            fusion = FreqFusion(fine, coarse, compressed_channels=8, feature_resample=fine == width)
+            self.fusions.append(fusion)
+            self.up.append(block(fine + coarse, fine))
+        self.head = nn.Conv2d(width, classes, 1)
 
     def forward(self, images: Tensor) -> Tensor:
         maps = [self.stem(images)]
         for down in self.down:
             maps.append(down(maps[-1]))
         found = maps.pop()
-        for fusion in self.fusions:
+        for fusion, up in zip(self.fusions, self.up, strict=True):
             _, fine, coarse = fusion(maps.pop(), found)
-            found = torch.cat([fine, coarse], dim=1)
+            found = up(torch.cat([fine, coarse], dim=1))
         return self.head(found)
 
 
