@@ -24,6 +24,8 @@ from freqfusion_export.errors import ExportError
 from freqfusion_export.networks.forms import form_of
 from freqfusion_export.networks.graph import Layout, RoiAlign, Suppression, file_graph
 from freqfusion_export.networks.manifests import Origin, file_manifest
+from freqfusion_export.networks.own_network import Dynamic, Inputs
+from freqfusion_export.networks.own_task import OwnNetwork, OwnTask
 from freqfusion_export.networks.trace import trace_network
 from freqfusion_export.passes.constants import ConstantsAsTensorsPass
 from freqfusion_export.passes.forbid_misread_operators import ForbidMisreadOperatorsPass
@@ -31,15 +33,21 @@ from freqfusion_export.precision.calibration import Calibration
 from freqfusion_export.precision.eight_bits import Options
 from freqfusion_export.precision.offered import precision_of
 from freqfusion_export.precision.sensitivity import GroupLoss
-from freqfusion_export.verification.by_kind import WRITTEN_FILES
+from freqfusion_export.verification.by_kind import written_file
 
 
 def export(
     model: nn.Module,
     path: str | Path,
     *,
-    name: str = "segnext_t",
-    interface: Interface = "image",
+    inputs: Inputs | None = None,
+    outputs: Sequence[str] | None = None,
+    dynamic: Dynamic | None = None,
+    task: OwnTask | None = None,
+    classes: Sequence[str] = (),
+    palette: Sequence[tuple[int, int, int]] = (),
+    name: str | None = None,
+    interface: Interface | None = None,
     checkpoint: Checkpoint | None = None,
     checkpoint_path: str | Path | None = None,
     preprocessing: Preprocessing | None = None,
@@ -56,12 +64,21 @@ def export(
     """Writes ``path`` and its manifest ``<stem>.json``, after checking that the file computes what the model does.
 
     Args:
-        model: In evaluation mode, e.g. from ``freqfusion.create_model`` or ``freqfusion.load_model``.
+        model: In evaluation mode: from ``freqfusion.create_model`` or ``freqfusion.load_model``, or any network of
+            one's own, told of by ``inputs`` or ``task`` (docs/own-network.md).
         path: The ONNX file; replaced whole if it exists.
-        name: The model's name, for the manifest.
-        interface: ``tensor``: ``images`` (batch, 3, height, width) normalised float -> ``logits`` at stride 8;
-            ``image``: ``image`` (batch, height, width, 3) uint8 RGB of any size -> ``labels`` (batch, height, width).
-            Detectors have other outputs: see docs/detection.md.
+        inputs: Of one's own network: example tensors by name, as ``describe_network`` takes them.
+        outputs: Names of its outputs.
+        dynamic: Its free axes, such as ``{"images": {0: "batch", 2: "height: 32", 3: "width: 32"}}``.
+        task: ``semantic_segmentation`` if it takes normalised images and puts out a score for each class: the file then
+            has the interfaces of our own segmenters. ``network``, or None with ``inputs``: tensors in, tensors out.
+        classes: Names of its classes, for that task; its ``preprocessing`` must then be given.
+        palette: Their colours, RGB.
+        name: The model's name, for the manifest; the class's for one's own network.
+        interface: ``image`` if not given, but ``tensor`` for tensors in, tensors out. ``tensor``: ``images`` (batch, 3,
+            height, width) normalised float -> ``logits`` at stride 8; ``image``: ``image`` (batch, height, width, 3)
+            uint8 RGB of any size -> ``labels`` (batch, height, width). Detectors have other outputs: see
+            docs/detection.md.
         checkpoint: What the weights were read from; gives classes, palette and image size. None: random weights.
         checkpoint_path: Its file, for the manifest.
         preprocessing: Overrides the official test pipeline's settings.
@@ -88,28 +105,29 @@ def export(
         freqfusion_runtime.errors.OutputError: If ``path`` cannot be written.
     """
     path = Path(path)
-    layout = Layout(interface, suppression, roi_align)
+    own = OwnNetwork(task, inputs, outputs, dynamic, classes, palette)
+    layout = Layout(interface or own.usual_interface, suppression, roi_align)
     if path.suffix != ".onnx":
         raise ExportError(f"the output must end in .onnx, got {path}")
     chosen = precision_of(precision, keep_fp32, calibration, eight_bits or Options(), on_sensitivity)
     if model.training:
         raise ExportError("the model is in training mode; call model.eval() first")
-    form = form_of(model, checkpoint)
+    form = own.form(model, layout.interface, preprocessing) if own.is_told else form_of(model, checkpoint)
     form.check_offers(precision)
     chosen.check()
     if preprocessing is not None:
         form = replace(form, preprocessing=preprocessing)
     make_folder(path.parent)  # before half a minute of work, not after
-    network = traced.clone() if traced else trace_network(model, form.preprocessing.size_divisor)
+    network = traced.clone() if traced else trace_network(model, form.preprocessing.size_divisor, form)
     graph_model, islands = chosen.apply(file_graph(network, form, layout), form.preprocessing)
     ForbidMisreadOperatorsPass()(graph_model)
     ConstantsAsTensorsPass()(graph_model)
-    origin = Origin(name, checkpoint, Path(checkpoint_path) if checkpoint_path else None)
-    manifest = chosen.describe(file_manifest(graph_model, model, form, origin, interface), islands)
+    name = name or (type(model).__name__ if own.is_told else "segnext_t")
+    origin = Origin(name, checkpoint, Path(checkpoint_path) if checkpoint_path else None, own.is_told)
+    manifest = chosen.describe(file_manifest(graph_model, model, form, origin, layout.interface), islands)
     graph_model.metadata_props[METADATA_KEY] = manifest.to_json()
     with atomic_path(path) as temporary:
         ir.save(graph_model, temporary)
-        written = WRITTEN_FILES[form.comparison]
-        chosen.verify(written(temporary, model, interface, form.preprocessing, check_full_size))
+        chosen.verify(written_file(form, temporary, model, layout.interface, check_full_size))
     write_sidecar(path, manifest)
     return manifest

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from freqfusion_runtime.model_files.manifest import Manifest
     from freqfusion_runtime.predictors.detector import Detector, InstanceSegmenter, PanopticSegmenter
     from freqfusion_runtime.predictors.loading import load
+    from freqfusion_runtime.predictors.network import Network
     from freqfusion_runtime.predictors.segmenter import Segmenter
     from freqfusion_runtime.results.detections import Detections, InstanceSegmentation, PanopticSegmentation
     from freqfusion_runtime.results.segmentation import Segmentation
@@ -47,6 +48,7 @@ __all__ = [
     "InstanceSegmentation",
     "InstanceSegmenter",
     "Manifest",
+    "Network",
     "PanopticSegmentation",
     "PanopticSegmenter",
     "Segmentation",
@@ -61,6 +63,7 @@ _HOME = {
     "InstanceSegmentation": "results.detections",
     "InstanceSegmenter": "predictors.detector",
     "Manifest": "model_files.manifest",
+    "Network": "predictors.network",
     "PanopticSegmentation": "results.detections",
     "PanopticSegmenter": "predictors.detector",
     "Segmentation": "results.segmentation",

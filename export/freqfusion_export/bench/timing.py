@@ -26,7 +26,7 @@ from freqfusion_runtime.sessions.fast_convolutions import OPERATOR as CONVOLUTIO
 from freqfusion_runtime.sessions.fast_convolutions import with_fast_convolutions
 from freqfusion_runtime.sessions.kernel_library import library_path, usable_library
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from freqfusion_export.bench.naive import naive_operators
 from freqfusion_export.exporter import export
@@ -75,7 +75,7 @@ def make_entries(folder: Path, height: int, width: int) -> list[Entry]:
     paths = {name: str(folder / f"{name}.onnx") for name in ("naive_dynamo", "naive_script", "ours", "picture", "twin")}
     with naive_operators():
         for name, dynamo in (("naive_dynamo", True), ("naive_script", False)):
-            _export_naively(network, paths[name], shape, dynamo)
+            export_naively(network, paths[name], (torch.zeros(shape),), {"images": torch.zeros(shape)}, dynamo)
     export(network, paths["ours"], interface="tensor")
     export(network, paths["picture"], interface="image")
     export(create_model("segnext_t_bilinear"), paths["twin"], name="segnext_t_bilinear", interface="tensor")
@@ -101,7 +101,18 @@ def make_entries(folder: Path, height: int, width: int) -> list[Entry]:
     return entries
 
 
-def _export_naively(network: nn.Module, path: str, shape: tuple[int, ...], dynamo: bool) -> None:
+def export_naively(
+    network: nn.Module, path: str, positional: tuple[Tensor, ...], named: Mapping[str, Tensor], dynamo: bool
+) -> None:
+    """Exports a network by torch alone, at one size.
+
+    Args:
+        network: In evaluation mode.
+        path: The file.
+        positional: Its inputs, or none where ``forward`` takes them by name.
+        named: The same by name.
+        dynamo: By which of torch's two exporters.
+    """
     import logging
     import warnings
 
@@ -110,11 +121,12 @@ def _export_naively(network: nn.Module, path: str, shape: tuple[int, ...], dynam
         warnings.simplefilter("ignore")
         torch.onnx.export(
             network,
-            (torch.zeros(shape),),
+            positional,
             path,
+            kwargs=None if positional else dict(named),
             dynamo=dynamo,
             opset_version=18,
-            input_names=["images"],
+            input_names=list(named),
             verbose=False,
             external_data=False,
         )
@@ -142,11 +154,7 @@ def prepare(entry: Entry, threads: int) -> Run:
 
 def open_onnx(entry: Entry, threads: int, profile_prefix: str | None = None) -> Any:
     """Opens an ONNX form on ONNX Runtime's CPU provider."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    # Idle workers of one session must not take the cores from the next form's turn.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options = session_options(threads)
     model: str | bytes | None = entry.path
     if entry.kind == "onnx-kernels":
         assert entry.path is not None
@@ -156,6 +164,16 @@ def open_onnx(entry: Entry, threads: int, profile_prefix: str | None = None) -> 
         options.enable_profiling = True
         options.profile_file_prefix = profile_prefix
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def session_options(threads: int) -> Any:
+    """Options of a session that is timed beside others."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # Idle workers of one session must not take the cores from the next form's turn.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
 
 
 def feed_for(session: Any, example: NDArray[Any]) -> dict[str, NDArray[Any]]:
@@ -204,8 +222,14 @@ def _openvino(entry: Entry, example: NDArray[Any], threads: int) -> Run:
 def time_interleaved(
     entries: Sequence[Entry], threads: int, rounds: int, step: Callable[[], None] = lambda: None
 ) -> dict[str, list[float]]:
-    """Runs all forms in turn, ``rounds`` times, after two runs of each to warm up; returns milliseconds by name."""
-    runs = {entry.name: prepare(entry, threads) for entry in entries}
+    """Runs all forms in turn, as :func:`time_in_turn`; returns milliseconds by name."""
+    return time_in_turn({entry.name: prepare(entry, threads) for entry in entries}, rounds, step)
+
+
+def time_in_turn(
+    runs: Mapping[str, Run], rounds: int, step: Callable[[], None] = lambda: None
+) -> dict[str, list[float]]:
+    """Does all runs in turn, ``rounds`` times, after two of each to warm up; returns milliseconds by name."""
     for run in runs.values():
         run()
         run()

@@ -3,19 +3,32 @@
 
 All forms run in turn in one process, so that a busy machine slows them alike: trust the ratios, not the milliseconds.
 Peak memory is taken in a process per form. Appends one JSON line per form with --results.
+
+A file of a network of one's own is timed instead where it is named: on function bodies, with kernels, and, where
+--network names its code, beside PyTorch and torch's plain export of it.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from freqfusion_runtime.commands.arguments import positive
 from freqfusion_runtime.commands.json_output import add_json_argument, printer, write_json
 
+from freqfusion_export.commands.own_network import add_network_argument, open_network
+from freqfusion_export.errors import ExportError
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
+    parser.add_argument(
+        "model", type=Path, nargs="?", metavar="MODEL.onnx", help="time a file of a network of one's own instead"
+    )
+    group = add_network_argument(parser)
+    group.add_argument("--checkpoint", type=Path, metavar="FILE", help="its weights")
     parser.add_argument("--size", type=_size, default=(512, 512), metavar="HxW", help="multiples of 32")
     parser.add_argument("--threads", type=positive, default=2, metavar="N", help="cores for each form")
     parser.add_argument("--rounds", type=positive, default=20, metavar="N", help="runs of each form")
@@ -32,6 +45,10 @@ def execute(args: argparse.Namespace) -> int:
     from freqfusion_export.bench import timing as bench
 
     say = printer(args.json)
+    if args.model is not None:
+        return _bench_network(args, say)
+    if args.network is not None:
+        raise ExportError("--network is about a file of one's own network; name that too, or leave it out")
     with scratch_folder("bench") as folder:
         say("exporting every form ...")
         entries = bench.make_entries(folder, *args.size)
@@ -59,6 +76,49 @@ def execute(args: argparse.Namespace) -> int:
         with args.results.open("a") as file:
             file.writelines(json_text({**r, **facts, "ratios": ratios}) + "\n" for r in records)
     write_json(args.json, {**facts, "entries": records, "ratios": ratios})
+    return 0
+
+
+def _bench_network(args: argparse.Namespace, say: Callable[[str], None]) -> int:
+    import numpy as np
+    from freqfusion_runtime.files import json_text, scratch_folder
+    from freqfusion_runtime.model_files.external_data import model_sha256
+
+    from freqfusion_export.bench import own_network as bench
+    from freqfusion_export.bench.timing import machine, time_in_turn
+    from freqfusion_export.parity.segmenter_parity import read_manifest
+
+    manifest = read_manifest(args.model)
+    if manifest.task != "network":
+        raise ExportError(
+            f"{args.model} is made for {manifest.task}, and networks of arrays are timed so. Leave the file out to time "
+            "ours"
+        )
+    tensors = bench.example_tensors(manifest)
+    with scratch_folder("bench") as folder:
+        runs = bench.runs_of_file(args.model, tensors, args.threads)
+        if args.network is not None:
+            network, _ = open_network(args.network, args.checkpoint, say)
+            runs |= bench.runs_of_module(network, tensors, folder, args.threads)
+        times = time_in_turn(runs, args.rounds)
+    records: list[dict[str, Any]] = [
+        {"entry": name, "p50_ms": float(np.percentile(ms, 50)), "p99_ms": float(np.percentile(ms, 99)), "runs": len(ms)}
+        for name, ms in times.items()
+    ]
+    facts = {**machine(args.threads), "model": manifest.model, "onnx_sha256": model_sha256(args.model)}
+    facts["input_shapes"] = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    baseline = bench.PLAIN if bench.PLAIN in times else next(iter(times))
+    base = next(record["p50_ms"] for record in records if record["entry"] == baseline)
+    say(f"{'form':<34} {'p50 ms':>8} {'p99 ms':>8}  to {baseline}")
+    for record in records:
+        ratio = record["p50_ms"] / base
+        say(f"{record['entry']:<34} {record['p50_ms']:8.1f} {record['p99_ms']:8.1f} {ratio:7.2f}x")
+    ratios = {record["entry"]: record["p50_ms"] / base for record in records}
+    if args.results is not None:
+        args.results.parent.mkdir(parents=True, exist_ok=True)
+        with args.results.open("a") as file:
+            file.writelines(json_text({**record, **facts, "ratios": ratios}) + "\n" for record in records)
+    write_json(args.json, {**facts, "entries": records, "baseline": baseline, "ratios": ratios})
     return 0
 
 

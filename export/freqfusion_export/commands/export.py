@@ -3,6 +3,9 @@
 
 The file runs anywhere on standard operators and faster where this project's kernels are present. It is kept only if
 ONNX Runtime computes from it what PyTorch computes; its manifest lies beside it as NAME.json.
+
+A network of one's own is named by the code that makes it: --network mypackage.models:build_unet --checkpoint unet.pt
+--input images=1x3x512x512 --dynamic images=0:batch,2:height:32,3:width:32. That code is imported and run.
 """
 
 from __future__ import annotations
@@ -18,9 +21,17 @@ from typing import TYPE_CHECKING, Any
 from freqfusion_runtime.commands.inline import add_form_arguments
 from freqfusion_runtime.commands.json_output import add_json_argument, printer, write_json
 
+from freqfusion_export.commands.export_network import Write, prepare_network
+from freqfusion_export.commands.own_network import (
+    add_input_arguments,
+    add_network_argument,
+    refuse_network_arguments,
+)
 from freqfusion_export.commands.settings import add_setting_arguments, overrides_of, setting_facts, settings_table
+from freqfusion_export.errors import ExportError
 
 if TYPE_CHECKING:
+    from freqfusion import Checkpoint
     from freqfusion_runtime.model_files.manifest import Manifest
 
     from freqfusion_export.precision.calibration import Calibration
@@ -30,15 +41,17 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument(
-        "checkpoint", type=Path, help="a file of weights of any suffix, or a folder of shards with an index"
+        "checkpoint",
+        type=Path,
+        nargs="?",
+        help="a file of weights of any suffix, or a folder of shards with an index",
     )
     parser.add_argument("--model", help="the model's name; recognised from the checkpoint's keys if not given")
     parser.add_argument("--output", type=Path, help="the file to write; the checkpoint's name with .onnx if not given")
     parser.add_argument(
         "--interface",
         choices=("image", "tensor"),
-        default="image",
-        help="image: uint8 picture in, label map or boxes out; tensor: normalised tensor in, logits or boxes out",
+        help="image, the default: uint8 picture in, label map or boxes out; tensor: normalised tensor in, scores out",
     )
     parser.add_argument(
         "--suppression",
@@ -60,6 +73,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights", choices=("model", "ema"), help="of a checkpoint with both: as trained, or running averages of them"
     )
+    group = add_network_argument(parser)
+    group.add_argument(
+        "--checkpoint",
+        dest="weights_of_network",
+        type=Path,
+        metavar="FILE",
+        help="its weights; the factory's if not given",
+    )
+    add_input_arguments(group)
     parser.add_argument("--bases-seed", type=int, default=0, help="seed of the head's factorisation bases")
     parser.add_argument(
         "--precision",
@@ -115,48 +137,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from freqfusion import load_model
     from freqfusion_runtime.files import sha256_of
 
-    from freqfusion_export.exporter import export
     from freqfusion_export.precision.calibration import read_calibration
     from freqfusion_export.precision.eight_bits import Options
 
     say = printer(args.json)
     start = time.perf_counter()
     check_form(args)
-    output = args.output or args.checkpoint.with_suffix(".onnx")
     calibration = None if args.calibration is None else read_calibration(args.calibration)
-    model, name, checkpoint = load_model(
-        args.checkpoint, args.model, overrides_of(args), which=args.weights, bases_seed=args.bases_seed
-    )
-    say(f"{args.checkpoint}: {name}, {len(checkpoint.state_dict)} entries, {checkpoint.weights} weights")
-    for note in checkpoint.notes:
-        say(f"  {note}")
-    for line in settings_table(checkpoint.settings):
-        say(line)
     table: list[GroupLoss] = []
-    write = functools.partial(
-        export,
-        model,
-        name=name,
-        interface=args.interface,
-        checkpoint=checkpoint,
-        checkpoint_path=args.checkpoint,
-        precision=args.precision,
-        keep_fp32=args.keep_fp32,
-        calibration=calibration,
-        eight_bits=Options(args.calibrator, args.target, args.max_drop, args.weight_bits),
-        on_sensitivity=table.extend,
-        suppression=args.suppression,
-        roi_align=args.roi_align,
-        check_full_size=args.check_full_size,
-    )
+    options: dict[str, Any] = {
+        "interface": args.interface,
+        "precision": args.precision,
+        "keep_fp32": args.keep_fp32,
+        "calibration": calibration,
+        "eight_bits": Options(args.calibrator, args.target, args.max_drop, args.weight_bits),
+        "on_sensitivity": table.extend,
+        "suppression": args.suppression,
+        "roi_align": args.roi_align,
+        "check_full_size": args.check_full_size,
+    }
+    prepare = prepare_network if args.network else _prepare_ours
+    output, write, checkpoint = prepare(args, options, say)
     manifest = write(output) if args.functions == "bodies" else _write_plain(args, write, output, say)
     seconds = time.perf_counter() - start
     nodes = ", ".join(f"{count} {operator}" for operator, count in manifest.operators.items()) or "none"
     size_mb = output.stat().st_size / 1e6
-    say(f"{output}: {size_mb:.1f} MB, {args.interface} interface, FreqFusion nodes: {nodes}")
+    say(f"{output}: {size_mb:.1f} MB, {manifest.interface} interface, FreqFusion nodes: {nodes}")
     if args.precision != "fp32":
         _print_precision(manifest, calibration, say)
     if table:
@@ -164,10 +172,10 @@ def execute(args: argparse.Namespace) -> int:
     say(f"checked against PyTorch on ONNX Runtime; {seconds:.0f} s in all")
     facts: dict[str, Any] = {"path": str(output), "sha256": sha256_of(output), "size_mb": size_mb}
     facts["export_s"] = seconds
-    facts["notes"] = checkpoint.notes
-    facts |= {"model": name, "interface": args.interface, "operators": manifest.operators}
+    facts["notes"] = checkpoint.notes if checkpoint else ()
+    facts |= {"model": manifest.model, "interface": manifest.interface, "operators": manifest.operators}
     facts |= {"precision": manifest.precision, "islands": [asdict(island) for island in manifest.islands]}
-    facts["settings"] = setting_facts(checkpoint.settings)
+    facts["settings"] = setting_facts(checkpoint.settings) if checkpoint else []
     if table:
         facts["sensitivity"] = [asdict(line) for line in table]
     if calibration is not None:
@@ -180,23 +188,45 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
+def _prepare_ours(
+    args: argparse.Namespace, options: dict[str, Any], say: Callable[[str], None]
+) -> tuple[Path, Write, Checkpoint]:
+    from freqfusion import load_model
+
+    from freqfusion_export.exporter import export
+
+    refuse_network_arguments(args)
+    path = args.checkpoint or args.weights_of_network
+    if path is None:
+        raise ExportError(
+            "there is nothing to export; name a checkpoint of ours, or a network of one's own (--network)"
+        )
+    output = args.output or path.with_suffix(".onnx")
+    model, name, checkpoint = load_model(
+        path, args.model, overrides_of(args), which=args.weights, bases_seed=args.bases_seed
+    )
+    say(f"{path}: {name}, {len(checkpoint.state_dict)} entries, {checkpoint.weights} weights")
+    for note in checkpoint.notes:
+        say(f"  {note}")
+    for line in settings_table(checkpoint.settings):
+        say(line)
+    write = functools.partial(export, model, name=name, checkpoint=checkpoint, checkpoint_path=path, **options)
+    return output, write, checkpoint
+
+
 def check_form(args: argparse.Namespace) -> None:
     """Refuses options of plain files where none is written.
 
     Raises:
         ExportError: If one was given.
     """
-    from freqfusion_export.errors import ExportError
-
     given = {"--shape": args.shape, "--opset": args.opset, "--ir-version": args.ir_version}
     names = [name for name, value in given.items() if value]
     if names and args.functions != "inline":
         raise ExportError(f"{names[0]} is about files of standard operators alone. Add --functions inline.")
 
 
-def _write_plain(
-    args: argparse.Namespace, write: Callable[[Path], Manifest], output: Path, say: Callable[[str], None]
-) -> Manifest:
+def _write_plain(args: argparse.Namespace, write: Write, output: Path, say: Callable[[str], None]) -> Manifest:
     """Exports into a folder of its own, and writes that file plainly."""
     from freqfusion_runtime.building.plain_file import write_plain_file
     from freqfusion_runtime.files import make_folder, scratch_folder

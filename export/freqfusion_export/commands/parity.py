@@ -8,6 +8,8 @@ one of them finds. --bisect looks for the smallest set of nodes that must be in 
 names the export options for it. --noise-floor tells what PyTorch differs from itself by, --save-reference writes what
 it computes for machines that build engines without it. Where mmcv and a CUDA device are there, mmcv's CARAFE is another
 reference.
+
+A network of one's own is compared on arrays: --network names the code that makes it, and each PHOTO is a NAME.npz.
 """
 
 from __future__ import annotations
@@ -21,18 +23,25 @@ from typing import TYPE_CHECKING, Any
 from freqfusion_runtime.commands.arguments import not_negative
 from freqfusion_runtime.commands.json_output import add_json_argument, printer, write_json
 
+from freqfusion_export.commands.own_network import add_network_argument, open_network
 from freqfusion_export.commands.parity_reference import add_reference_arguments, run_reference
 from freqfusion_export.commands.parity_table import HEADER, row
+from freqfusion_export.errors import ExportError
 
 if TYPE_CHECKING:
+    from freqfusion_runtime.model_files.manifest import Manifest
+
     from freqfusion_export.parity.segmenter_parity import PictureParity
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("model", type=Path, metavar="MODEL.onnx", help="a file written by `freqfusion export`")
-    parser.add_argument("pictures", type=Path, nargs="+", metavar="PHOTO", help="picture files, or folders of them")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="what the file was exported from")
+    parser.add_argument(
+        "pictures", type=Path, nargs="+", metavar="PHOTO", help="picture files, or folders of them; .npz of inputs"
+    )
+    parser.add_argument("--checkpoint", type=Path, help="what the file was exported from; with --network its weights")
+    add_network_argument(parser)
     parser.add_argument(
         "--weights", choices=("model", "ema"), help="as for `export`; those that the file was made of if not given"
     )
@@ -59,42 +68,45 @@ def execute(args: argparse.Namespace) -> int:
     from freqfusion_runtime.results.result_names import check_pictures_stay, result_names
 
     from freqfusion_export.commands.precision_bisection import bisect, conclude, refuse_unless_half
-    from freqfusion_export.errors import ExportError
-    from freqfusion_export.networks.checkpoint_hash import checkpoint_sha256
     from freqfusion_export.networks.manifests import taken_of
     from freqfusion_export.parity.difference_picture import draw_differences
     from freqfusion_export.parity.segmenter_parity import Parity, miou_of_set, read_manifest
 
     say = printer(args.json)
+    manifest = read_manifest(args.model)
+    if args.checkpoint is None and args.network is None:
+        raise ExportError(
+            "there is nothing to compare with; name what the file was exported from, with --checkpoint, or the code of "
+            "a network of one's own, with --network"
+        )
+    if manifest.task == "network":
+        return _compare_networks(args, manifest)
     pictures = find_pictures(args.pictures)
     names = {} if args.output is None else result_names(pictures)
     if args.output is not None:
         check_pictures_stay(args.pictures, names, args.output)
-    manifest = read_manifest(args.model)
     args.weights = args.weights or taken_of(manifest)
     if args.bisect:
         refuse_unless_half(args.model, manifest.precision, manifest.task)
     is_half = manifest.precision in ("fp16", "bf16")
     # ONNX Runtime does not open a bf16 file on a CPU; both half types are emulated below.
     paths = () if is_half else open_session(args.model, kernels=args.kernels).operator_paths
-    found_sha256 = checkpoint_sha256(args.checkpoint) if args.checkpoint.exists() else None
-    if found_sha256 and manifest.weights_sha256 not in (None, found_sha256):
-        raise ExportError(
-            f"{args.model} was exported from {manifest.weights_file} (sha256 {manifest.weights_sha256}), "
-            f"and {args.checkpoint} is another file (sha256 {found_sha256}); give the one it was exported from"
-        )
+    _check_weights(args, manifest)
     if manifest.task != "semantic_segmentation":
         from freqfusion_export.commands.detector_parity import compare_detectors
 
         return compare_detectors(args, manifest, pictures, names, paths)
-    network, _, checkpoint = load_model(
-        args.checkpoint,
-        manifest.model,
-        which=args.weights,
-        bases_seed=manifest.nmf_bases_seed or 0,
-        **manifest.network,
-    )
-    for note in checkpoint.notes:
+    if args.network is not None:
+        network, checkpoint = open_network(args.network, args.checkpoint, say, args.weights)
+    else:
+        network, _, checkpoint = load_model(
+            args.checkpoint,
+            manifest.model,
+            which=args.weights,
+            bases_seed=manifest.nmf_bases_seed or 0,
+            **manifest.network,
+        )
+    for note in checkpoint.notes if checkpoint is not None else ():
         say(f"{args.checkpoint}: {note}")
     parity = Parity(args.model, network, args.kernels, args.layers, args.threads)
     by_path = {path: sum(p.path == path for p in paths) for path in ("kernel", "function body")}
@@ -142,6 +154,33 @@ def execute(args: argparse.Namespace) -> int:
     facts |= {"agrees": agrees, "miou": miou, "least_miou": parity.least_miou}
     write_json(args.json, {**facts, "pictures": entries})
     return 0 if agrees else 1
+
+
+def _check_weights(args: argparse.Namespace, manifest: Manifest) -> None:
+    from freqfusion_export.networks.checkpoint_hash import checkpoint_sha256
+
+    if args.checkpoint is None or not args.checkpoint.exists():  # whoever reads it says so
+        return
+    found_sha256 = checkpoint_sha256(args.checkpoint)
+    if manifest.weights_sha256 not in (None, found_sha256):
+        raise ExportError(
+            f"{args.model} was exported from {manifest.weights_file} (sha256 {manifest.weights_sha256}), "
+            f"and {args.checkpoint} is another file (sha256 {found_sha256}); give the one it was exported from"
+        )
+
+
+def _compare_networks(args: argparse.Namespace, manifest: Manifest) -> int:
+    from freqfusion_runtime.predictors.opening import open_session
+
+    from freqfusion_export.commands.network_parity import compare_networks
+    from freqfusion_export.commands.precision_bisection import refuse_unless_half
+
+    if args.bisect:
+        refuse_unless_half(args.model, manifest.precision, manifest.task)
+    _check_weights(args, manifest)
+    is_half = manifest.precision in ("fp16", "bf16")
+    paths = () if is_half else open_session(args.model, kernels=args.kernels).operator_paths
+    return compare_networks(args, paths)
 
 
 def _print(result: PictureParity, say: Callable[[str], None]) -> None:

@@ -9,14 +9,17 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tqdm import tqdm
 
 from freqfusion_export.errors import ExportError
-from freqfusion_export.parity.segmenter_parity import Parity, PictureParity, miou_of_set
 from freqfusion_export.precision.bisection import smallest_sufficient
 from freqfusion_export.precision.retyping import Retyping
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    from freqfusion_runtime.agreement.comparison import Comparison
 
 HEADER = f"  {'trial':>5}  {'in fp32 beside the islands':<56} {'max/std':>9} {'labels':>9} {'mIoU':>9}"
 
@@ -30,8 +33,8 @@ class Trial:
         nodes: How many nodes that is.
         picture: Which picture the numbers are of.
         logit_error: Largest error of the logits over their standard deviation; None if a number is not finite.
-        label_agreement: Share of pixels with equal labels.
-        miou: Between the label maps, over these pictures.
+        label_agreement: Share of pixels with equal labels; None of a network without labels.
+        miou: Between the label maps, over these pictures; likewise.
         suffices: Whether every picture is within tolerance.
     """
 
@@ -39,8 +42,8 @@ class Trial:
     nodes: int
     picture: str
     logit_error: float | None
-    label_agreement: float
-    miou: float
+    label_agreement: float | None
+    miou: float | None
     suffices: bool
 
 
@@ -70,9 +73,9 @@ class Bisection:
 
 def refuse_unless_half(path: Path, precision: str, task: str) -> None:
     """Raises ``ExportError`` for a file that has nothing to bisect."""
-    if task != "semantic_segmentation":
+    if task not in ("semantic_segmentation", "network"):
         raise ExportError(
-            f"{path} is for {task}, and --bisect judges logits and label maps, which it has not. "
+            f"{path} is for {task}, and --bisect judges logits, label maps and tensors, which it has not. "
             "Compare its layers with --layers, and keep stages with `export --keep-fp32`"
         )
     if precision not in ("fp16", "bf16"):
@@ -86,15 +89,57 @@ def refuse_unless_half(path: Path, precision: str, task: str) -> None:
         raise ExportError(f"{path} is {precision}, and --bisect is for fp16 and bf16: {reason}")
 
 
-def bisect(parity: Parity, path: Path, results: Sequence[PictureParity], say: Callable[[str], None]) -> Bisection:
+class Judged(Protocol):
+    """What a file was compared on: a picture, or a set of inputs."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def comparisons(self) -> list[Comparison]:
+        """The arrays that were compared."""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether all is within tolerance."""
+
+    @property
+    def label_agreement(self) -> float | None:
+        """Share of pixels with equal labels, where there are labels."""
+
+
+J = TypeVar("J", bound=Judged)
+
+
+class Bisectable(Protocol[J]):
+    """What compares variants of a file with PyTorch."""
+
+    @property
+    def precision(self) -> str:
+        """Of the file."""
+
+    @property
+    def least_miou(self) -> float:
+        """Bound of :meth:`miou_of`."""
+
+    def on_variant(self, model: ir.Model, known: J) -> J:
+        """Compares a variant where the file itself was compared before."""
+
+    def miou_of(self, results: Sequence[J]) -> float | None:
+        """Mean IoU over all, where there are labels."""
+
+
+def bisect(parity: Bisectable[J], path: Path, results: Sequence[J], say: Callable[[str], None]) -> Bisection:
     """Looks for the nodes whose casts break parity, and prints what it tries.
 
-    A trial's loss is that of logits and label maps, computed with every rounding the typing asks for.
+    A trial's loss is that of the outputs, and of label maps where there are some, computed with every rounding the
+    typing asks for.
 
     Args:
         parity: Of the file.
         path: The file.
-        results: Of its pictures.
+        results: Of its pictures or inputs.
         say: Prints a line.
     """
     retyping = Retyping(path)
@@ -112,9 +157,9 @@ def bisect(parity: Parity, path: Path, results: Sequence[PictureParity], say: Ca
                 tried.append(result)
                 if not result.agrees:
                     break
-            miou = miou_of_set(tried)
-            is_within = result.agrees and miou >= parity.least_miou
-            error = result.comparisons[0].max_over_std
+            miou = parity.miou_of(tried)
+            is_within = result.agrees and (miou is None or miou >= parity.least_miou)
+            error = max(comparison.max_over_std for comparison in result.comparisons)
             finite = error if error < float("inf") else None
             trial = Trial(kept, len(names), result.name, finite, result.label_agreement, miou, bool(is_within))
             found.trials.append(trial)
@@ -150,7 +195,7 @@ def conclude(found: Bisection, say: Callable[[str], None]) -> None:
             "Compare the fp32 export with --layers, or look at the weights, which are the file's rounded ones."
         )
     elif not found.nodes:
-        say("Logits and label maps are within tolerance; only values inside the network are beyond theirs, see above.")
+        say("What comes out is within tolerance; only values inside the network are beyond theirs, see above.")
     else:
         say(f"stages that suffice in fp32: {', '.join(found.stages)}")
         say(f"nodes that suffice, none of which can be left out: {len(found.nodes)}")
@@ -166,4 +211,8 @@ def _words(names: Collection[str], noun: str) -> str:
 def _row(number: int, trial: Trial) -> str:
     error = "not finite" if trial.logit_error is None else f"{trial.logit_error:9.1e}"
     mark = "  suffices" if trial.suffices else ""
-    return f"  {number:>5}  {trial.kept:<56} {error:>9} {trial.label_agreement:9.6f} {trial.miou:9.6f}{mark}"
+    return f"  {number:>5}  {trial.kept:<56} {error:>9} {_share(trial.label_agreement)} {_share(trial.miou)}{mark}"
+
+
+def _share(value: float | None) -> str:
+    return f"{'-':>9}" if value is None else f"{value:9.6f}"

@@ -10,6 +10,7 @@ from typing import Any
 
 from freqfusion_runtime.evaluation.errors import EvaluationError
 from freqfusion_runtime.predictors.loading import ObjectFinder, load, predictor_of
+from freqfusion_runtime.predictors.network import Network
 from freqfusion_runtime.predictors.segmenter import Segmenter
 
 from freqfusion_export.evaluation.segmenters import is_checkpoint
@@ -65,6 +66,8 @@ def _open(path: Path, args: argparse.Namespace) -> Contestant:
     session = finder.session
     if isinstance(finder, Segmenter):
         raise EvaluationError(f"{path} labels pixels and finds no objects. Use --task semantic, or another model.")
+    if isinstance(finder, Network):
+        raise EvaluationError(f"{path} does not say what its tensors mean, so nothing scores them. Name another model.")
     by_kernel = sum(entry.path == "kernel" for entry in session.operator_paths)
     backend = (
         f"{session.provider}, {session.manifest.precision}, {by_kernel} of {len(session.operator_paths)} by kernel"
@@ -92,5 +95,5 @@ def _open_checkpoint(path: Path, args: argparse.Namespace) -> Contestant:
     manifest = network_manifest(form_of(network, checkpoint), Origin(name, checkpoint))
     session = PytorchSession(network, path, manifest, args.provider)
     finder = predictor_of(session)
-    assert not isinstance(finder, Segmenter)
+    assert not isinstance(finder, (Segmenter, Network))
     return Contestant(path, finder, session.provider, checkpoint.notes)

@@ -101,6 +101,7 @@ class TorchLabeller:
         form = form_of(network, checkpoint)
         if form.task != "semantic_segmentation":
             raise EvaluationError(f"{path} is made for {form.task}, not for semantic segmentation. Choose its --task.")
+        self._outputs = form.outputs
         self._preprocessing, self.num_classes, self.palette = form.preprocessing, form.num_classes, form.palette
         self.classes, self.notes = form.classes, checkpoint.notes
         self.weights = "checkpoint" if checkpoint.weights == "trained" else "random"
@@ -117,7 +118,7 @@ class TorchLabeller:
 
         images = torch.from_numpy(prepare(picture, self._preprocessing)).to(self._device)
         with torch.inference_mode(), native.disabled():
-            outputs = outputs_of(self._network, images)
+            outputs = outputs_of(self._network, self._outputs, images)
         for name, values in outputs.items():
             if not (is_finite := values.isfinite()).all():  # labels of such scores are any
                 raise NetworkOutputError(

@@ -43,7 +43,8 @@ _REFUSED = {
 class DetectorForm(Form):
     """A network that finds objects in images of a known part of the input, the rest of which is padding."""
 
-    inputs = (IMAGES, _IMAGE_SIZES)
+    inputs: tuple[TensorSpec, ...] = (IMAGES, _IMAGE_SIZES)
+
     comparison = "detections"
 
     @classmethod

@@ -83,6 +83,6 @@ def _name_sizes(graph: ir.Graph, form: Form) -> None:
     specs = {spec.name: spec for spec in (*form.inputs, *form.outputs)}
     for value in (*graph.inputs, *graph.outputs):
         spec = specs.get(str(value.name))
-        if spec is not None:
+        if spec is not None and spec.shape:  # those of a network of the user's own were named when it was traced
             sizes = zip(value.shape or spec.shape, spec.shape, strict=True)
             value.shape = ir.Shape([traced if isinstance(traced, int) else name for traced, name in sizes])

@@ -20,6 +20,7 @@ from torch import nn
 
 from freqfusion_export.networks.checkpoint_hash import checkpoint_sha256
 from freqfusion_export.networks.protocol import Form
+from freqfusion_export.networks.query_segmenter import OUTPUTS as QUERY_OUTPUTS
 from freqfusion_export.networks.trace import OPSET
 from freqfusion_export.passes.name_tensorrt_plugins import DOMAIN, PLUGIN_NAMESPACE, PLUGIN_VERSION
 
@@ -32,16 +33,18 @@ class Origin:
         name: Its name.
         checkpoint: What the weights were read from; None: random weights.
         checkpoint_path: Its file.
+        is_own: Whether it is the user's own, whose weights are theirs to know.
     """
 
     name: str
     checkpoint: Checkpoint | None = None
     checkpoint_path: Path | None = None
+    is_own: bool = False
 
 
 def network_manifest(form: Form, origin: Origin) -> Manifest:
     """Describes a network in PyTorch as an fp32 file of the tensor interface would."""
-    is_trained = origin.checkpoint is not None and origin.checkpoint.weights == "trained"
+    is_trained = origin.is_own or (origin.checkpoint is not None and origin.checkpoint.weights == "trained")
     path = origin.checkpoint_path
     settings = Settings() if origin.checkpoint is None else origin.checkpoint.settings
     return Manifest(
@@ -58,6 +61,7 @@ def network_manifest(form: Form, origin: Origin) -> Manifest:
         classes=form.classes,
         palette=form.palette,
         preprocessing=form.preprocessing,
+        sizes=form.shared_sizes,
         settings=tuple(SettingRecord(**asdict(setting)) for setting in settings.table),
         network=dict(settings.network),
         weights_file=path.name if path else None,
@@ -66,6 +70,15 @@ def network_manifest(form: Form, origin: Origin) -> Manifest:
         config_file=settings.config_file,
         config_sha256=settings.config_sha256,
     )
+
+
+def network_outputs(manifest: Manifest) -> tuple[TensorSpec, ...]:
+    """What a segmenter's network itself puts out, whatever the interface of the file."""
+    if manifest.interface == "tensor":
+        return manifest.outputs
+    if "QueryArgmax" in manifest.operators:
+        return QUERY_OUTPUTS
+    return (TensorSpec("logits", "float32", ("batch", manifest.num_classes, "height/8", "width/8")),)
 
 
 def taken_of(manifest: Manifest) -> Choice | None:

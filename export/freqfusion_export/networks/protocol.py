@@ -10,12 +10,12 @@ from typing import ClassVar, Literal
 
 import onnx_ir as ir
 import torch
-from freqfusion_runtime.model_files.manifest import Preprocessing, Task, TensorSpec
+from freqfusion_runtime.model_files.manifest import FreeSize, Preprocessing, Task, TensorSpec
 from torch import Tensor
 
 from freqfusion_export.errors import ExportError
 
-Comparison = Literal["labels", "queries", "detections"]
+Comparison = Literal["labels", "queries", "detections", "tensors"]
 IMAGES = TensorSpec("images", "float32", ("batch", 3, "height", "width"))
 
 
@@ -31,7 +31,7 @@ class Form(ABC):
         palette: Colours, likewise.
         preprocessing: Of the pictures; the official test pipeline unless told otherwise.
         outputs: Of the network itself, from ``inputs``; ``classes`` is a size that only the network knows.
-        inputs: See there.
+        inputs: Of the network itself, in the order in which it takes them.
         comparison: How a written file is compared with the network; ``verification`` has the one of each name.
     """
 
@@ -42,8 +42,8 @@ class Form(ABC):
     palette: tuple[tuple[int, int, int], ...]
     preprocessing: Preprocessing
     outputs: tuple[TensorSpec, ...]
+    inputs: tuple[TensorSpec, ...] = (IMAGES,)
 
-    inputs: ClassVar[tuple[TensorSpec, ...]] = (IMAGES,)
     comparison: ClassVar[Comparison]
 
     @property
@@ -59,6 +59,19 @@ class Form(ABC):
     def examples(self, n: int, h: int, w: int) -> dict[str, Tensor]:
         """Makes inputs to trace the network with, ``n`` images of ``h`` x ``w``, by name."""
         return {IMAGES.name: torch.zeros(n, 3, h, w)}
+
+    def trace_examples(self, size_divisor: int) -> dict[str, Tensor]:
+        """Makes the inputs to trace with: sizes unlike each other and unlike 1, so that none is mistaken or fixed."""
+        return self.examples(2, 3 * size_divisor, 4 * size_divisor)
+
+    def free_sizes(self, size_divisor: int) -> dict[str, int]:
+        """The names of the sizes that stay free, each with the number it is a multiple of."""
+        return {"batch": 1, "height": size_divisor, "width": size_divisor}
+
+    @property
+    def shared_sizes(self) -> dict[str, FreeSize]:
+        """What the manifest says of free sizes; see there. Those of pictures follow from the preprocessing."""
+        return {}
 
     @abstractmethod
     def image_interface(self) -> ir.passes.PassBase:

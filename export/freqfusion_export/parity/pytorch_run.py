@@ -13,7 +13,7 @@ import torch
 from freqfusion import native
 from freqfusion.detection import Detector
 from freqfusion_runtime.agreement.reference_data import RecordedSession
-from freqfusion_runtime.model_files.manifest import Manifest
+from freqfusion_runtime.model_files.manifest import Manifest, TensorSpec
 from freqfusion_runtime.pictures.preparation import prepare
 from freqfusion_runtime.pictures.sizes import keep_ratio_size
 from freqfusion_runtime.predictors.loading import predictor_of
@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from freqfusion_export.networks.detector import DetectorForm
-from freqfusion_export.networks.forms import form_of
 from freqfusion_export.networks.label_maps import labels_by_pytorch
+from freqfusion_export.networks.manifests import network_outputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,17 +57,19 @@ def run_pytorch(network: nn.Module, manifest: Manifest, photo: NDArray[np.uint8]
     images = torch.from_numpy(prepare(photo, manifest.preprocessing))
     with torch.inference_mode(), native.disabled():
         if not isinstance(network, Detector):
-            return {name: value.numpy() for name, value in outputs_of(network, images).items()}
+            return {
+                name: value.numpy() for name, value in outputs_of(network, network_outputs(manifest), images).items()
+            }
         sizes = torch.tensor([keep_ratio_size(photo.shape[0], photo.shape[1], manifest.preprocessing)])
         outputs = network(images, sizes)
     return {name: value.numpy() for name, value in zip(network.output_names, outputs, strict=True)}
 
 
-def outputs_of(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """What a segmenter computes, by the names that its files have for it."""
+def outputs_of(network: nn.Module, specs: Sequence[TensorSpec], images: Tensor) -> dict[str, Tensor]:
+    """What a segmenter computes, by the names that a file of it has for that."""
     found = network(images)
     values = (found,) if isinstance(found, Tensor) else found
-    return {spec.name: value for spec, value in zip(form_of(network).outputs, values, strict=True)}
+    return {spec.name: value for spec, value in zip(specs, values, strict=True)}
 
 
 def labels_of(outputs: Mapping[str, NDArray[Any]], manifest: Manifest, photo: NDArray[np.uint8]) -> NDArray[Any]:

@@ -46,7 +46,7 @@ class PytorchSession:
             InputError: If a name, dtype or shape is not what the network takes.
         """
         check_inputs(self.path, self.manifest.inputs, inputs)
-        check_sides(self.manifest, inputs[self.manifest.inputs[0].name].shape)
+        check_sides(self.manifest, inputs)
         # Copies: what came from a client cannot be written to.
         tensors = [torch.tensor(inputs[spec.name], device=self._device) for spec in self.manifest.inputs]
         with torch.inference_mode(), native.disabled() if self._by_definition else nullcontext():

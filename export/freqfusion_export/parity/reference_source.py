@@ -18,8 +18,7 @@ from freqfusion_runtime.serving.scheduling.registry import ModelSource
 from freqfusion_runtime.serving.triton.source import read_source
 
 from freqfusion_export.networks.checkpoint_hash import checkpoint_sha256
-from freqfusion_export.networks.manifests import taken_of
-from freqfusion_export.networks.query_segmenter import OUTPUTS as QUERY_OUTPUTS
+from freqfusion_export.networks.manifests import network_outputs, taken_of
 from freqfusion_export.parity.pytorch_session import PytorchSession
 
 SUFFIX = "-pytorch"
@@ -55,7 +54,7 @@ def reference_source(
         interface="tensor",
         precision="fp32",
         inputs=(TensorSpec("images", "float32", ("batch", 3, "height", "width")),),
-        outputs=_network_outputs(manifest),
+        outputs=network_outputs(manifest),
         operators={},
     )
 
@@ -87,15 +86,6 @@ def _files(checkpoint: Path) -> tuple[Path, ...]:
     if missing:
         raise ModelFileError(f"{missing[0]} does not exist. Name the checkpoint a served file was exported from.")
     return files
-
-
-def _network_outputs(manifest: Manifest) -> tuple[TensorSpec, ...]:
-    """What the network itself puts out, whatever the interface of the file."""
-    if manifest.interface == "tensor":
-        return manifest.outputs
-    if "QueryArgmax" in manifest.operators:
-        return QUERY_OUTPUTS
-    return (TensorSpec("logits", "float32", ("batch", manifest.num_classes, "height/8", "width/8")),)
 
 
 def _exported_from(checkpoint: Path, served: Sequence[ModelSource]) -> tuple[ModelSource, Manifest]:

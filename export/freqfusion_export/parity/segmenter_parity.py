@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from freqfusion_export.errors import ExportError
-from freqfusion_export.networks.forms import form_of
+from freqfusion_export.networks.manifests import network_outputs
 from freqfusion_export.parity import mmcv_peer
 from freqfusion_export.parity.hidden_keys import HEAD, KeyRecorder, compare_keys, hidden_values
 from freqfusion_export.parity.probe import Probe
@@ -124,7 +124,7 @@ class Parity:
         with KeyRecorder(self.network) as keys:
             expected = self._by_pytorch(images, wanted)
         stages = {stage: value for stage, value in self.probe.stages.items() if stage in wanted}
-        outputs = [spec.name for spec in form_of(self.network).outputs]
+        outputs = [spec.name for spec in network_outputs(self.manifest)]
         hidden = hidden_values(self.probe.graph)
         names = [IMAGES, *outputs, *hidden, *stages.values()]
         names += [str(value.name) for node in self.probe.operators for value in (*node.inputs, *node.outputs) if value]
@@ -166,6 +166,11 @@ class Parity:
         agreement, miou = label_agreement(labels, known.expected), mean_iou(labels, known.expected)
         return replace(known, comparisons=[logits], labels=labels, label_agreement=agreement, miou=miou)
 
+    @staticmethod
+    def miou_of(results: Sequence[PictureParity]) -> float:
+        """Mean IoU over a set of pictures, which :attr:`least_miou` bounds."""
+        return miou_of_set(results)
+
     def _inputs(self, photo: NDArray[np.uint8]) -> tuple[NDArray[np.float32], dict[str, NDArray[Any]]]:
         """The network's images of a picture, and the file's inputs."""
         images = prepare(photo, self.manifest.preprocessing)
@@ -192,7 +197,7 @@ class Parity:
         handles = [record_stage(self.network, stage, results) for stage in stages]
         try:
             with torch.inference_mode(), native.disabled():
-                outputs = outputs_of(self.network, torch.from_numpy(images))
+                outputs = outputs_of(self.network, network_outputs(self.manifest), torch.from_numpy(images))
                 results |= {name: value.numpy() for name, value in outputs.items()}
         finally:
             for handle in handles:

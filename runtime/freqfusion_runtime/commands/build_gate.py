@@ -30,6 +30,11 @@ def open_gate(args: argparse.Namespace, manifest: Manifest) -> Gate | None:
             if getattr(args, option) is not None:
                 raise GateError(f"--{option} belongs to the gate. Name its pictures with --verify, or leave it out.")
         return None
+    if manifest.task == "network":
+        raise GateError(
+            f"--verify compares what is made of pictures, and {args.model} does not say what its tensors mean (task "
+            "network). Leave it out, and compare the ONNX file by `freqfusion parity`."
+        )
     files = [path for path in args.verify if path.suffix == SUFFIX]
     if len(files) > 1:
         raise GateError(

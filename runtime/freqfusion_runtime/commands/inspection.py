@@ -190,7 +190,12 @@ def _manifest_lines(manifest: Manifest | None) -> list[str]:
         return ["  no FreqFusion manifest"]
     lines = [
         f"  {manifest.model} {manifest.precision}, {manifest.task}, {manifest.interface} interface, "
-        f"{manifest.num_classes} classes, weights: {manifest.weights}"
+        + ("" if manifest.task == "network" else f"{manifest.num_classes} classes, ")
+        + f"weights: {manifest.weights}"
+    ]
+    lines += [
+        f"  size {name}: a multiple of {size.multiple}, {size.usual} when it was exported"
+        for name, size in manifest.sizes.items()
     ]
     lines += [
         f"  kept in fp32: {island.name}, {island.nodes} nodes: {island.reason}"

@@ -7,6 +7,9 @@ NAME.panoptic.json (COCO's panoptic format). Their image_id is the number that i
 are numbers, as COCO's are, else the picture's place on the command line. Says which FreqFusion operators ran as native
 kernels and which as function bodies, and how long each stage took. A picture that cannot be read does not stop the
 others; it is named at the end, and the exit status is 1.
+
+A model of one's own takes arrays: each PHOTO is then a NAME.npz with its inputs by name, and NAME.outputs.npz is
+written.
 """
 
 from __future__ import annotations
@@ -14,11 +17,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from freqfusion_runtime.commands.arguments import names, not_negative, share
 from freqfusion_runtime.commands.json_output import add_json_argument, printer, write_json
+from freqfusion_runtime.commands.run_arrays import SUFFIX, check_archives, run_archives
 from freqfusion_runtime.commands.terminal import print_error
 from freqfusion_runtime.errors import FreqFusionError, InputError
 
@@ -39,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", type=Path, metavar="MODEL", help="an ONNX file of `freqfusion export`, or a plan of `freqfusion build`"
     )
-    parser.add_argument("pictures", type=Path, nargs="+", metavar="PHOTO", help="picture files, or folders of them")
+    parser.add_argument(
+        "pictures", type=Path, nargs="+", metavar="PHOTO", help="picture files, or folders of them; or .npz"
+    )
     parser.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="for the results; not the pictures' own"
     )
@@ -82,6 +89,8 @@ def execute(args: argparse.Namespace) -> int:
     from freqfusion_runtime.results.segmentation import Segmentation
 
     say = printer(args.json)
+    if all(path.suffix == SUFFIX for path in args.pictures):
+        return _run_network(args, say)
     pictures = find_pictures(args.pictures)
     stems, image_ids = result_names(pictures), _image_ids(pictures)
     check_pictures_stay(args.pictures, stems, args.output)
@@ -125,6 +134,28 @@ def execute(args: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
+def _run_network(args: argparse.Namespace, say: Callable[[str], None]) -> int:
+    from freqfusion_runtime.files import make_folder
+    from freqfusion_runtime.model_files.external_data import model_sha256
+    from freqfusion_runtime.predictors.loading import load
+    from freqfusion_runtime.predictors.network import Network
+
+    check_archives(args.model, args.pictures)
+    network = load(args.model, provider=args.provider, threads=args.threads, kernels=args.kernels, trust=args.trust)
+    if not isinstance(network, Network):
+        raise InputError(
+            f"{args.model} is made for {network.session.manifest.task} and takes pictures, not {args.pictures[0]}. "
+            "Name picture files, or folders of them."
+        )
+    make_folder(args.output)
+    for line in _describe(network):
+        say(line)
+    done, failures = run_archives(network, args, say)
+    facts = {"model": str(args.model), "model_sha256": model_sha256(args.model), **_engine(network)}
+    write_json(args.json, {**facts, "archives": done, "failures": failures})
+    return 1 if failures else 0
+
+
 def _image_ids(pictures: list[Path]) -> dict[Path, int]:
     """What COCO results call each picture: the number that is its name, as COCO's pictures have, else its place."""
     numbers = [int(picture.stem) for picture in pictures if picture.stem.isascii() and picture.stem.isdigit()]
@@ -163,8 +194,11 @@ def _engine(predictor: Predictor) -> dict[str, Any]:
 
 def _options(predictor: Predictor, args: argparse.Namespace) -> dict[str, Any]:
     """What ``predict`` is asked for beside the picture; fails before the first picture where it cannot be had."""
+    from freqfusion_runtime.predictors.network import Network
     from freqfusion_runtime.predictors.segmenter import Segmenter
 
+    if isinstance(predictor, Network):
+        predictor.predict(args.pictures[0])
     if not isinstance(predictor, Segmenter):
         if args.classes is not None:
             predictor.labels_of(args.classes)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from freqfusion_runtime.engines.errors import ProfileError, ProfileOptionError
+from freqfusion_runtime.model_files.free_sizes import sizes_fault, usual_shapes
 from freqfusion_runtime.model_files.manifest import Manifest, TensorSpec
 
 Shape = tuple[int, ...]
@@ -62,12 +63,15 @@ def read_profiles(
         manifest: Of the model; its free sides are what is to be filled in.
         mins, opts, maxs: One text per profile: ``1x512x512`` (batch, height, width of the picture) or
             ``1x512x512,other=1x4`` where the model has further inputs. A list that is empty follows the usual size, or
-            all defaults where all three are.
+            all defaults where all three are: for a ``network`` the sizes that it was exported with.
 
     Raises:
         ProfileOptionError: If the lists do not match, or a text does not fit the model.
     """
-    if not (mins or opts or maxs):
+    if not (mins or opts or maxs) and manifest.task == "network":
+        usual_size = ",".join(f"{name}={words(shape)}" for name, shape in usual_shapes(manifest).items())
+        mins, opts, maxs = [usual_size], [usual_size], [usual_size]
+    elif not (mins or opts or maxs):
         mins, opts, maxs = [DEFAULT_MIN], [DEFAULT_OPT], [DEFAULT_MAX]
     count = max(len(mins), len(opts), len(maxs))
     filled = []
@@ -155,9 +159,18 @@ def _profile(manifest: Manifest, low: str, usual: str, high: str) -> Profile:
                 f"{words(shape_range.max)} must not decrease in any side. Correct the sizes."
             )
         ranges[name] = shape_range
-    if manifest.interface == "tensor":
+    if manifest.task == "network":
+        _check_sizes(manifest, ranges)
+    elif manifest.interface == "tensor":
         _check_multiples(manifest, ranges)
     return Profile(ranges)
+
+
+def _check_sizes(manifest: Manifest, ranges: Mapping[str, ShapeRange]) -> None:
+    for option, pick in (("--min", "min"), ("--opt", "opt"), ("--max", "max")):
+        shapes = {name: getattr(shape_range, pick) for name, shape_range in ranges.items()}
+        if (fault := sizes_fault(manifest.inputs, manifest.sizes, shapes)) is not None:
+            raise ProfileOptionError(f"{option}: {fault}")
 
 
 def _check_multiples(manifest: Manifest, ranges: Mapping[str, ShapeRange]) -> None:

@@ -165,7 +165,7 @@ class TensorRTSession:
     def _checked(self, inputs: Mapping[str, Any], stream: int) -> dict[str, Any]:
         arrays = {name: read_device_array(value, name, stream) or value for name, value in inputs.items()}
         check_inputs(self._path, self._inputs, arrays)
-        check_sides(self._manifest, arrays[self._manifest.inputs[0].name].shape)
+        check_sides(self._manifest, arrays)
         return arrays
 
     def _profile(self, arrays: Mapping[str, Any]) -> int:

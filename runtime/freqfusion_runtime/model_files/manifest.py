@@ -82,6 +82,19 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
+class FreeSize:
+    """A size that a network leaves free.
+
+    Args:
+        multiple: What it must be a multiple of.
+        usual: What it was in the inputs that the network was exported with.
+    """
+
+    multiple: int
+    usual: int
+
+
+@dataclass(frozen=True)
 class SettingRecord:
     """What became of one setting of the config that the network was trained with.
 
@@ -139,6 +152,7 @@ class Manifest:
         classes: Their names in the order of the logits, or empty where the checkpoint names none.
         palette: Their colours as RGB in 0 to 255, or empty.
         preprocessing: Which pictures the network was trained on.
+        sizes: Of a ``network``: the free sizes of its inputs by the names that they share.
         inputs, outputs: In the graph's order.
         settings: What was taken from the config, defaulted, overridden by the user, or not understood.
         network: Arguments that the network was built with beside those that its weights show.
@@ -175,6 +189,7 @@ class Manifest:
     classes: tuple[str, ...] = ()
     palette: tuple[tuple[int, int, int], ...] = ()
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    sizes: dict[str, FreeSize] = field(default_factory=dict, metadata=_ADDED)
     settings: tuple[SettingRecord, ...] = field(default=(), metadata=_ADDED)
     network: dict[str, Any] = field(default_factory=dict, metadata=_ADDED)
     nmf_bases_seed: int | None = None
@@ -233,6 +248,13 @@ class Manifest:
             raise ManifestError(
                 f"manifest: size_fit must be pad where resizer is pillow, got {self.preprocessing.size_fit}. "
                 f"{_REEXPORT}"
+            )
+        wrong = [n for n, s in self.sizes.items() if s.multiple < 1 or s.usual < 1 or s.usual % s.multiple]
+        if wrong:
+            size = self.sizes[wrong[0]]
+            raise ManifestError(
+                f"manifest: the size {wrong[0][:80]!r} must be a positive multiple of a positive number, "
+                f"got {size.usual} and {size.multiple}. {_REEXPORT}"
             )
         if not self.inputs or not self.outputs:
             raise ManifestError(f"manifest: inputs and outputs must name at least one tensor each. {_REEXPORT}")

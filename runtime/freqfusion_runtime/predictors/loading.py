@@ -6,15 +6,15 @@ from __future__ import annotations
 import os
 from typing import TypeAlias
 
-from freqfusion_runtime.errors import ModelFileError
 from freqfusion_runtime.pictures.reading import MAX_PIXELS
 from freqfusion_runtime.predictors.detector import Detector, InstanceSegmenter, PanopticSegmenter
+from freqfusion_runtime.predictors.network import Network
 from freqfusion_runtime.predictors.opening import open_session
 from freqfusion_runtime.predictors.segmenter import Segmenter
 from freqfusion_runtime.sessions.protocol import Kernels, Provider, Session
 
 ObjectFinder: TypeAlias = Detector | InstanceSegmenter | PanopticSegmenter
-Predictor: TypeAlias = Segmenter | ObjectFinder
+Predictor: TypeAlias = Segmenter | ObjectFinder | Network
 
 
 def load(
@@ -37,8 +37,8 @@ def load(
         trust: Load a plan that is not the one its manifest tells of. A plan is code.
 
     Returns:
-        What the model is made for: a Segmenter, Detector, InstanceSegmenter or PanopticSegmenter. Each has
-        ``predict(image)``.
+        What the model is made for: a Segmenter, Detector, InstanceSegmenter or PanopticSegmenter, each with
+        ``predict(image)``; or a Network, with ``run(arrays)``.
 
     Raises:
         FreqFusionError: If the file or the device cannot be used; the subclass says why.
@@ -60,7 +60,4 @@ def predictor_of(session: Session, max_pixels: int = MAX_PIXELS) -> Predictor:
         case "panoptic_segmentation":
             return PanopticSegmenter(session, max_pixels)
         case "network":
-            raise ModelFileError(
-                f"{session.path} does not say what its tensors mean (task network), so that no picture can be given to "
-                "it. Name a file that `freqfusion export` wrote."
-            )
+            return Network(session)

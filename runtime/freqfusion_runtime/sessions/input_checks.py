@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from freqfusion_runtime.errors import InputError
+from freqfusion_runtime.model_files.free_sizes import sizes_fault
 from freqfusion_runtime.model_files.manifest import Manifest, TensorSpec
 
 
@@ -50,16 +51,21 @@ def check_inputs(path: str | os.PathLike[str], wanted: Sequence[TensorSpec], inp
             )
 
 
-def check_sides(manifest: Manifest, shape: tuple[int, ...]) -> None:
+def check_sides(manifest: Manifest, inputs: Mapping[str, ArrayLike]) -> None:
     """Makes sure that a network without its own preprocessing gets sides that it can halve as often as it does.
 
     Raises:
-        InputError: If a side is no multiple of the manifest's ``size_divisor``.
+        InputError: If a side is no multiple of what the manifest says, or one size has two values.
     """
+    if manifest.task == "network":
+        fault = sizes_fault(manifest.inputs, manifest.sizes, {name: value.shape for name, value in inputs.items()})
+        if fault is not None:
+            raise InputError(fault)
+        return
     if manifest.interface != "tensor":
         return
     step = manifest.preprocessing.size_divisor
-    height, width = shape[-2:]
+    height, width = inputs[manifest.inputs[0].name].shape[-2:]
     if height % step or width % step:
         raise InputError(
             f"input {manifest.inputs[0].name!r} must have a height and a width that are multiples of {step}, "

@@ -194,7 +194,7 @@ class OnnxRuntimeSession:
 
     def _check_inputs(self, inputs: Mapping[str, NDArray[Any]]) -> None:
         check_inputs(self._path, self._inputs, inputs)
-        check_sides(self._manifest, inputs[self._manifest.inputs[0].name].shape)
+        check_sides(self._manifest, inputs)
 
 
 def _check_file(path: Path) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,8 @@ class Footprint:
     """Bytes that a run takes beside its inputs, for each pixel.
 
     Args:
-        network: For each pixel of the network's own input, which a picture is resized to.
+        network: For each pixel of the network's own input, which a picture is resized to; of a model for ``network``
+            each number of its first input.
         picture: For each pixel of a picture as it was sent, where the network resizes it itself.
     """
 
@@ -36,6 +38,8 @@ class Footprint:
             manifest: Of the model.
             shape: Of its first input.
         """
+        if manifest.task == "network":
+            return round(self.network * math.prod(shape))
         if manifest.interface == "image":
             items, height, width = shape[:3]
             inner_height, inner_width = network_size(height, width, manifest.preprocessing)

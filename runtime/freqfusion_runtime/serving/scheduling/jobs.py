@@ -68,7 +68,8 @@ class Job:
 
 def items_of(inputs: Tensors) -> int:
     """How many pictures a request holds."""
-    return int(next(iter(inputs.values())).shape[0])
+    first = next(iter(inputs.values()))
+    return int(first.shape[0]) if first.ndim else 1
 
 
 def joined(outcomes: list[Outcome]) -> Outcome:

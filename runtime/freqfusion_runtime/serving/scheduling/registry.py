@@ -14,6 +14,7 @@ from typing import Literal
 from freqfusion_runtime.errors import ManifestError, ModelFileError
 from freqfusion_runtime.model_files.classes.class_table import Color, class_colors, class_names
 from freqfusion_runtime.model_files.external_data import Stamp, model_sha256, stamp_of
+from freqfusion_runtime.model_files.free_sizes import BATCH
 from freqfusion_runtime.model_files.manifest import read_sidecar, sidecar_path
 from freqfusion_runtime.predictors.opening import open_session
 from freqfusion_runtime.serving.operation.errors import NotReadyError, NotSupportedError, UnknownModelError
@@ -112,10 +113,14 @@ class LoadedModel:
 
     @property
     def is_batchable(self) -> bool:
-        """Whether all its inputs and outputs have a free first side of one name, so that requests can be joined."""
+        """Whether all its inputs and outputs have a free first side of one name, so that requests can be joined.
+
+        Of a model for ``network`` that must be its batch: along any other size, what is in one request counts for all.
+        """
         manifest = self.session.manifest
         sides = {spec.shape[0] if spec.shape else 1 for spec in (*manifest.inputs, *manifest.outputs)}
-        return len(sides) == 1 and isinstance(sides.pop(), str)
+        side = sides.pop()
+        return not sides and (side == BATCH if manifest.task == "network" else isinstance(side, str))
 
     def run_bytes(self, shape: tuple[int, ...]) -> int:
         """Memory that a run over a first input of this shape takes beside the input."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from freqfusion_runtime.model_files.free_sizes import sizes_fault
 from freqfusion_runtime.model_files.manifest import TensorSpec
 from freqfusion_runtime.serving.operation.errors import BadRequestError, TooLargeError
 from freqfusion_runtime.serving.scheduling.registry import LoadedModel
@@ -32,6 +33,7 @@ _PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF", b"BM
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _PLATFORMS = {".onnx": ("onnxruntime_onnx", "onnxruntime"), ".plan": ("tensorrt_plan", "tensorrt")}
 _MAX_RANK = 8
+_CHANNELS = 3
 _MAX_SIDE = 2**31 - 1
 
 
@@ -204,14 +206,31 @@ def check_call(call: InferCall, model: LoadedModel) -> None:
                 f"input {spec.name!r} must have shape {shape} with -1 for any positive size, got {list(value.shape)}. "
                 "Reshape it."
             )
-    picture = manifest.inputs[0]  # what follows it, such as its size before padding, is small
-    _check_picture_sides(picture, call.inputs[picture.name], model)
+    if manifest.task == "network":
+        _check_sizes(call, model)
+    else:
+        picture = manifest.inputs[0]  # what follows it, such as its size before padding, is small
+        _check_picture_sides(picture, call.inputs[picture.name], model)
     names = [spec.name for spec in manifest.outputs]
     for output in call.outputs:
         if output.name not in names:
             raise BadRequestError(
                 f"model {model.source.name!r} has no output {output.name[:40]!r}. Choose one of: {', '.join(names)}."
             )
+
+
+def _check_sizes(call: InferCall, model: LoadedModel) -> None:
+    manifest, limit = model.session.manifest, _CHANNELS * model.max_pixels
+    for name, value in call.inputs.items():
+        if value.size > limit:
+            raise TooLargeError(
+                f"input {name!r} has {value.size / 1e6:.1f} million numbers, the limit is {limit / 1e6:.1f}, "
+                f"{_CHANNELS} for each pixel of a picture. Send less, or start the server with a larger "
+                "--max-image-pixels."
+            )
+    shapes = {name: value.shape for name, value in call.inputs.items()}
+    if (fault := sizes_fault(manifest.inputs, manifest.sizes, shapes)) is not None:
+        raise BadRequestError(fault)
 
 
 def _check_picture_sides(spec: TensorSpec, value: NDArray[Any], model: LoadedModel) -> None:

@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from freqfusion_runtime.errors import ModelFileError
+from freqfusion_runtime.model_files.free_sizes import usual_shapes
 from freqfusion_runtime.pictures.sizes import network_size
 from freqfusion_runtime.predictors.loading import predictor_of
 from freqfusion_runtime.serving.scheduling.footprint import Footprint, Run, measure
@@ -19,6 +20,8 @@ _LARGER = 2  # times each side, of the second picture: enough to tell what a pix
 
 def warm_up(session: Session, max_pixels: int, measured: Footprint | None = None) -> Footprint:
     """Runs a model on two even grey pictures, as its task wants it; the second also shows that it can do it again.
+
+    One of which nobody says what its tensors mean runs on zeros of the sizes that it was exported with.
 
     Args:
         session: The model.
@@ -32,6 +35,8 @@ def warm_up(session: Session, max_pixels: int, measured: Footprint | None = None
         ModelFileError: If no sense can be made of its answer.
     """
     manifest = session.manifest
+    if manifest.task == "network":
+        return _warm_up_network(session, max_pixels, measured)
     shape = manifest.inputs[0].shape
     sides = shape[1:3] if manifest.interface == "image" else shape[2:4]
     free = min(_SIDE, math.isqrt(max_pixels))
@@ -60,3 +65,26 @@ def warm_up(session: Session, max_pixels: int, measured: Footprint | None = None
         return footprint
     except Exception as e:  # whatever an engine raises: a model that fails here would fail each request
         raise ModelFileError(f"{session.path} was loaded but cannot label a picture: {e}") from e
+
+
+def _warm_up_network(session: Session, max_pixels: int, measured: Footprint | None) -> Footprint:
+    manifest = session.manifest
+
+    def run(factor: int) -> Run:
+        shapes = usual_shapes(manifest, factor)
+        feed = {spec.name: np.zeros(shapes[spec.name], spec.dtype) for spec in manifest.inputs}
+        numbers = math.prod(shapes[manifest.inputs[0].name])
+        return Run(lambda: session.run(feed), numbers, numbers)
+
+    try:
+        usual, larger = run(1), run(_LARGER)
+        if measured is not None:
+            usual.work()
+            return measured
+        if usual.network_pixels < larger.network_pixels <= max_pixels and not hasattr(session, "usual_size"):
+            return measure(usual, larger)
+        footprint = measure(usual, None)
+        usual.work()
+        return footprint
+    except Exception as e:  # as above
+        raise ModelFileError(f"{session.path} was loaded but does not run on zeros: {e}") from e

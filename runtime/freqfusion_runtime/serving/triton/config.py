@@ -8,6 +8,7 @@ from typing import Literal
 
 from freqfusion_runtime.errors import ModelFileError
 from freqfusion_runtime.model_files.classes.class_table import class_names
+from freqfusion_runtime.model_files.free_sizes import usual_shapes
 from freqfusion_runtime.model_files.manifest import TensorSpec
 from freqfusion_runtime.serving.triton.source import ModelSource
 from freqfusion_runtime.serving.triton.text_format import Message, Name, Value, to_text
@@ -86,7 +87,7 @@ def write_config(name: str, source: ModelSource, options: ConfigOptions, op_libr
         "max_batch_size": batch,
         "version_policy": {"latest": {"num_versions": 1}},
         "input": [_tensor(spec, batch) for spec in source.inputs],
-        "output": [{**_tensor(spec, batch), "label_filename": LABELS_FILE} for spec in source.outputs],
+        "output": [{**_tensor(spec, batch), **_labels(source)} for spec in source.outputs],
         "instance_group": [{"count": options.instances, "kind": Name(f"KIND_{kind.upper()}")}],
     }
     if batch > 1:
@@ -98,6 +99,11 @@ def write_config(name: str, source: ModelSource, options: ConfigOptions, op_libr
         {"key": key, "value": {"string_value": value}} for key, value in _parameters(source, options).items()
     ]
     return to_text(config)
+
+
+def _labels(source: ModelSource) -> Message:
+    """What a network's outputs number is not known."""
+    return {} if source.manifest.task == "network" else {"label_filename": LABELS_FILE}
 
 
 def write_labels(source: ModelSource) -> str:
@@ -123,14 +129,20 @@ def _batching(options: ConfigOptions) -> Message:
 
 
 def _warmup(source: ModelSource, batch: int) -> Message:
-    """One black picture of the size most pictures come to, so that the first client does not pay for set-up."""
+    """One black picture of the size most pictures come to, so that the first client does not pay for set-up.
+
+    Zeros of the sizes that it was exported with, for a model of which nobody says what its tensors mean.
+    """
     side = source.manifest.preprocessing.short_side // _NETWORK_STEP * _NETWORK_STEP or _NETWORK_STEP
+    usual = usual_shapes(source.manifest) if source.manifest.task == "network" else {}
     inputs: list[Value] = []
     for spec in source.inputs:
         tensor = _tensor(spec, batch)
         shape = spec.shape[1:] if batch else spec.shape
         free = [side if i or batch else 1 for i in range(len(shape))]
         dims = [given if isinstance(given, int) else chosen for given, chosen in zip(shape, free, strict=True)]
+        if usual:
+            dims = list(usual[spec.name][1:] if batch else usual[spec.name])
         inputs.append({"key": spec.name, "value": {"data_type": tensor["data_type"], "dims": dims, "zero_data": True}})
     return {"name": "black picture", "batch_size": 1, "inputs": inputs}
 

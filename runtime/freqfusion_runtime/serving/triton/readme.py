@@ -3,13 +3,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from shlex import quote
 from typing import Any
 
+import numpy as np
+
+from freqfusion_runtime.model_files.free_sizes import usual_shapes
+from freqfusion_runtime.model_files.manifest import Manifest
+
 _SIDE = 512
-_TRITON_DTYPES = {"uint8": "UINT8", "float32": "FP32", "float16": "FP16", "bfloat16": "BF16"}
-_BYTES = {"uint8": 1, "float32": 4, "float16": 2, "bfloat16": 2}
+_TRITON_DTYPES = {
+    **{"bool": "BOOL", "float16": "FP16", "bfloat16": "BF16", "float32": "FP32", "float64": "FP64"},
+    **{f"{kind}{bits}": f"{kind.upper()}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
+}
+_BYTES = {"bfloat16": 2}  # which numpy does not have
 
 
 def write_readme(models: Sequence[dict[str, Any]], folder: str) -> str:
@@ -71,22 +80,24 @@ def _start(models: Sequence[dict[str, Any]], folder: str) -> str:
 
 def _model(model: dict[str, Any]) -> str:
     manifest = model["manifest"]
-    name, tensor, output = model["name"], model["inputs"][0], model["outputs"][0]
-    dims = _example_dims(tensor)
-    dtype = _TRITON_DTYPES[tensor["dtype"]]
-    size = _BYTES[tensor["dtype"]]
-    for side in dims:
-        size *= side
+    name, output = model["name"], model["outputs"][0]
+    # Of models that take pictures the first input alone, as their clients below.
+    tensors = model["inputs"] if manifest["task"] == "network" else model["inputs"][:1]
+    dims = _example_dims(model, tensors)
+    sizes = [math.prod(dims[tensor["name"]]) * _item_bytes(tensor["dtype"]) for tensor in tensors]
     batching = (
         f"Requests of one size are run together, up to {model['max_batch_size']}; those of different sizes are not, "
         "and none is stretched."
         if model["max_batch_size"] > 1
         else "Each request is run alone."
     )
+    inputs = ",".join(
+        f'{{"name":"{tensor["name"]}","shape":{dims[tensor["name"]]},"datatype":"{_TRITON_DTYPES[tensor["dtype"]]}",'
+        f'"parameters":{{"binary_data_size":{size}}}}}'
+        for tensor, size in zip(tensors, sizes, strict=True)
+    )
     header = (
-        f'{{"inputs":[{{"name":"{tensor["name"]}","shape":{dims},"datatype":"{dtype}",'
-        f'"parameters":{{"binary_data_size":{size}}}}}],'
-        f'"outputs":[{{"name":"{output["name"]}","parameters":{{"binary_data":true}}}}]}}'
+        f'{{"inputs":[{inputs}],"outputs":[{{"name":"{output["name"]}","parameters":{{"binary_data":true}}}}]}}'
     ).replace(" ", "")
     weights = "" if manifest["weights"] != "random" else " Its weights are random: the labels show the plumbing only."
     lines = [
@@ -95,19 +106,21 @@ def _model(model: dict[str, Any]) -> str:
         f"{manifest['model']} {manifest['precision']}, {manifest['interface']} interface, `{model['file']}`, sha256",
         f"`{model['model_sha256']}`.{weights} {batching}",
         "",
-        f"in `{tensor['name']}` {dtype} {_shape(tensor)}, out `{output['name']}` {_shape(output)}. "
-        "`labels.txt` names the classes.",
+        "in "
+        + ", ".join(f"`{t['name']}` {_TRITON_DTYPES[t['dtype']]} {_shape(t)}" for t in tensors)
+        + f", out `{output['name']}` {_shape(output)}. "
+        + ("" if manifest["task"] == "network" else "`labels.txt` names the classes."),
         "",
         "```sh",
         f"curl -s localhost:8000/v2/models/{name}/config",
         f"printf '%s' '{header}' > header.json",
-        f"head -c {size} /dev/zero | cat header.json - | curl -s --data-binary @- -o answer.bin \\",
+        f"head -c {sum(sizes)} /dev/zero | cat header.json - | curl -s --data-binary @- -o answer.bin \\",
         '  -H "Inference-Header-Content-Length: $(wc -c < header.json)" -H "Content-Type: application/octet-stream" \\',
         f"  localhost:8000/v2/models/{name}/infer",
         "```",
         "",
         "```python",
-        *(_image_client(model) if manifest["interface"] == "image" else _tensor_client(model)),
+        *_client(model),
         "```",
         "",
     ]
@@ -118,8 +131,44 @@ def _shape(tensor: dict[str, Any]) -> str:
     return "[" + ", ".join(map(str, tensor["shape"])) + "]"
 
 
-def _example_dims(tensor: dict[str, Any]) -> list[int]:
-    return [side if isinstance(side, int) else 1 if i == 0 else _SIDE for i, side in enumerate(tensor["shape"])]
+def _example_dims(model: dict[str, Any], tensors: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
+    if model["manifest"]["task"] == "network":
+        shapes = usual_shapes(Manifest.from_record(model["manifest"]))
+        return {tensor["name"]: list(shapes[tensor["name"]]) for tensor in tensors}
+    return {
+        tensor["name"]: [s if isinstance(s, int) else 1 if i == 0 else _SIDE for i, s in enumerate(tensor["shape"])]
+        for tensor in tensors
+    }
+
+
+def _item_bytes(dtype: str) -> int:
+    return _BYTES.get(dtype) or np.dtype(dtype).itemsize
+
+
+def _client(model: dict[str, Any]) -> list[str]:
+    if model["manifest"]["task"] == "network":
+        return _network_client(model)
+    return _image_client(model) if model["manifest"]["interface"] == "image" else _tensor_client(model)
+
+
+def _network_client(model: dict[str, Any]) -> list[str]:
+    dims = _example_dims(model, model["inputs"])
+    arrays = [f'    "{t["name"]}": np.zeros({dims[t["name"]]}, np.{t["dtype"]}),' for t in model["inputs"]]
+    return [
+        "import numpy as np, tritonclient.http as triton  # pip install 'tritonclient[http]'",
+        "from tritonclient.utils import np_to_triton_dtype",
+        "",
+        "arrays = {",
+        *arrays,
+        "}",
+        "tensors = [triton.InferInput(name, a.shape, np_to_triton_dtype(a.dtype)) for name, a in arrays.items()]",
+        "for tensor, array in zip(tensors, arrays.values()):",
+        "    tensor.set_data_from_numpy(array)",
+        'client = triton.InferenceServerClient("localhost:8000")',
+        f'answer = client.infer("{model["name"]}", tensors)',
+        f"for name in {[output['name'] for output in model['outputs']]}:",
+        "    print(name, answer.as_numpy(name).shape, answer.as_numpy(name).dtype)",
+    ]
 
 
 def _image_client(model: dict[str, Any]) -> list[str]:

@@ -169,7 +169,8 @@ def _write_model(
         "manifest": json.loads(source.manifest.to_json()),
     }
     _write_text(folder / CONFIG_FILE, config)
-    _write_text(folder / LABELS_FILE, write_labels(source))
+    if source.manifest.task != "network":
+        _write_text(folder / LABELS_FILE, write_labels(source))
     _write_text(folder / MARK, json.dumps(facts, indent=1, sort_keys=True) + "\n")
     for path in (copy, library_copy):
         if path is not None:

@@ -11,6 +11,7 @@ from freqfusion_runtime.engines.plan_header import read_plan_header
 from freqfusion_runtime.engines.record import read_plan_manifest
 from freqfusion_runtime.errors import ManifestError, ModelFileError
 from freqfusion_runtime.files import sha256_of
+from freqfusion_runtime.model_files.free_sizes import BATCH
 from freqfusion_runtime.model_files.manifest import METADATA_KEY, Manifest, TensorSpec
 from freqfusion_runtime.model_files.onnx_growth import check_growth
 from freqfusion_runtime.sessions.graph_check import check_graph, tensors_of
@@ -34,7 +35,9 @@ class ModelSource:
 
     @property
     def can_batch(self) -> bool:
-        """Whether the first side of every tensor is free."""
+        """Whether the first side of every tensor is free; of a model for ``network``, whether it is the batch."""
+        if self.manifest.task == "network":
+            return all(spec.shape[:1] == (BATCH,) for spec in (*self.manifest.inputs, *self.manifest.outputs))
         return all(spec.shape and isinstance(spec.shape[0], str) for spec in (*self.inputs, *self.outputs))
 
 
