@@ -56,6 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="detectors: check the file on an image of the official size too, not on small ones alone",
     )
     parser.add_argument(
+        "--external-data",
+        action="store_true",
+        help="keep the weights in a file beside the model, NAME.HASH.data, which must go where the model goes",
+    )
+    parser.add_argument(
         "--weights", choices=("model", "ema"), help="of a checkpoint with both: as trained, or running averages of them"
     )
     parser.add_argument("--bases-seed", type=int, default=0, help="seed of the head's factorisation bases")
@@ -107,7 +112,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Runs the command."""
     from freqfusion import load_model
-    from freqfusion_runtime.files import sha256_of
+    from freqfusion_runtime.model_files.external_data import external_files, model_sha256
 
     from freqfusion_export.exporter import export
     from freqfusion_export.precision.calibration import read_calibration
@@ -141,17 +146,21 @@ def execute(args: argparse.Namespace) -> int:
         suppression=args.suppression,
         roi_align=args.roi_align,
         check_full_size=args.check_full_size,
+        external_data=args.external_data,
     )
     seconds = time.perf_counter() - start
     nodes = ", ".join(f"{count} {operator}" for operator, count in manifest.operators.items())
-    size_mb = output.stat().st_size / 1e6
-    say(f"{output}: {size_mb:.1f} MB, {args.interface} interface, FreqFusion nodes: {nodes}")
+    beside = external_files(output)
+    size_mb = sum(file.stat().st_size for file in (output, *beside)) / 1e6
+    names = " with ".join([str(output), *(file.name for file in beside)])
+    say(f"{names}: {size_mb:.1f} MB, {args.interface} interface, FreqFusion nodes: {nodes}")
     if args.precision != "fp32":
         _print_precision(manifest, calibration, say)
     if table:
         _print_sensitivity(table, say)
     say(f"checked against PyTorch on ONNX Runtime; {seconds:.0f} s in all")
-    facts: dict[str, Any] = {"path": str(output), "sha256": sha256_of(output), "size_mb": size_mb}
+    facts: dict[str, Any] = {"path": str(output), "sha256": model_sha256(output), "size_mb": size_mb}
+    facts["external_files"] = [str(file) for file in beside]
     facts["export_s"] = seconds
     facts["notes"] = checkpoint.notes
     facts |= {"model": name, "interface": args.interface, "operators": manifest.operators}
