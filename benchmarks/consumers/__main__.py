@@ -4,8 +4,9 @@
     .venv/bin/python benchmarks/consumers [--only NAME ...] [--model FILE.onnx] [--output FILE.jsonl]
 
 Each reads the file with functions, the inlined one, and the inlined one with fixed sizes, in an environment of its own
-with pinned packages, and computes the logits of one input. They are compared with ONNX Runtime's on the file as exported,
-which is held to PyTorch when it is written. Right is within 1e-3 of the logits' deviation. Each attempt gives a JSON line.
+with pinned packages, and computes the logits of one input. They are compared with ONNX Runtime's on the file as
+exported, which is held to PyTorch when it is written. Right is within 1e-3 of the logits' deviation. Each attempt gives
+a JSON line.
 """
 
 from __future__ import annotations

@@ -52,8 +52,8 @@ def tensors(name="c", out=C, channels=C, **shape):
 def rewritten(proto, tmp_path):
     path = tmp_path / "m.onnx"
     onnx.save(proto, path)
-    data = with_fast_convolutions(path)
-    return None if data is None else onnx.load_from_string(data)
+    found = with_fast_convolutions(path)
+    return None if found is None else onnx.load_from_string(found.content)
 
 
 def run(proto, x, library=None):
@@ -66,11 +66,63 @@ def run(proto, x, library=None):
     return session.run(None, {"x": x})
 
 
-def test_weights_in_other_files_leave_the_model_alone_since_bytes_lie_in_no_folder(tmp_path):
-    proto = model([conv("x", "y")], ["y"], tensors())
-    assert rewritten(proto, tmp_path) is not None
-    onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
-    assert with_fast_convolutions(tmp_path / "m.onnx") is None
+def products(tmp_path):
+    """A model of a convolution and a product, whose factor has an odd place in the file."""
+    factor = np.random.default_rng(1).standard_normal((128, 130)).astype(np.float32)
+    nodes = [
+        conv("x", "a"),
+        helper.make_node("GlobalAveragePool", ["a"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("MatMul", ["f", "factor"], ["y"]),
+    ]
+    proto = model(nodes, ["y"], {"factor": factor, **tensors()})
+    place = proto.SerializeToString().index(factor.tobytes())
+    proto.producer_name = "x" * (4 if place % 2 else 3)  # with the field's two bytes before it, an odd sum
+    assert proto.SerializeToString().index(factor.tobytes()) % 2
+    return proto
+
+
+def opened(found, library):
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", found.folder)
+    options.register_custom_ops_library(str(library))
+    return onnxruntime.InferenceSession(found.content, options, providers=["CPUExecutionProvider"])
+
+
+def test_large_factors_stay_in_the_file_and_are_read_from_there(tmp_path):
+    proto = products(tmp_path)
+    onnx.save(proto, tmp_path / "m.onnx")
+    found = with_fast_convolutions(tmp_path / "m.onnx")
+    assert {t.name: t.data_location for t in onnx.load_from_string(found.content).graph.initializer} == {
+        "factor": TensorProto.EXTERNAL,
+        "w_c": TensorProto.DEFAULT,
+        "b_c": TensorProto.DEFAULT,
+    }
+    x = np.random.default_rng(0).standard_normal((1, C, 6, 6)).astype(np.float32)
+    session = opened(found, cpu_libraries() / "libfreqfusion_onnxruntime.so")
+    # Whoever writes over the file once it is open changes nothing, nor ends the process.
+    (tmp_path / "m.onnx").write_bytes(b"")
+    np.testing.assert_allclose(session.run(None, {"x": x})[0], run(proto, x)[0], rtol=0, atol=2e-5)
+
+
+def test_a_link_to_a_file_elsewhere_is_followed(tmp_path):
+    (tmp_path / "blobs").mkdir()
+    onnx.save(products(tmp_path), tmp_path / "blobs" / "0f3a")
+    (tmp_path / "m.onnx").symlink_to(tmp_path / "blobs" / "0f3a")
+    opened(with_fast_convolutions(tmp_path / "m.onnx"), cpu_libraries() / "libfreqfusion_onnxruntime.so")
+
+
+def test_weights_beside_the_model_are_read_from_its_folder(tmp_path, monkeypatch):
+    proto = products(tmp_path)
+    x = np.random.default_rng(0).standard_normal((1, C, 6, 6)).astype(np.float32)
+    expected = run(proto, x)[0]
+    (tmp_path / "models").mkdir()
+    path = tmp_path / "models" / "m.onnx"
+    onnx.save(proto, path, save_as_external_data=True, location="m.data", size_threshold=0)
+    (tmp_path / "m.data").write_bytes(bytes((path.parent / "m.data").stat().st_size))
+    monkeypatch.chdir(tmp_path)
+    session = opened(with_fast_convolutions("models/m.onnx"), cpu_libraries() / "libfreqfusion_onnxruntime.so")
+    np.testing.assert_allclose(session.run(None, {"x": x})[0], expected, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("size", [(1, 1, 1), (3, 14, 14), (2, 7, 33), (1, 40, 5), (0, 4, 4)], ids=str)

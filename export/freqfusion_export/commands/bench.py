@@ -91,8 +91,8 @@ def _bench_network(args: argparse.Namespace, say: Callable[[str], None]) -> int:
     manifest = read_manifest(args.model)
     if manifest.task != "network":
         raise ExportError(
-            f"{args.model} is made for {manifest.task}, and networks of arrays are timed so. Leave the file out to time "
-            "ours"
+            f"{args.model} is made for {manifest.task}, and networks of arrays are timed so. Leave the file out to "
+            "time ours"
         )
     tensors = bench.example_tensors(manifest)
     with scratch_folder("bench") as folder:
