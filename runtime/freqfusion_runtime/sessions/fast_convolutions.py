@@ -49,8 +49,8 @@ def with_fast_convolutions(path: str | os.PathLike[str]) -> bytes | None:
     None, too, for a model with weights in other files: bytes lie in no folder, and ONNX Runtime before 1.21 cannot be
     told one.
 
-    That is: 3 x 3, stride 1, a border of one zero, fp32 weights and bias that are constants, and at least
-    ``MIN_CHANNELS`` channels on both sides. A Relu that alone reads the result goes into it.
+    That is: 3 x 3, stride 1, a border of one zero, fp32 weights that are constants, a bias that is one or none,
+    and at least ``MIN_CHANNELS`` channels on both sides. A Relu that alone reads the result goes into it.
 
     Raises:
         ValueError: If the file is not a protobuf message.
@@ -111,10 +111,12 @@ def _rewrite(graph: memoryview) -> list[bytes] | None:
 
 
 def _is_ours(node: _Node, shapes: dict[bytes, list[int]]) -> bool:
-    if (node.domain, node.operator, len(node.inputs), node.has_other) != ("", "Conv", 3, False):
+    if (node.domain, node.operator, node.has_other) != ("", "Conv", False) or not 2 <= len(node.inputs) <= 3:
         return False
-    weights, bias = (shapes.get(name, []) for name in node.inputs[1:])
-    if len(weights) != 4 or weights[2:] != [3, 3] or min(weights[:2]) < MIN_CHANNELS or bias != weights[:1]:
+    weights, *biases = (shapes.get(name, []) for name in node.inputs[1:])
+    if len(weights) != 4 or weights[2:] != [3, 3] or min(weights[:2]) < MIN_CHANNELS:
+        return False
+    if any(bias != weights[:1] for bias in biases):
         return False
     return all(node.attributes.get(name, _DEFAULTS[name]) == value for name, value in _WANTED.items())
 
