@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time SegNeXt-T + FreqFusion beside the naive export, OpenVINO and its bilinear twin.
+"""Time a network with FreqFusion beside the naive form, OpenVINO and its bilinear twin.
 
 All forms run in turn in one process, so that a busy machine slows them alike: trust the ratios, not the milliseconds.
 Peak memory is taken in a process per form. Appends one JSON line per form with --results.
@@ -13,10 +13,15 @@ from pathlib import Path
 from freqfusion_runtime.commands.arguments import positive
 from freqfusion_runtime.commands.json_output import add_json_argument, printer, write_json
 
+MODELS = ("segnext_t", "mask2former_swin_b")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument("--size", type=_size, default=(512, 512), metavar="HxW", help="multiples of 32")
+    parser.add_argument(
+        "--model", choices=MODELS, default=MODELS[0], help="mask2former_swin_b takes some minutes and 12 GB"
+    )
+    parser.add_argument("--size", type=_size, metavar="HxW", help="multiples of 32; by default the model's usual size")
     parser.add_argument("--threads", type=positive, default=2, metavar="N", help="cores for each form")
     parser.add_argument("--rounds", type=positive, default=20, metavar="N", help="runs of each form")
     parser.add_argument("--no-memory", action="store_true", help="leave the memory measurement out")
@@ -29,12 +34,14 @@ def execute(args: argparse.Namespace) -> int:
     from freqfusion_runtime.files import json_text, scratch_folder
     from tqdm import tqdm
 
+    from freqfusion_export.bench import mask2former, segnext
     from freqfusion_export.bench import timing as bench
 
+    compared = {"segnext_t": segnext, "mask2former_swin_b": mask2former}[args.model]
     say = printer(args.json)
     with scratch_folder("bench") as folder:
         say("exporting every form ...")
-        entries = bench.make_entries(folder, *args.size)
+        entries = compared.make_entries(folder, *(args.size or compared.SIZE))
         with tqdm(total=args.rounds, unit="round", desc="timing") as progress:
             times = bench.time_interleaved(entries, args.threads, args.rounds, progress.update)
         records = []
@@ -44,16 +51,16 @@ def execute(args: argparse.Namespace) -> int:
         kernels = [entry for entry in entries if entry.kind == "onnx-kernels" and not entry.is_picture]
         shares = bench.operator_share(kernels[0], args.threads, folder) if kernels else {}
     facts = {**bench.machine(args.threads), "operator_share": shares}
-    ratios = bench.ratios(records)
-    say(f"\n{'form':<34} {'p50 ms':>8} {'p99 ms':>8} {'to naive':>9} {'peak MB':>8}")
-    base = next(r["p50_ms"] for r in records if r["entry"] == bench.BASELINE)
+    ratios = bench.ratios(records, compared.PAIRS)
+    say(f"\n{'form':<38} {'p50 ms':>8} {'p99 ms':>8} {'to naive':>9} {'peak MB':>8}")
+    base = next(r["p50_ms"] for r in records if r["entry"] == compared.BASELINE)
     for r in sorted(records, key=lambda r: r["p50_ms"]):
         memory = "" if r["peak_mb"] is None else f"{r['peak_mb']:8.0f}"
-        say(f"{r['entry']:<34} {r['p50_ms']:8.1f} {r['p99_ms']:8.1f} {r['p50_ms'] / base:8.2f}x {memory}")
+        say(f"{r['entry']:<38} {r['p50_ms']:8.1f} {r['p99_ms']:8.1f} {r['p50_ms'] / base:8.2f}x {memory}")
     for name, ratio in ratios.items():
-        say(f"{name:<34} {ratio:.2f}x")
+        say(f"{name:<38} {ratio:.2f}x")
     if shares:
-        say(f"{'FreqFusion operators':<34} {sum(shares.values()):.1%} of all kernels' time")
+        say(f"{'FreqFusion operators':<38} {sum(shares.values()):.1%} of all kernels' time")
     if args.results is not None:
         args.results.parent.mkdir(parents=True, exist_ok=True)
         with args.results.open("a") as file:
