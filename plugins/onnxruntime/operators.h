@@ -141,7 +141,7 @@ class Convolve3x3 {
     static constexpr char const* kName = "Convolve3x3";
     static constexpr char const* kAttributes = "relu";
     static constexpr size_t kInputs = 3;
-    static constexpr Elements kElements = Elements::kSame;
+    static constexpr Elements kElements = Elements::kBiased;
 
     explicit Convolve3x3(Attributes const& attributes);
     void run(Call const& call) const;

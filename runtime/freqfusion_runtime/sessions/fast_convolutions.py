@@ -61,8 +61,8 @@ class Rewritten:
 def with_fast_convolutions(path: str | os.PathLike[str]) -> Rewritten | None:
     """Returns the model with ``freqfusion::Convolve3x3`` for each convolution it can do, or None if there is none.
 
-    That is: 3 x 3, stride 1, a border of one zero, fp32 weights and bias that are constants, and at least
-    ``MIN_CHANNELS`` channels on both sides. A Relu that alone reads the result goes into it.
+    That is: 3 x 3, stride 1, a border of one zero, fp32 weights that are constants, a bias that is one or none,
+    and at least ``MIN_CHANNELS`` channels on both sides. A Relu that alone reads the result goes into it.
 
     Raises:
         ValueError: If the file is not a protobuf message, or has a name that is no UTF-8.
@@ -131,10 +131,12 @@ def _name_of(tensor: memoryview) -> bytes:
 
 
 def _is_ours(node: _Node, shapes: dict[bytes, list[int]]) -> bool:
-    if (node.domain, node.operator, len(node.inputs), node.has_other) != ("", "Conv", 3, False):
+    if (node.domain, node.operator, node.has_other) != ("", "Conv", False) or not 2 <= len(node.inputs) <= 3:
         return False
-    weights, bias = (shapes.get(name, []) for name in node.inputs[1:])
-    if len(weights) != 4 or weights[2:] != [3, 3] or min(weights[:2]) < MIN_CHANNELS or bias != weights[:1]:
+    weights, *biases = (shapes.get(name, []) for name in node.inputs[1:])
+    if len(weights) != 4 or weights[2:] != [3, 3] or min(weights[:2]) < MIN_CHANNELS:
+        return False
+    if any(bias != weights[:1] for bias in biases):
         return False
     return all(node.attributes.get(name, _DEFAULTS[name]) == value for name, value in _WANTED.items())
 
