@@ -8,7 +8,7 @@ import warnings
 
 import onnx_ir as ir
 import torch
-from freqfusion import FreqFusion
+from freqfusion.predicted_filters import PredictedFilters
 from torch import nn
 
 from freqfusion_export.networks.forms import form_of
@@ -39,7 +39,7 @@ def trace_network(network: nn.Module, size_divisor: int) -> ir.Model:
     }
     # Sizes unlike each other and unlike 1, so that no dimension is mistaken for another or taken as fixed.
     for module in network.modules():
-        if isinstance(module, FreqFusion):
+        if isinstance(module, PredictedFilters):
             module.read_windows()
     examples = form.examples(2, 3 * size_divisor, 4 * size_divisor)
     shapes = tuple(

@@ -45,7 +45,8 @@ def reassembly_gradients(
         total += _transposed(F.pad(own, (edge,) * 4), F.pad(weights, (edge,) * 4), kernel_size, groups)
         mask_gradient[:, :, i::scale, j::scale] = window_products(padded, own, kernel_size, groups)
     if reflected:
-        total = torch.ops.aten.reflection_pad2d_backward(total, features, [radius] * 4)
+        folded: Tensor = torch.ops.aten.reflection_pad2d_backward(total, features, [radius] * 4)
+        return folded, mask_gradient
     return total, mask_gradient
 
 
@@ -66,7 +67,8 @@ def _transposed(gradient: Tensor, mask: Tensor, kernel_size: int, groups: int) -
     for tap, rows, columns in _windows(kernel_size, h, w):
         window = padded[:, :, rows, columns].unflatten(1, (groups, -1))
         total.addcmul_(window, turned.unflatten(1, (groups, taps))[:, :, tap, None])
-    return total.flatten(1, 2)
+    summed: Tensor = total.flatten(1, 2)
+    return summed
 
 
 def window_products(padded: Tensor, factors: Tensor, kernel_size: int, groups: int) -> Tensor:
