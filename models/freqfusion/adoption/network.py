@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from freqfusion.adoption.forms import Form
-from freqfusion.adoption.proving import Proof, compare, difference, prove
+from freqfusion.adoption.proving import Proof, compare, difference, prove, rounding_bound
 from freqfusion.adoption.reading import (
     FUSION,
     LAYER,
@@ -30,8 +30,8 @@ from freqfusion.errors import AdoptionError
 from freqfusion.predicted_filters import PADDINGS, PredictedFilters
 
 OURS = (PredictedFilters, CarafeLayer, CarafeUpsampler)
-# The whole network repeats a module's rounding in every layer that follows; what is wrong shows as tenths.
-NETWORK_BOUND = 1e-2
+# The whole network repeats a module's rounding in every layer that follows.
+LAYERS_OF_ROUNDING = 5
 FALLBACK = (
     "its copy reflects on this machine; the author's code does so only where mmcv is missing, so say padding='zeros' "
     "if it was trained with mmcv"
@@ -100,7 +100,7 @@ def adopt(
     if call is not None and recording.result is not None:
         _put(network, [(each, as_found) for each, as_found, _ in proven])
         network_error = difference(record(network, [], call).result, recording.result)
-        if network_error > NETWORK_BOUND:
+        if network_error > max(1e-2, LAYERS_OF_ROUNDING * rounding_bound(recording.result)):
             _put(network, [(each, each.module) for each, *_ in proven])
             raise AdoptionError(
                 f"the adopted network is {network_error:.2g} standard deviations from what it gave before, although "

@@ -171,9 +171,14 @@ def _described(call: Call) -> str:
     return f"{count} argument{'s' * (count != 1)}, tensors of {shapes}"
 
 
+def rounding_bound(result: Any) -> float:
+    """How far the same may be off in a result of these types, in standard deviations."""
+    types = [leaf.dtype for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+    return max((SAME.get(dtype, 1e-4) for dtype in types), default=1e-4)
+
+
 def _bound(reading: Reading, calls: Sequence[Call]) -> float:
-    types = [leaf.dtype for call in calls for leaf in tree_leaves(call.result) if isinstance(leaf, Tensor)]
-    bound = max((SAME.get(dtype, 1e-4) for dtype in types), default=1e-4)
+    bound = rounding_bound([call.result for call in calls])
     return max(bound, ROUNDED_INSIDE) if reading.kind == TWO_STAGES else bound
 
 
