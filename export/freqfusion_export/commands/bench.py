@@ -91,7 +91,7 @@ def _bench_network(args: argparse.Namespace, say: Callable[[str], None]) -> int:
     manifest = read_manifest(args.model)
     if manifest.task != "network":
         raise ExportError(
-            f"{args.model} is made for {manifest.task}, and networks of arrays are timed so. Leave the file out to time "
+            f"{args.model} is made for {manifest.task}, and those of arrays are timed so. Leave the file out to time "
             "ours"
         )
     tensors = bench.example_tensors(manifest)
