@@ -155,6 +155,11 @@ def files_in(folder: Path) -> set[Path]:
     return {path.relative_to(folder) for path in folder.rglob("*")} if folder.is_dir() else set()
 
 
+def beyond(folder: Path, usual: set[str]) -> list[str]:
+    """What is there and is not usual."""
+    return [path.name for path in folder.iterdir() if path.name not in usual]
+
+
 def is_unfinished(path: Path) -> bool:
     """Whether a name says itself that the file is not a result yet."""
     return ".partial" in path.name or "partial" in path.parts
@@ -166,6 +171,8 @@ def kill_again_and_again(job: Job, place: Path, kills: int, chance: random.Rando
     temporary.mkdir()
     seconds = finish(job, temporary)
     expected = files_in(job.results)
+    # What a run that ends by itself leaves, too: PyTorch's exporter makes an empty folder for its caches.
+    usual = {path.name for path in temporary.iterdir()}
     counts = dict.fromkeys(("killed", "ended_before_the_kill", "half_files", "processes_left"), 0)
     left_by_kills, left_results, looked_at = 0, 0, 0
     while counts["killed"] < kills:
@@ -182,7 +189,7 @@ def kill_again_and_again(job: Job, place: Path, kills: int, chance: random.Rando
         results = [path for path in job.results.rglob("*") if path.is_file() and not is_unfinished(path)]
         looked_at += len(results)
         counts["half_files"] += sum(not is_whole(path) for path in results)
-        left_by_kills = max(left_by_kills, len(list(temporary.iterdir())))
+        left_by_kills = max(left_by_kills, len(beyond(temporary, usual)))
         left_results = max(left_results, len(files_in(job.results) - expected))
         print(".", end="", file=sys.stderr, flush=True)
     finish(job, temporary)
@@ -193,7 +200,8 @@ def kill_again_and_again(job: Job, place: Path, kills: int, chance: random.Rando
         "files_looked_at": looked_at,
         "most_temporary_folders_left_by_kills": left_by_kills,
         "most_unfinished_files_left_by_kills": left_results,
-        "temporary_folders_after_the_next_start": len(list(temporary.iterdir())),
+        "temporary_folders_after_the_next_start": len(beyond(temporary, usual)),
+        "temporary_folders_of_any_run": sorted(usual),
         "unfinished_files_after_the_next_start": len(files_in(job.results) - expected),
         "results_lacking_after_the_next_start": len(expected - files_in(job.results)),
     }

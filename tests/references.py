@@ -13,14 +13,17 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 
-def carafe(x: Array, m: Array, kernel_size: int, groups: int, scale: int) -> Array:
-    """Sums each output pixel's window, weighted by its mask; taps outside the map count as zero."""
+def carafe(x: Array, m: Array, kernel_size: int, groups: int, scale: int, padding: int = 0) -> Array:
+    """Sums each output pixel's window, weighted by its mask; taps outside the map are zero, or reflected (1)."""
     n, c, h, w = x.shape
     radius, per_group = kernel_size // 2, max(c // groups, 1)
+    assert padding == 0 or radius < min(h, w)
     out = np.zeros((n, c, scale * h, scale * w))
     for b, y, col in itertools.product(range(n), range(scale * h), range(scale * w)):
         for ky, kx in itertools.product(range(kernel_size), repeat=2):
             sy, sx = y // scale + ky - radius, col // scale + kx - radius
+            if padding == 1:
+                sy, sx = h - 1 - abs(h - 1 - abs(sy)), w - 1 - abs(w - 1 - abs(sx))
             if 0 <= sy < h and 0 <= sx < w:
                 taps = np.arange(groups) * kernel_size**2 + ky * kernel_size + kx
                 out[b, :, y, col] += x[b, :, sy, sx] * np.repeat(m[b, taps, y, col], per_group)
@@ -37,10 +40,17 @@ def normalize_taps(logits: Array, window: Sequence[float], kernel_size: int) -> 
 
 
 def adaptive_filter(
-    x: Array, logits: Array, window: Sequence[float], kernel_size: int, groups: int, scale: int, mode: int
+    x: Array,
+    logits: Array,
+    window: Sequence[float],
+    kernel_size: int,
+    groups: int,
+    scale: int,
+    mode: int,
+    padding: int = 0,
 ) -> Array:
     """Low-pass (0), high-pass (1) or sharpening (2) filter predicted by ``logits``."""
-    lowpass = carafe(x, normalize_taps(logits, window, kernel_size), kernel_size, groups, scale)
+    lowpass = carafe(x, normalize_taps(logits, window, kernel_size), kernel_size, groups, scale, padding)
     return (lowpass, x - lowpass, 2 * x - lowpass)[mode] if mode else lowpass
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from freqfusion_export.precision.eight_bits import Options
 from freqfusion_export.precision.offered import precision_of
 from freqfusion_export.precision.sensitivity import GroupLoss
 from freqfusion_export.verification.by_kind import written_file
+from freqfusion_export.weights_beside import weights_beside
 
 
 def export(
@@ -60,6 +62,7 @@ def export(
     suppression: Suppression = "standard",
     roi_align: RoiAlign = "standard",
     check_full_size: bool = False,
+    external_data: bool = False,
 ) -> Manifest:
     """Writes ``path`` and its manifest ``<stem>.json``, after checking that the file computes what the model does.
 
@@ -95,6 +98,7 @@ def export(
         roi_align: What the body of a detector's PyramidRoiAlign is made of: the ``standard`` operator RoiAlign, or
             matrix ``products``, for TensorRT-RTX, whose parser wants a CUDA driver for RoiAlign.
         check_full_size: Check a detector on an image of the official size too, 800 x 1333, in 5 GB of memory.
+        external_data: Keep the weights in a file beside the model, ``<stem>.<hash>.data``, which must go where it goes.
 
     Returns:
         The manifest.
@@ -126,7 +130,8 @@ def export(
     origin = Origin(name, checkpoint, Path(checkpoint_path) if checkpoint_path else None, own.is_told)
     manifest = chosen.describe(file_manifest(graph_model, model, form, origin, layout.interface), islands)
     graph_model.metadata_props[METADATA_KEY] = manifest.to_json()
-    with atomic_path(path) as temporary:
+    beside = weights_beside(graph_model, path) if external_data else nullcontext()
+    with beside, atomic_path(path) as temporary:
         ir.save(graph_model, temporary)
         chosen.verify(written_file(form, temporary, model, layout.interface, check_full_size))
     write_sidecar(path, manifest)

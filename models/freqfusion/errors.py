@@ -14,3 +14,7 @@ class UnknownModelError(FreqFusionError, ValueError):
 
 class CheckpointError(FreqFusionError, ValueError):
     """A checkpoint that cannot be read, or does not fit the model."""
+
+
+class AdoptionError(FreqFusionError, ValueError):
+    """A network whose FreqFusions cannot be looked for or replaced, or inputs that it does not run on."""

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freqfusion.ops.adaptive_filter import FilterMode, adaptive_filter, normalize_taps
+from freqfusion.ops.adaptive_filter import FilterMode, normalize_taps
+from freqfusion.predicted_filters import PADDINGS, PredictedFilters
 from freqfusion.sampler import LocalSimGuidedSampler
 
 
@@ -24,7 +25,7 @@ def hamming2d(size: int) -> Tensor:
     return torch.outer(vector, vector).float()[None, None]
 
 
-class FreqFusion(nn.Module):
+class FreqFusion(PredictedFilters):
     """Fuses a fine map (HR) with a coarse map (LR) of half its size.
 
     The names and shapes of the state_dict are the official ones, so official checkpoints load strictly. The official
@@ -53,15 +54,14 @@ class FreqFusion(nn.Module):
         feature_resample_norm: Whether the resampler normalises its inputs.
         direction_feat: What the resampler's offsets are predicted from: ``sim_concat`` in the official root,
             mmdetection and Mask2Former copies, ``sim`` in the SegNeXt copy; the state_dict shapes differ.
+        padding: What filters read outside the maps: ``zeros``, as with mmcv, or ``reflect``, as in the official code's
+            fallback. The state_dict does not say which a checkpoint was trained with.
 
     Raises:
         ValueError: For arguments that never worked officially, and for unknown ones, which the official code swallows.
 
     Source: FreqFusion, TPAMI 2024; class ``FreqFusion`` in the official ``FreqFusion.py``.
     """
-
-    hamming_lowpass: Tensor
-    hamming_highpass: Tensor
 
     def __init__(
         self,
@@ -86,6 +86,7 @@ class FreqFusion(nn.Module):
         hamming_window: bool = True,
         feature_resample_norm: bool = True,
         direction_feat: str = "sim_concat",
+        padding: str = "zeros",
         **unknown: Any,
     ) -> None:
         super().__init__()
@@ -111,6 +112,8 @@ class FreqFusion(nn.Module):
         ):
             if value < 1 or value % 2 == 0:
                 raise ValueError(f"FreqFusion: {name} must be odd and positive, got {value}")
+        if padding not in PADDINGS:
+            raise ValueError(f"FreqFusion: padding must be one of {', '.join(PADDINGS)}, got {padding!r}")
         if semi_conv and comp_feat_upsample and not use_high_pass:
             raise ValueError(
                 "FreqFusion: use_high_pass=False needs comp_feat_upsample=False or semi_conv=False; "
@@ -127,6 +130,7 @@ class FreqFusion(nn.Module):
         self.use_high_pass = use_high_pass
         self.hr_residual = hr_residual
         self.semi_conv = semi_conv
+        self.padding = padding
 
         def encoder(taps: int) -> nn.Conv2d:
             padding = (encoder_kernel - 1) * encoder_dilation // 2
@@ -145,10 +149,8 @@ class FreqFusion(nn.Module):
             )
         if use_high_pass:
             self.content_encoder2 = encoder(highpass_kernel**2)
-        for name, size in (("hamming_lowpass", lowpass_kernel), ("hamming_highpass", highpass_kernel)):
-            self.register_buffer(name, hamming2d(size) if hamming_window else torch.ones(1))
-        self.read_windows()
-        self.register_load_state_dict_post_hook(_read_windows)
+        sizes = (lowpass_kernel, highpass_kernel)
+        self.register_windows(*(hamming2d(size) if hamming_window else torch.ones(1) for size in sizes))
         self._initialize()
 
     def _initialize(self) -> None:
@@ -159,37 +161,6 @@ class FreqFusion(nn.Module):
         for module in (self.content_encoder, *([self.content_encoder2] if self.use_high_pass else [])):
             nn.init.normal_(module.weight, std=0.001)
             nn.init.zeros_(module.bias)  # type: ignore[arg-type]
-
-    def read_windows(self) -> None:
-        """Takes the window buffers as they are now, for a trace, which cannot read them.
-
-        Operators take the windows as attributes. A forward without tracing reads them itself.
-
-        Raises:
-            ValueError: If a factor is negative or not finite.
-        """
-        if self.hamming_lowpass.is_meta:
-            return  # nothing to read before weights are loaded
-        self._lowpass_window = self._window("hamming_lowpass", self.lowpass_kernel)
-        self._highpass_window = self._window("hamming_highpass", self.highpass_kernel)
-
-    def _window(self, name: str, kernel_size: int) -> list[float]:
-        values: list[float] = getattr(self, name).detach().double().flatten().tolist()
-        if not all(math.isfinite(value) and value >= 0 for value in values):
-            raise ValueError(f"FreqFusion: buffer {name} must hold finite factors, none negative, got {values}")
-        return values * (kernel_size**2) if len(values) == 1 else values
-
-    def _lowpass(self, features: Tensor, logits: Tensor, scale: int) -> Tensor:
-        filtered: Tensor = adaptive_filter(
-            features, logits, self._lowpass_window, self.lowpass_kernel, 1, scale, int(FilterMode.LOWPASS)
-        )
-        return filtered
-
-    def _highpass(self, features: Tensor, logits: Tensor, mode: FilterMode) -> Tensor:
-        filtered: Tensor = adaptive_filter(
-            features, logits, self._highpass_window, self.highpass_kernel, 1, 1, int(mode)
-        )
-        return filtered
 
     def forward(self, hr_feat: Tensor, lr_feat: Tensor, use_checkpoint: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Fuses the two maps.
@@ -213,15 +184,18 @@ class FreqFusion(nn.Module):
             return result
         return self._fuse(hr_feat, lr_feat)
 
-    def _fuse(self, hr_feat: Tensor, lr_feat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def check_sizes(self, hr_feat: Tensor, lr_feat: Tensor) -> None:
+        """Raises ``ValueError`` unless the maps' sizes fit."""
         h, w = lr_feat.shape[2:]
         if (self.semi_conv or self.feature_resample) and hr_feat.shape[2:] != (2 * h, 2 * w):
             raise ValueError(
                 f"FreqFusion: hr_feat must be twice the size of lr_feat, {2 * h} x {2 * w}, "
                 f"got {hr_feat.shape[2]} x {hr_feat.shape[3]}"
             )
-        if not torch.compiler.is_compiling() and type(self.hamming_lowpass) is Tensor:
-            self.read_windows()
+
+    def _fuse(self, hr_feat: Tensor, lr_feat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        self.check_sizes(hr_feat, lr_feat)
+        self.refresh_windows()
         hr = self.hr_channel_compressor(hr_feat)
         lr = self.lr_channel_compressor(lr_feat)
         low: Tensor
@@ -267,10 +241,6 @@ class FreqFusion(nn.Module):
         low = low + self._lowpass(self.content_encoder(lr), low, 2)
         high = high + self._lowpass(self.content_encoder2(lr), low, 2)
         return low, high, hr
-
-
-def _read_windows(module: FreqFusion, _: Any) -> None:
-    module.read_windows()
 
 
 def _nearest_like(features: Tensor, target: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 LIBRARY = "libfreqfusion_c.so"
-ABI_VERSION = 3  # FREQFUSION_ABI_VERSION in plugins/torch/c_abi.h
+ABI_VERSION = 4  # FREQFUSION_ABI_VERSION in plugins/torch/c_abi.h
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int32: 3}
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 MOST_LEVELS, MOST_PLACES = 8, 256  # kMaxAttentionLevels, kMaxAttentionPlaces in plugins/kernels/deformable_attention.h
@@ -122,12 +122,15 @@ def can_run(tensor: Tensor) -> bool:
     return type(tensor) in (Tensor, torch.nn.Parameter) and is_available(tensor.device)
 
 
-def carafe(features: Tensor, mask: Tensor, kernel_size: int, groups: int, scale: int) -> Tensor | None:
+def carafe(
+    features: Tensor, mask: Tensor, kernel_size: int, groups: int, scale: int, padding: int = 0
+) -> Tensor | None:
     """``freqfusion.ops.carafe`` by the native kernel, or ``None``."""
     if not can_run(features):
         return None
     n, c, h, w = features.shape
-    return _run("carafe", (features, mask), (n, c, scale * h, scale * w), features.dtype, kernel_size, groups, scale)
+    attributes = (kernel_size, groups, scale, int(padding))
+    return _run("carafe", (features, mask), (n, c, scale * h, scale * w), features.dtype, *attributes)
 
 
 def adaptive_filter(
@@ -138,13 +141,14 @@ def adaptive_filter(
     groups: int,
     scale: int,
     mode: int,
+    padding: int = 0,
 ) -> Tensor | None:
     """``freqfusion.ops.adaptive_filter`` by the native kernel, or ``None``."""
     if not can_run(features):
         return None
     n, c, h, w = features.shape
     factors = (ctypes.c_float * len(window))(*window)
-    attributes = (factors, ctypes.c_int64(len(window)), kernel_size, groups, scale, int(mode))
+    attributes = (factors, ctypes.c_int64(len(window)), kernel_size, groups, scale, int(mode), int(padding))
     return _run("adaptive_filter", (features, logits), (n, c, scale * h, scale * w), features.dtype, *attributes)
 
 

@@ -5,6 +5,12 @@
 
 namespace freqfusion {
 
+CarafeShape smallestShape(int32_t kernelSize, int32_t groups, int32_t scale, Padding padding) noexcept
+{
+    int32_t const side = padding == Padding::kReflect ? kernelSize / 2 + 1 : 1;
+    return {1, groups, side, side, kernelSize, groups, scale, padding};
+}
+
 char const* whyNotRunnable(CarafeShape const& shape) noexcept
 {
     if (shape.kernelSize < 1 || shape.kernelSize > kMaxKernelSize || shape.kernelSize % 2 == 0) {
@@ -21,6 +27,13 @@ char const* whyNotRunnable(CarafeShape const& shape) noexcept
     }
     if (shape.channels % shape.groups != 0) {
         return "group_size (the number of channel groups) must divide the features' channels";
+    }
+    if (shape.padding != Padding::kZeros && shape.padding != Padding::kReflect) {
+        return "padding must be 0 (zeros) or 1 (reflect)";
+    }
+    int32_t const radius = shape.kernelSize / 2;
+    if (shape.padding == Padding::kReflect && radius > 0 && (shape.height <= radius || shape.width <= radius)) {
+        return "padding 1 (reflect) needs features higher and wider than kernel_size / 2, rounded down";
     }
     int64_t const outHeight = int64_t{shape.height} * shape.scale;
     int64_t const outWidth = int64_t{shape.width} * shape.scale;

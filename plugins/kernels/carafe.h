@@ -9,6 +9,13 @@
 
 namespace freqfusion {
 
+//! What taps outside the map read. The values are those of the ONNX attribute `padding`.
+enum class Padding : int32_t {
+    kZeros = 0,   //!< zero, as in mmcv
+    kReflect = 1, //!< the pixel as far inside, the edge being the mirror, as in the fallback of the official
+                  //!< FreqFusion.py; needs a map larger than the window's radius, K/2
+};
+
 //! Sizes of one reassembly (`Carafe`, `AdaptiveFilter`). Height and width are the input's; the output is `scale` times
 //! larger.
 struct CarafeShape {
@@ -19,7 +26,11 @@ struct CarafeShape {
     int32_t kernelSize; //!< K: odd
     int32_t groups;     //!< G: divides channels
     int32_t scale;      //!< S: output pixels per input pixel, along each axis
+    Padding padding = Padding::kZeros;
 };
+
+//! The smallest call with these attributes: what cannot be run then is wrong for every map.
+[[nodiscard]] CarafeShape smallestShape(int32_t kernelSize, int32_t groups, int32_t scale, Padding padding) noexcept;
 
 //! nullptr if `shape` can be run, else the reason, worded for an error message.
 [[nodiscard]] char const* whyNotRunnable(CarafeShape const& shape) noexcept;
@@ -31,8 +42,7 @@ struct CarafeShape {
 //!
 //! Each output pixel is the sum of the K x K input window around it, weighted by its own K*K mask values:
 //!   features (N, C, H, W)   mask (N, G*K*K, S*H, S*W)   output (N, C, S*H, S*W)
-//! All three of one dtype; sums are fp32. Input pixels outside the image count as zero, as in mmcv's CUDA kernel (the
-//! PyTorch fallback in FreqFusion.py reflects them instead).
+//! All three of one dtype; sums are fp32. `padding` says what stands for input pixels outside the image.
 //!
 //! NCHW tensors in host memory. Returns nullptr when done, else the reason nothing was written.
 [[nodiscard]] char const* runCarafeOnHost(CarafeShape const& shape, DType dtype, void const* features, void const* mask,

@@ -4,7 +4,7 @@
 //!   output[n, c, Y, X] = a * features[n, c, y, x] + b * sum over (ky, kx) of
 //!                        weight[ky * K + kx] * features[n, c, y + ky - K/2, x + kx - K/2],   y = Y / S, x = X / S
 //! with weights from the K*K channels of the taps tensor that belong to c's group, at (Y, X). Pixels outside the image
-//! count as zero. Sums are fp32. `Carafe` has a = 0, b = 1; the modes of `AdaptiveFilter` set the two.
+//! are zero or reflected. Sums are fp32. `Carafe` has a = 0, b = 1; the modes of `AdaptiveFilter` set the two.
 #pragma once
 
 #include "carafe_core.h"
@@ -30,6 +30,7 @@ struct Reassembly {
     int32_t kernelSize;
     int32_t groups;
     int32_t scale;
+    Padding padding;
     float featureFactor;
     float filterFactor;
 };

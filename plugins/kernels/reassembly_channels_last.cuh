@@ -110,13 +110,14 @@ __global__ void __launch_bounds__(kPixelThreads)
                         float const* const own = weights + pixel * tapCount * subCount + firstSub;
                         float sums[kSubs][kVector] = {};
                         for (int32_t tap = 0; tap < tapCount; ++tap) {
-                            int32_t const dy = tap / kernelSize - radius;
-                            int32_t const dx = tap % kernelSize - radius;
-                            if (y + dy < 0 || y + dy >= call.height || x + dx < 0 || x + dx >= call.width) {
+                            int64_t const sourceY = sourceOf(call.padding, y + tap / kernelSize - radius, call.height);
+                            int64_t const sourceX = sourceOf(call.padding, x + tap % kernelSize - radius, call.width);
+                            if (sourceY < 0 || sourceY >= call.height || sourceX < 0 || sourceX >= call.width) {
                                 continue;
                             }
-                            Pack<T, kVector> const values = loadPack<kVector>(
-                                centre + dy * call.featureStrides.row + dx * call.featureStrides.column);
+                            Pack<T, kVector> const values =
+                                loadPack<kVector>(centre + (sourceY - y) * call.featureStrides.row
+                                                  + (sourceX - x) * call.featureStrides.column);
                             Pack<float, kSubs> const factors = loadPack<kSubs>(own + tap * subCount);
 #pragma unroll
                             for (int32_t i8 = 0; i8 < kVector; ++i8) {

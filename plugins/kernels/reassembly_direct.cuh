@@ -40,8 +40,8 @@ __device__ float reassembledAt(
                 weight = tapNumerator(weight, largest, taps.window(tap));
                 total += weight;
             }
-            int64_t const sourceY = y + ky - radius;
-            int64_t const sourceX = x + kx - radius;
+            int64_t const sourceY = sourceOf(call.padding, y + ky - radius, call.height);
+            int64_t const sourceX = sourceOf(call.padding, x + kx - radius, call.width);
             if (sourceY >= 0 && sourceY < call.height && sourceX >= 0 && sourceX < call.width) {
                 filtered +=
                     weight * toFloat(plane[sourceY * call.featureStrides.row + sourceX * call.featureStrides.column]);

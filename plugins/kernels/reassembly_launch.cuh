@@ -45,6 +45,7 @@ Reassembly<T> describe(CarafeShape const& shape, Layout layout, void const* feat
     call.kernelSize = shape.kernelSize;
     call.groups = shape.groups;
     call.scale = shape.scale;
+    call.padding = shape.padding;
     call.featureFactor = 0.0F;
     call.filterFactor = 1.0F;
     return call;

@@ -68,19 +68,20 @@ __global__ void __launch_bounds__(kWarp* kRegisterRows)
                 int32_t columns[K];
 #pragma unroll
                 for (int k = 0; k < K; ++k) {
-                    int64_t const sourceY = y + k - kRadius;
-                    int64_t const sourceX = x + k - kRadius;
+                    int64_t const sourceY = sourceOf(call.padding, y + k - kRadius, call.height);
+                    int64_t const sourceX = sourceOf(call.padding, x + k - kRadius, call.width);
                     // Outside the image the pixel itself is read, with weight zero.
-                    rows[k] = sourceY >= 0 && sourceY < call.height ? (k - kRadius) * call.featureStrides.row : 0;
-                    columns[k] = sourceX >= 0 && sourceX < call.width ? k - kRadius : 0;
+                    rows[k] = sourceY >= 0 && sourceY < call.height ? (sourceY - y) * call.featureStrides.row : 0;
+                    columns[k] = sourceX >= 0 && sourceX < call.width ? static_cast<int32_t>(sourceX - x) : 0;
                 }
 #pragma unroll
                 for (int sub = 0; sub < S * S; ++sub) {
                     weigh(taps, weights[sub]);
 #pragma unroll
                     for (int tap = 0; tap < kTaps; ++tap) {
-                        bool const isOutside =
-                            (tap / K != kRadius && rows[tap / K] == 0) || (tap % K != kRadius && columns[tap % K] == 0);
+                        bool const isOutside = call.padding == Padding::kZeros
+                                               && ((tap / K != kRadius && rows[tap / K] == 0)
+                                                   || (tap % K != kRadius && columns[tap % K] == 0));
                         weights[sub][tap] = isOutside ? 0.0F : weights[sub][tap];
                     }
                 }

@@ -6,7 +6,7 @@
 //! input pixel becomes; all planes of a segment read the same input, so up to four are summed at once from one load. A
 //! tile's weights are brought once into order [row][segment][tap][plane][lane] as fp32 and serve all channels. Input is
 //! read in place where the tile's window lies inside an fp32 map; elsewhere it is first copied into a patch, as fp32
-//! and with zeros outside the image, so that the inner loop knows neither borders nor element types.
+//! and with zeros or reflections outside the image, so that the inner loop knows neither borders nor element types.
 #pragma once
 
 #include "carafe_core.h"
@@ -114,6 +114,36 @@ FREQFUSION_INLINE ReassemblyPlan planReassembly(CarafeShape const& shape, int32_
     plan.channels = ceilDivide(ceilDivide(channels, static_cast<int32_t>(smaller(wanted, most))), block) * block;
     plan.channelTiles = ceilDivide(channels, plan.channels);
     return plan;
+}
+
+//! Writes the reflections of a map into the patch that copyWindow has filled, as far as windows reach: `radius` pixels
+//! beyond each edge. What they reflect lies in the patch too, which holds a pixel of the map and its window.
+FREQFUSION_INLINE void reflectEdges(
+    int32_t height, int32_t width, int32_t radius, int32_t y0, int32_t rows, int32_t x0, int32_t pitch, float* patch)
+{
+    int32_t const endX = x0 + pitch;
+    for (int32_t y = larger(y0, 0); y < smaller(y0 + rows, height); ++y) {
+        float* const row = patch + int64_t{y - y0} * pitch - x0;
+        for (int32_t d = 1; d <= radius; ++d) {
+            if (-d >= x0) {
+                row[-d] = row[d];
+            }
+            if (width - 1 + d < endX) {
+                row[width - 1 + d] = row[width - 1 - d];
+            }
+        }
+    }
+    auto const copyRow = [&](int32_t to, int32_t from) {
+        for (int32_t i = 0; i < pitch; i += kLanes) {
+            store(patch + int64_t{to - y0} * pitch + i, load(patch + int64_t{from - y0} * pitch + i));
+        }
+    };
+    for (int32_t y = y0; y < 0; ++y) {
+        copyRow(y, -y);
+    }
+    for (int32_t y = height; y < y0 + rows; ++y) {
+        copyRow(y, 2 * (height - 1) - y);
+    }
 }
 
 //! Sums kChannels channels of one segment over the window: sum[plane][channel] += weight[tap][plane] * input[channel].
@@ -224,7 +254,8 @@ struct Reassembly {
         }
     }
 
-    //! Makes a tile of kChannels channels; `weights` are the tile's, and the patch is zero where outside the map.
+    //! Makes a tile of kChannels channels; `weights` are the tile's, and the patch is zero where outside the map unless
+    //! reflections are to lie there.
     template <int kPlanes, int kChannels, int kScale>
     void reassembleBlock(T const* input, T* result, int32_t y0, int32_t rows, int32_t x0, int32_t segments,
         int32_t firstPlane, float const* weights, float* patch) const
@@ -250,8 +281,12 @@ struct Reassembly {
             int32_t const pitch = patchPitch(shape, segments);
             int32_t const patchRows = rows + 2 * radius;
             for (int32_t c = 0; c < kChannels; ++c) {
+                float* const own = patch + int64_t{c} * patchRows * pitch;
                 copyWindow(input + c * mapSize, shape.height, shape.width, y0 - radius, patchRows, x0 - margin, pitch,
-                    pitch, patch + int64_t{c} * patchRows * pitch);
+                    pitch, own);
+                if (shape.padding == Padding::kReflect) {
+                    reflectEdges(shape.height, shape.width, radius, y0 - radius, patchRows, x0 - margin, pitch, own);
+                }
             }
             rowPitch = pitch;
             channelPitch = int64_t{patchRows} * pitch;

@@ -135,7 +135,7 @@ __device__ __forceinline__ WeightPair weightPairAt(
 }
 
 //! Copies kVectorSize columns at a time of every row and channel of an NCHW stage; columns are whole vectors, in or
-//! out.
+//! out. Vectors beside the map that reflect it are put together from single columns.
 template <int K, int kVectorSize, typename T>
 __device__ __forceinline__ void stagePlanes(
     T* shared, Reassembly<T> const& call, T const* firstPlane, int32_t channels, int32_t firstY, int32_t firstX)
@@ -148,13 +148,21 @@ __device__ __forceinline__ void stagePlanes(
         int32_t const vector = i % kVectors;
         int32_t const row = i / kVectors % kRows;
         int32_t const channel = i / (kVectors * kRows);
-        int32_t const y = firstY + row;
+        auto const y = static_cast<int32_t>(sourceOf(call.padding, firstY + row, call.height));
         int32_t const x = firstX + vector * kVectorSize;
-        bool const isInside = channel < channels && y >= 0 && y < call.height && x >= 0 && x < call.width;
-        T const* const source =
-            isInside ? firstPlane + channel * call.featureStrides.channel + y * call.featureStrides.row + x
-                     : call.features;
+        bool const isRow = channel < channels && y >= 0 && y < call.height;
+        T const* const sourceRow = firstPlane + channel * call.featureStrides.channel + y * call.featureStrides.row;
         T* const target = shared + channel * Memory::kChannelStep + row * Memory::kRowPitch + vector * kVectorSize;
+        if (call.padding == Padding::kReflect && isRow && (x < 0 || x >= call.width)) {
+#pragma unroll 1
+            for (int32_t column = 0; column < kVectorSize; ++column) {
+                auto const own = static_cast<int32_t>(sourceOf(call.padding, x + column, call.width));
+                target[column] = own >= 0 && own < call.width ? sourceRow[own] : fromFloat<T>(0.0F);
+            }
+            continue;
+        }
+        bool const isInside = isRow && x >= 0 && x < call.width;
+        T const* const source = isInside ? sourceRow + x : call.features;
         if constexpr (kVectorSize > 1) {
             copyAsync<static_cast<int>(kVectorSize * sizeof(T))>(target, source, isInside);
         } else {
@@ -177,8 +185,8 @@ __device__ __forceinline__ void stagePixels(
     for (int32_t i = static_cast<int32_t>(threadIdx.x); i < kPixels * kWords; i += kTileThreads) {
         int32_t const word = i % kWords;
         int32_t const pixel = i / kWords;
-        int32_t const y = firstY + pixel / Memory::kRowPitch;
-        int32_t const x = firstX + pixel % Memory::kRowPitch;
+        auto const y = static_cast<int32_t>(sourceOf(call.padding, firstY + pixel / Memory::kRowPitch, call.height));
+        auto const x = static_cast<int32_t>(sourceOf(call.padding, firstX + pixel % Memory::kRowPitch, call.width));
         int32_t const channel = firstChannel + 2 * word;
         bool const isInside =
             channel < call.featureStrides.column && y >= 0 && y < call.height && x >= 0 && x < call.width;

@@ -97,6 +97,13 @@ Ort::ConstValue Attributes::constant(size_t index, char const* name) const
     return Ort::ConstValue{value};
 }
 
+size_t Attributes::inputs() const
+{
+    size_t count = 0;
+    Ort::ThrowOnError(Ort::GetApi().KernelInfo_GetInputCount(mInfo, &count));
+    return count;
+}
+
 std::optional<std::string> Attributes::text(char const* name) const
 {
     size_t size = 0; // with the terminating zero

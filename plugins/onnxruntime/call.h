@@ -56,6 +56,9 @@ class Attributes {
     //! Input `index`, called `name` in the message, whose value must be known before a run.
     [[nodiscard]] Ort::ConstValue constant(size_t index, char const* name) const;
 
+    //! How many inputs the node has; those left out at the end do not count.
+    [[nodiscard]] size_t inputs() const;
+
     //! nullopt if the node does not have it.
     [[nodiscard]] std::optional<std::string> text(char const* name) const;
 

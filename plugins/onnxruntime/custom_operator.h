@@ -62,8 +62,9 @@ class NodeBeforeRun : public Ort::ShapeInferContext {
 };
 
 //! What an operator's tensors hold: all the placement's type; or that, with int64 sizes in host memory as the last
-//! input; or that and an int32 output; or that type, with fp32 boxes as the last input; or uint8 in and fp32 out.
-enum class Elements { kSame, kSized, kLabels, kBoxes, kPictures };
+//! input; or that and an int32 output; or that type, with fp32 boxes as the last input; or uint8 in and fp32 out; or all that
+//! type, where the last input may be left out.
+enum class Elements { kSame, kSized, kLabels, kBoxes, kPictures, kBiased };
 
 //! Counts one more kernel made by this thread, for `freqfusion_onnxruntime_kernel_counts`.
 void countKernel(char const* name, bool onCuda);
@@ -139,6 +140,12 @@ class CustomOperator final : public Ort::CustomOpBase<CustomOperator<Op>, Kernel
             return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
         }
         return isSizes(index) ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 : elementType();
+    }
+
+    [[nodiscard]] OrtCustomOpInputOutputCharacteristic GetInputCharacteristic(size_t index) const
+    {
+        return Op::kElements == Elements::kBiased && index + 1 == Op::kInputs ? INPUT_OUTPUT_OPTIONAL
+                                                                              : INPUT_OUTPUT_REQUIRED;
     }
 
     [[nodiscard]] OrtMemType GetInputMemoryType(size_t index) const

@@ -15,8 +15,9 @@ namespace {
 
 CarafeShape reassemblyAttributes(Attributes const& attributes)
 {
-    int32_t const groups = attributes.integer("group_size");
-    return {1, groups, 1, 1, attributes.integer("kernel_size"), groups, attributes.integer("scale_factor")};
+    auto const padding = static_cast<Padding>(attributes.integer("padding", 0));
+    return smallestShape(attributes.integer("kernel_size"), attributes.integer("group_size"),
+        attributes.integer("scale_factor"), padding);
 }
 
 CarafeShape withSize(CarafeShape attributes, Size const& size)
@@ -90,7 +91,8 @@ AdaptiveFilter::AdaptiveFilter(Attributes const& attributes)
 {
     refuse(whyNotRunnable(mAttributes));
     CarafeShape const& shape = mAttributes.reassembly;
-    int64_t const logits[4]{1, int64_t{shape.groups} * shape.kernelSize * shape.kernelSize, shape.scale, shape.scale};
+    int64_t const side = int64_t{shape.scale} * shape.height;
+    int64_t const logits[4]{1, int64_t{shape.groups} * shape.kernelSize * shape.kernelSize, side, side};
     refuse(whyNotRunnable(mAttributes, logits, static_cast<int64_t>(mWindow.size())));
 }
 
@@ -302,22 +304,23 @@ std::vector<Extent> PrepareImage::inferSize(std::vector<Extent> const& pictures,
 Convolve3x3::Convolve3x3(Attributes const& attributes) : mAttributes{1, 1, 1, 1, 1, attributes.integer("relu", 0) != 0}
 {
     Ort::ConstValue const weights = attributes.constant(1, "weights");
-    Ort::ConstValue const bias = attributes.constant(2, "bias");
     std::vector<int64_t> const size = weights.GetTensorTypeAndShapeInfo().GetShape();
-    std::vector<int64_t> const biasSize = bias.GetTensorTypeAndShapeInfo().GetShape();
     constexpr int64_t kMax = std::numeric_limits<int32_t>::max();
     if (size.size() != 4 || size[0] > kMax || size[1] > kMax || size[2] != 3 || size[3] != 3) {
         throw Refusal{"weights must have the shape (O, C, 3, 3)"};
-    }
-    if (biasSize != std::vector<int64_t>{size[0]}) {
-        throw Refusal{"bias must have the shape (O) for weights (O, C, 3, 3)"};
     }
     mAttributes.outChannels = static_cast<int32_t>(size[0]);
     mAttributes.channels = static_cast<int32_t>(size[1]);
     refuse(whyNotRunnable(mAttributes));
     mWeights.resize(static_cast<size_t>(packedWeights3x3(mAttributes.channels, mAttributes.outChannels)));
     packWeights3x3(mAttributes.channels, mAttributes.outChannels, weights.GetTensorData<float>(), mWeights.data());
-    mBias.assign(bias.GetTensorData<float>(), bias.GetTensorData<float>() + size[0]);
+    if (attributes.inputs() > 2) {
+        Ort::ConstValue const bias = attributes.constant(2, "bias");
+        if (bias.GetTensorTypeAndShapeInfo().GetShape() != std::vector<int64_t>{size[0]}) {
+            throw Refusal{"bias must have the shape (O) for weights (O, C, 3, 3)"};
+        }
+        mBias.assign(bias.GetTensorData<float>(), bias.GetTensorData<float>() + size[0]);
+    }
 }
 
 void Convolve3x3::run(Call const& call) const
@@ -333,8 +336,8 @@ void Convolve3x3::run(Call const& call) const
     shape.width = static_cast<int32_t>(input.size[3]);
     refuse(whyNotRunnable(shape));
     void* const output = call.output({shape.batch, shape.outChannels, shape.height, shape.width});
-    refuse(runConvolve3x3OnHost(shape, static_cast<float const*>(input.data), mWeights.data(), mBias.data(),
-        static_cast<float*>(output), call.threads()));
+    refuse(runConvolve3x3OnHost(shape, static_cast<float const*>(input.data), mWeights.data(),
+        mBias.empty() ? nullptr : mBias.data(), static_cast<float*>(output), call.threads()));
 }
 
 std::vector<Extent> Convolve3x3::inferSize(std::vector<Extent> const& input, Ort::ShapeInferContext& node)

@@ -17,7 +17,7 @@ namespace freqfusion::ort {
 class Carafe {
   public:
     static constexpr char const* kName = "Carafe";
-    static constexpr char const* kAttributes = "group_size kernel_size scale_factor";
+    static constexpr char const* kAttributes = "group_size kernel_size padding scale_factor";
     static constexpr size_t kInputs = 2;
     static constexpr Elements kElements = Elements::kSame;
 
@@ -32,7 +32,7 @@ class Carafe {
 class AdaptiveFilter {
   public:
     static constexpr char const* kName = "AdaptiveFilter";
-    static constexpr char const* kAttributes = "group_size kernel_size mode scale_factor window";
+    static constexpr char const* kAttributes = "group_size kernel_size mode padding scale_factor window";
     static constexpr size_t kInputs = 2;
     static constexpr Elements kElements = Elements::kSame;
 
@@ -141,7 +141,7 @@ class Convolve3x3 {
     static constexpr char const* kName = "Convolve3x3";
     static constexpr char const* kAttributes = "relu";
     static constexpr size_t kInputs = 3;
-    static constexpr Elements kElements = Elements::kSame;
+    static constexpr Elements kElements = Elements::kBiased;
 
     explicit Convolve3x3(Attributes const& attributes);
     void run(Call const& call) const;

@@ -14,8 +14,10 @@ FieldTable AdaptiveFilterAttributes::fields() noexcept
     return {{{{"kernel_size", &kernelSize, 1, kMaxKernelSize, true}, {"group_size", &groups, 1, kMaxGroups, false},
                 {"scale_factor", &scale, 1, kMaxScale, false},
                 {"mode", &mode, static_cast<int32_t>(FilterMode::kLowpass), static_cast<int32_t>(FilterMode::kSharpen),
-                    false}}},
-        4, {"window", window.data(), &windowCount, static_cast<int32_t>(window.size())}};
+                    false},
+                {"padding", &padding, static_cast<int32_t>(Padding::kZeros), static_cast<int32_t>(Padding::kReflect),
+                    false, true}}},
+        5, {"window", window.data(), &windowCount, static_cast<int32_t>(window.size())}};
 }
 
 bool AdaptiveFilterAttributes::fitTogether(Subject const& subject) const noexcept
@@ -40,8 +42,9 @@ bool AdaptiveFilterAttributes::fitTogether(Subject const& subject) const noexcep
             mode);
         return false;
     }
-    return isRunnable(
-        AdaptiveFilterShape{{1, groups, 1, 1, kernelSize, groups, scale}, static_cast<FilterMode>(mode)}, subject);
+    return isRunnable(AdaptiveFilterShape{smallestShape(kernelSize, groups, scale, static_cast<Padding>(padding)),
+                          static_cast<FilterMode>(mode)},
+        subject);
 }
 
 int32_t AdaptiveFilterPlugin::getOutputShapes(DimsExprs const* inputs, int32_t inputCount, DimsExprs const*, int32_t,
@@ -94,7 +97,7 @@ int32_t AdaptiveFilterPlugin::enqueue(PluginTensorDesc const* inputDesc, PluginT
 AdaptiveFilterShape AdaptiveFilterPlugin::shapeOf(Dims const& features) const noexcept
 {
     return {{extent(features, 0), extent(features, 1), extent(features, 2), extent(features, 3), mAttributes.kernelSize,
-                mAttributes.groups, mAttributes.scale},
+                mAttributes.groups, mAttributes.scale, static_cast<Padding>(mAttributes.padding)},
         static_cast<FilterMode>(mAttributes.mode)};
 }
 

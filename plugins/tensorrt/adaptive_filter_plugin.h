@@ -16,6 +16,7 @@ struct AdaptiveFilterAttributes {
     int32_t groups{0};
     int32_t scale{0};
     int32_t mode{0};
+    int32_t padding{0};
     int32_t windowCount{0};
     std::array<float, kMaxKernelSize * kMaxKernelSize> window{};
 

@@ -12,13 +12,15 @@ using namespace nvinfer1;
 FieldTable CarafeAttributes::fields() noexcept
 {
     return {{{{"kernel_size", &kernelSize, 1, kMaxKernelSize, true}, {"group_size", &groups, 1, kMaxGroups, false},
-                {"scale_factor", &scale, 1, kMaxScale, false}}},
-        3, {}};
+                {"scale_factor", &scale, 1, kMaxScale, false},
+                {"padding", &padding, static_cast<int32_t>(Padding::kZeros), static_cast<int32_t>(Padding::kReflect),
+                    false, true}}},
+        4, {}};
 }
 
 bool CarafeAttributes::fitTogether(Subject const& subject) const noexcept
 {
-    return isRunnable(CarafeShape{1, groups, 1, 1, kernelSize, groups, scale}, subject);
+    return isRunnable(smallestShape(kernelSize, groups, scale, static_cast<Padding>(padding)), subject);
 }
 
 int32_t CarafePlugin::getOutputShapes(DimsExprs const* inputs, int32_t inputCount, DimsExprs const*, int32_t,
@@ -69,7 +71,7 @@ int32_t CarafePlugin::enqueue(PluginTensorDesc const* inputDesc, PluginTensorDes
 CarafeShape CarafePlugin::shapeOf(Dims const& features) const noexcept
 {
     return {extent(features, 0), extent(features, 1), extent(features, 2), extent(features, 3), mAttributes.kernelSize,
-        mAttributes.groups, mAttributes.scale};
+        mAttributes.groups, mAttributes.scale, static_cast<Padding>(mAttributes.padding)};
 }
 
 } // namespace freqfusion::tensorrt

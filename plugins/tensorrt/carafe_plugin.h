@@ -14,6 +14,7 @@ struct CarafeAttributes {
     int32_t kernelSize{0};
     int32_t groups{0};
     int32_t scale{0};
+    int32_t padding{0};
 
     FieldTable fields() noexcept;
     [[nodiscard]] bool fitTogether(Subject const& subject) const noexcept;

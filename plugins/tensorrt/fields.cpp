@@ -71,6 +71,12 @@ PluginField const* find(
     return found;
 }
 
+bool isGiven(nvinfer1::PluginFieldCollection const& collection, char const* name) noexcept
+{
+    return std::any_of(collection.fields, collection.fields + collection.nbFields,
+        [name](PluginField const& field) { return std::strcmp(field.name, name) == 0; });
+}
+
 bool readInt(IntField const& wanted, nvinfer1::PluginFieldCollection const& collection, Subject const& subject)
 {
     PluginField const* const field = find(collection, wanted.name, PluginFieldType::kINT32, subject);
@@ -168,7 +174,11 @@ bool readFields(
         }
     }
     for (int32_t i = 0; i < table.intCount; ++i) {
-        if (!readInt(table.ints[static_cast<std::size_t>(i)], *collection, subject)) {
+        IntField const& field = table.ints[static_cast<std::size_t>(i)];
+        if (field.isOptional && !isGiven(*collection, field.name)) {
+            continue;
+        }
+        if (!readInt(field, *collection, subject)) {
             return false;
         }
     }

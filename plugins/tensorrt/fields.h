@@ -17,7 +17,8 @@ struct IntField {
     int32_t* value;
     int32_t low;
     int32_t high;
-    bool isOdd; //!< only odd values are allowed
+    bool isOdd;              //!< only odd values are allowed
+    bool isOptional = false; //!< files from before it was added go without and keep the value it has
 };
 
 //! One list of numbers: at most `capacity` of them lie at `values`, `count` in use.
@@ -30,7 +31,7 @@ struct FloatsField {
 
 //! All attributes of one operator, in the order of its ONNX definition. Points into the attributes it was made from.
 struct FieldTable {
-    static constexpr int32_t kMaxInts = 4;
+    static constexpr int32_t kMaxInts = 5;
     static constexpr int32_t kMaxFields = kMaxInts + 1;
 
     std::array<IntField, kMaxInts> ints;
@@ -42,8 +43,8 @@ struct FieldTable {
 int32_t writeFields(
     FieldTable const& table, std::array<nvinfer1::PluginField, FieldTable::kMaxFields>& fields) noexcept;
 
-//! Fills the attributes behind `table`. Every field must be there once, of its type and within its range, and no other;
-//! else reports what was found and what was expected, and returns false.
+//! Fills the attributes behind `table`. Every field that is not optional must be there, each once, of its type and
+//! within its range, and no other; else reports what was found and what was expected, and returns false.
 [[nodiscard]] bool readFields(
     FieldTable const& table, nvinfer1::PluginFieldCollection const* collection, Subject const& subject) noexcept;
 

@@ -91,8 +91,13 @@ struct Trial {
 CarafeShape randomReassembly(Trial& trial)
 {
     int32_t const groups = trial.between(1, 3);
-    return {trial.between(1, 2), groups * trial.between(1, 9), trial.side(), trial.side(), 2 * trial.between(0, 3) + 1,
-        groups, trial.between(1, 3)};
+    CarafeShape shape{trial.between(1, 2), groups * trial.between(1, 9), trial.side(), trial.side(),
+        2 * trial.between(0, 3) + 1, groups, trial.between(1, 3)};
+    int32_t const radius = shape.kernelSize / 2;
+    if (trial.between(0, 1) == 1 && shape.height > radius && shape.width > radius) {
+        shape.padding = Padding::kReflect;
+    }
+    return shape;
 }
 
 bool tryAdaptiveFilter(Trial& trial, ThreadPool const& pool)

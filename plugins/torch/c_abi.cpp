@@ -78,10 +78,11 @@ int32_t extent(FreqFusionTensor const& tensor, int axis) noexcept
     return static_cast<int32_t>(tensor.size[axis]);
 }
 
-CarafeShape reassemblyOf(FreqFusionTensor const& features, int32_t kernelSize, int32_t groups, int32_t scale) noexcept
+CarafeShape reassemblyOf(
+    FreqFusionTensor const& features, int32_t kernelSize, int32_t groups, int32_t scale, int32_t padding) noexcept
 {
-    return {
-        extent(features, 0), extent(features, 1), extent(features, 2), extent(features, 3), kernelSize, groups, scale};
+    return {extent(features, 0), extent(features, 1), extent(features, 2), extent(features, 3), kernelSize, groups,
+        scale, static_cast<Padding>(padding)};
 }
 
 #if FREQFUSION_CUDA
@@ -126,12 +127,13 @@ char const* freqfusion_host_level(void)
 }
 
 char const* freqfusion_carafe(FreqFusionTensor const* features, FreqFusionTensor const* mask,
-    FreqFusionTensor const* output, int32_t kernelSize, int32_t groups, int32_t scale, FreqFusionPlace const* place)
+    FreqFusionTensor const* output, int32_t kernelSize, int32_t groups, int32_t scale, int32_t padding,
+    FreqFusionPlace const* place)
 {
     if (char const* const reason = whyNotTogether({features, mask, output}, *place)) {
         return reason;
     }
-    CarafeShape const shape = reassemblyOf(*features, kernelSize, groups, scale);
+    CarafeShape const shape = reassemblyOf(*features, kernelSize, groups, scale, padding);
     if (char const* const reason = whyNotRunnable(shape, mask->size)) {
         return reason;
     }
@@ -150,12 +152,13 @@ char const* freqfusion_carafe(FreqFusionTensor const* features, FreqFusionTensor
 
 char const* freqfusion_adaptive_filter(FreqFusionTensor const* features, FreqFusionTensor const* logits,
     FreqFusionTensor const* output, float const* window, int64_t windowCount, int32_t kernelSize, int32_t groups,
-    int32_t scale, int32_t mode, FreqFusionPlace const* place)
+    int32_t scale, int32_t mode, int32_t padding, FreqFusionPlace const* place)
 {
     if (char const* const reason = whyNotTogether({features, logits, output}, *place)) {
         return reason;
     }
-    AdaptiveFilterShape const shape{reassemblyOf(*features, kernelSize, groups, scale), static_cast<FilterMode>(mode)};
+    AdaptiveFilterShape const shape{
+        reassemblyOf(*features, kernelSize, groups, scale, padding), static_cast<FilterMode>(mode)};
     if (char const* const reason = whyNotRunnable(shape, logits->size, windowCount)) {
         return reason;
     }

@@ -23,7 +23,7 @@ extern "C" {
 
 /*! Raised with every change of a signature or struct below, and of the numbers that a kernel gives; a caller built for
  *  another number must not go on. */
-#define FREQFUSION_ABI_VERSION 3
+#define FREQFUSION_ABI_VERSION 4
 
 enum FreqFusionDType { kFreqFusionFloat32 = 0, kFreqFusionFloat16 = 1, kFreqFusionBFloat16 = 2, kFreqFusionInt32 = 3 };
 
@@ -50,14 +50,16 @@ FREQFUSION_API int32_t freqfusion_has_cuda(void);
 /*! The instruction set that calls on the host use: baseline, avx2 or avx512. */
 FREQFUSION_API char const* freqfusion_host_level(void);
 
-/*! kernels/carafe.h: features (N, C, H, W), mask (N, G*K*K, S*H, S*W) -> output (N, C, S*H, S*W). */
+/*! kernels/carafe.h: features (N, C, H, W), mask (N, G*K*K, S*H, S*W) -> output (N, C, S*H, S*W). `padding` is 0 for
+ *  zeros, 1 for reflect. */
 FREQFUSION_API char const* freqfusion_carafe(FreqFusionTensor const* features, FreqFusionTensor const* mask,
-    FreqFusionTensor const* output, int32_t kernelSize, int32_t groups, int32_t scale, FreqFusionPlace const* place);
+    FreqFusionTensor const* output, int32_t kernelSize, int32_t groups, int32_t scale, int32_t padding,
+    FreqFusionPlace const* place);
 
 /*! kernels/adaptive_filter.h: as carafe, with logits for a mask; `window` is `windowCount` floats in host memory. */
 FREQFUSION_API char const* freqfusion_adaptive_filter(FreqFusionTensor const* features, FreqFusionTensor const* logits,
     FreqFusionTensor const* output, float const* window, int64_t windowCount, int32_t kernelSize, int32_t groups,
-    int32_t scale, int32_t mode, FreqFusionPlace const* place);
+    int32_t scale, int32_t mode, int32_t padding, FreqFusionPlace const* place);
 
 /*! kernels/deformable_attention.h: value (N, T, M, D), offsets (N, T, M, L*P*2), logits (N, T, M, L*P) -> output
  *  (N, T, M, D); `sizes` is `sizeCount` = 2 * L numbers in host memory. Without channelsLast. */

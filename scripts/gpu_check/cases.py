@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# N, C, H, W, kernel size, groups, scale
+# N, C, H, W, kernel size, groups, scale, and 1 where the map is reflected outside
 REASSEMBLY_SMALL = [
     (1, 1, 1, 1, 5, 1, 2),
     (0, 8, 4, 4, 3, 1, 2),
@@ -28,6 +28,16 @@ REASSEMBLY_SMALL = [
     (1, 16, 3, 3, 3, 2, 3),
     (1, 8, 2, 3, 9, 1, 2),
     (1, 3, 2, 2, 31, 1, 1),
+    (1, 8, 3, 8, 5, 1, 2, 1),
+    (2, 13, 5, 7, 5, 1, 2, 1),
+    (1, 24, 4, 36, 3, 1, 2, 1),
+    (1, 40, 3, 42, 3, 5, 2, 1),
+    (1, 104, 5, 66, 5, 1, 2, 1),
+    (1, 16, 2, 2, 3, 2, 2, 1),
+    (2, 16, 3, 9, 3, 1, 1, 1),
+    (1, 7, 9, 34, 5, 1, 1, 1),
+    (1, 9, 4, 5, 7, 3, 1, 1),
+    (1, 16, 3, 3, 3, 2, 3, 1),
 ]
 REASSEMBLY_LARGE = [
     (1, 256, 64, 64, 5, 1, 2),
@@ -39,6 +49,9 @@ REASSEMBLY_LARGE = [
     (1, 25, 64, 64, 5, 1, 2),
     (1, 64, 40, 40, 7, 1, 2),
     (70000, 8, 1, 1, 3, 1, 2),
+    (1, 256, 64, 64, 5, 1, 2, 1),
+    (1, 160, 61, 53, 3, 1, 2, 1),
+    (3, 64, 50, 67, 3, 1, 1, 1),
 ]
 # N, C, H, W, kernel size, dilation
 SIMILARITY_SMALL = [

@@ -141,7 +141,7 @@ def variants(library: Library, has_tactics: bool) -> Iterator[Variant]:
 
 def check_reassembly(library: Library, sizes: tuple[int, ...], variant: Variant, mode: int | None) -> float | None:
     """``Carafe``, or for a ``mode`` ``AdaptiveFilter``; None if the variant's kernel is not for these sizes."""
-    n, c, h, w, kernel_size, groups, scale = sizes
+    n, c, h, w, kernel_size, groups, scale, padding = (*sizes, 0)[:8]
     shape = CarafeShape(*sizes)
     form = library.form(variant.dtype, variant.layout, variant.tactic)
     if variant.tactic > DIRECT and not (library.has_tactic(shape, form) and n * c * h * w):
@@ -169,8 +169,8 @@ def check_reassembly(library: Library, sizes: tuple[int, ...], variant: Variant,
         raise
     x64, taps64 = x.double(), taps.double()
     weights = taps64 if mode is None else references.normalize_taps(taps64, window, kernel_size)
-    filtered = references.carafe(x64, weights, kernel_size, groups, scale)
-    size = references.carafe(x64.abs(), weights.abs(), kernel_size, groups, scale)
+    filtered = references.carafe(x64, weights, kernel_size, groups, scale, padding)
+    size = references.carafe(x64.abs(), weights.abs(), kernel_size, groups, scale, padding)
     if mode:
         filtered, size = mode * x64 - filtered, size + mode * x64.abs()
     allowance = 1.001 * ROUNDING[variant.dtype] * filtered.abs() + sum_error(variant.dtype, kernel_size) * size
@@ -312,6 +312,8 @@ def check_refusals(library: Library) -> None:
     refused = [
         ("carafe", CarafeShape(1, 4, 3, 3, 4, 1, 2), 3),
         ("carafe", CarafeShape(1, 4, 3, 3, 5, 3, 2), 3),
+        ("carafe", CarafeShape(1, 4, 3, 2, 5, 1, 2, 1), 3),
+        ("carafe", CarafeShape(1, 4, 3, 3, 5, 1, 2, 2), 3),
         ("deformable_attention", DeformableAttentionShape.of(1, 2, 4, 200, 3, 3, 1, 1), 4),
         ("local_similarity", LocalSimilarityShape(1, 4, 3, 3, 2, 1), 2),
         ("offset_resample", OffsetResampleShape(1, 4, 3, 3, 0), 3),

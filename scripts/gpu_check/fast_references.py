@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def carafe(x: Tensor, m: Tensor, kernel_size: int, groups: int, scale: int) -> Tensor:
+def carafe(x: Tensor, m: Tensor, kernel_size: int, groups: int, scale: int, padding: int = 0) -> Tensor:
     n, c, h, w = x.shape
     radius = kernel_size // 2
-    padded = F.pad(x, [radius] * 4)
+    padded = F.pad(x, [radius] * 4, "reflect" if padding and radius else "constant")
     taps = m.view(n, groups, kernel_size**2, scale * h, scale * w)
     out = x.new_zeros(n, groups, c // groups, scale * h, scale * w)
     for ky, kx in itertools.product(range(kernel_size), repeat=2):

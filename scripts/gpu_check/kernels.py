@@ -20,7 +20,8 @@ CHANNEL_PITCH = 8
 
 class CarafeShape(ctypes.Structure):
     _fields_ = [
-        (name, ctypes.c_int32) for name in ("batch", "channels", "height", "width", "kernel_size", "groups", "scale")
+        (name, ctypes.c_int32)
+        for name in ("batch", "channels", "height", "width", "kernel_size", "groups", "scale", "padding")
     ]
 
 

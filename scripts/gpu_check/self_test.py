@@ -36,6 +36,13 @@ def compare_references() -> list[str]:
 
     for sizes in ((2, 6, 3, 5, 3, 2, 2), (1, 4, 1, 1, 5, 1, 2), (1, 6, 7, 4, 5, 3, 1), (1, 2, 2, 3, 3, 1, 3)):
         n, c, h, w, kernel_size, groups, scale = sizes
+        if min(h, w) > kernel_size // 2:
+            x, taps = random(n, c, h, w), random(n, groups * kernel_size**2, scale * h, scale * w)
+            compare(
+                f"carafe {sizes} reflected",
+                fast_references.carafe(x, taps, kernel_size, groups, scale, 1),
+                loops.carafe(x.numpy(), taps.numpy(), kernel_size, groups, scale, 1),
+            )
         x, taps = random(n, c, h, w), random(n, groups * kernel_size**2, scale * h, scale * w)
         attributes = (kernel_size, groups, scale)
         window = cases.window_of(kernel_size, is_plain=False)

@@ -70,7 +70,9 @@ def exact(tensor: torch.Tensor) -> np.ndarray:
 def test_carafe_matches_the_loops(front_end, shape, dtype):
     n, c, h, w, k, g, s = shape
     x, m = draw(n, c, h, w, dtype=dtype), draw(n, g * k * k, s * h, s * w, dtype=dtype, seed=1).softmax(dim=1)
-    assert_close(carafe(x, m, k, g, s), references.carafe(exact(x), exact(m), k, g, s), dtype)
+    for padding in paddings(shape):
+        expected = references.carafe(exact(x), exact(m), k, g, s, padding)
+        assert_close(carafe(x, m, k, g, s, padding), expected, dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -82,8 +84,24 @@ def test_adaptive_filter_matches_the_loops(front_end, shape, mode, dtype):
         s = 1
     x, logits = draw(n, c, h, w, dtype=dtype), draw(n, g * k * k, s * h, s * w, dtype=dtype, seed=1)
     window = np.linspace(0.0, 1.0, k * k).tolist()
-    expected = references.adaptive_filter(exact(x), exact(logits), window, k, g, s, mode)
-    assert_close(adaptive_filter(x, logits, window, k, g, s, int(mode)), expected, dtype)
+    for padding in paddings(shape):
+        expected = references.adaptive_filter(exact(x), exact(logits), window, k, g, s, mode, padding)
+        assert_close(adaptive_filter(x, logits, window, k, g, s, int(mode), padding), expected, dtype)
+
+
+def paddings(shape: tuple[int, ...]) -> list[int]:
+    """Zeros, and reflect where the map is larger than the window's radius."""
+    return [0, 1] if min(shape[2:4]) > shape[4] // 2 else [0]
+
+
+@pytest.mark.parametrize(("h", "w"), [(2, 8), (8, 2), (1, 1)])
+def test_a_map_that_is_too_small_to_be_reflected_is_refused(front_end, h, w):
+    x, m = draw(1, 4, h, w), draw(1, 25, h, w)
+    message = rf"reflect\) needs features larger than 2 x 2 for kernel_size 5, got {h} x {w}"
+    with pytest.raises(ValueError, match=f"carafe: padding 1.*{message}"):
+        carafe(x, m, 5, 1, 1, 1)
+    with pytest.raises(ValueError, match=f"adaptive_filter: padding 1.*{message}"):
+        adaptive_filter(x, m, [1.0] * 25, 5, 1, 1, 0, 1)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -206,6 +224,8 @@ def test_non_contiguous_tensors_are_read_rightly(front_end):
 OPCHECKS: list[tuple[Any, Callable[[], tuple[Any, ...]]]] = [
     (carafe, lambda: (draw(2, 4, 3, 5), draw(2, 18, 6, 10), 3, 2, 2)),
     (adaptive_filter, lambda: (draw(2, 4, 3, 5), draw(2, 9, 3, 5), [1.0] * 9, 3, 1, 1, 2)),
+    (carafe, lambda: (draw(2, 4, 3, 5), draw(2, 50, 6, 10), 5, 2, 2, 1)),
+    (adaptive_filter, lambda: (draw(2, 4, 3, 5), draw(2, 9, 3, 5), [1.0] * 9, 3, 1, 1, 2, 1)),
     (local_similarity, lambda: (draw(2, 4, 6, 5), 3, 2)),
     (offset_resample, lambda: (draw(2, 4, 6, 10), draw(2, 16, 3, 5), 2)),
     (
@@ -215,7 +235,7 @@ OPCHECKS: list[tuple[Any, Callable[[], tuple[Any, ...]]]] = [
     (resize_argmax, lambda: (draw(2, 4, 6, 10), [12, 20, 7, 9], False)),
     (query_argmax, lambda: (draw(2, 3, 4, 6), draw(2, 3, 5), [16, 24, 15, 20, 7, 9])),
 ]
-DIFFERENTIABLE = OPCHECKS[:5]
+DIFFERENTIABLE = OPCHECKS[:7]
 
 
 @pytest.mark.parametrize(("operator", "arguments"), OPCHECKS, ids=[op._name for op, _ in OPCHECKS])
@@ -238,6 +258,7 @@ def test_gradients_are_those_of_the_definition(operator, arguments):
             r"mask must have shape \(1, 9, 16, 16\).*\(1, 9, 8, 8\)",
         ),
         (lambda: carafe(draw(1, 4, 8, 8), draw(1, 16, 8, 8), 4, 1, 1), "kernel_size must be odd and positive, got 4"),
+        (lambda: carafe(draw(1, 4, 8, 8), draw(1, 9, 8, 8), 3, 1, 1, 2), r"padding must be 0 \(zeros\) or 1.*got 2"),
         (lambda: carafe(draw(1, 4, 8, 8), draw(1, 27, 8, 8), 3, 3, 1), "groups must divide the 4 channels.*got 3"),
         (
             lambda: carafe(draw(1, 4, 8, 8), draw(1, 9, 8, 8).half(), 3, 1, 1),

@@ -60,18 +60,26 @@ class HostKernels:
             raise ValueError(reason.decode())
         return output
 
-    def carafe(self, x: Tensor, mask: Tensor, kernel_size: int, groups: int, scale: int) -> Tensor:
+    def carafe(self, x: Tensor, mask: Tensor, kernel_size: int, groups: int, scale: int, padding: int = 0) -> Tensor:
         n, c, h, w = x.shape
         output = guarded((n, c, h * scale, w * scale), x.dtype)
-        return self.run("carafe", [x, mask], output, kernel_size, groups, scale)
+        return self.run("carafe", [x, mask], output, kernel_size, groups, scale, padding)
 
     def adaptive_filter(
-        self, x: Tensor, logits: Tensor, window: list[float], kernel_size: int, groups: int, scale: int, mode: int
+        self,
+        x: Tensor,
+        logits: Tensor,
+        window: list[float],
+        kernel_size: int,
+        groups: int,
+        scale: int,
+        mode: int,
+        padding: int = 0,
     ) -> Tensor:
         n, c, h, w = x.shape
         output = guarded((n, c, h * scale, w * scale), x.dtype)
         factors = (ctypes.c_float * len(window))(*window)
-        attributes = (factors, ctypes.c_int64(len(window)), kernel_size, groups, scale, mode)
+        attributes = (factors, ctypes.c_int64(len(window)), kernel_size, groups, scale, mode, padding)
         return self.run("adaptive_filter", [x, logits], output, *attributes)
 
     def local_similarity(self, x: Tensor, kernel_size: int, dilation: int) -> Tensor:

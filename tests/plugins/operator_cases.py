@@ -92,12 +92,8 @@ LABELS: dict[str, Callable[..., np.ndarray]] = {
 
 
 LOOPS: dict[str, Callable[..., np.ndarray]] = {
-    "Carafe": lambda x, m, kernel_size, group_size, scale_factor: references.carafe(
-        x, m, kernel_size, group_size, scale_factor
-    ),
-    "AdaptiveFilter": lambda x, m, window, kernel_size, group_size, scale_factor, mode: references.adaptive_filter(
-        x, m, window, kernel_size, group_size, scale_factor, mode
-    ),
+    "Carafe": lambda x, m, **attributes: references.carafe(x, m, *attributes.values()),
+    "AdaptiveFilter": lambda x, m, **attributes: references.adaptive_filter(x, m, *attributes.values()),
     "DeformableAttention": references.deformable_attention,
     "LocalSimilarity": references.local_similarity,
     "OffsetResample": references.offset_resample,
@@ -115,16 +111,20 @@ TORCH_NAMES = {
 }
 
 
-def reassembly(n: int, c: int, h: int, w: int, k: int, g: int, s: int, mode: int | None = None) -> Case:
-    """A Carafe case, or with ``mode`` one of AdaptiveFilter."""
+def reassembly(
+    n: int, c: int, h: int, w: int, k: int, g: int, s: int, mode: int | None = None, padding: int | None = None
+) -> Case:
+    """A Carafe case, or with ``mode`` one of AdaptiveFilter; ``padding`` is no attribute of older files."""
     shapes = ((n, c, h, w), (n, g * k * k, s * h, s * w))
     attributes: dict[str, Any] = {"kernel_size": k, "group_size": g, "scale_factor": s}
     # A sum of K*K products of numbers in [0, 1) with weights that sum to one is off by at most K*K + 1 units; softmax
     # adds an exponential of a number off by one unit in 16 (logits stay below 16) and a division, on both sides of it.
+    stated = {} if padding is None else {"padding": padding}
     if mode is None:
-        return Case("Carafe", shapes, attributes, rounding=k * k + 2)
+        return Case("Carafe", shapes, {**attributes, **stated}, rounding=k * k + 2)
     window = HAMMING if k == 3 else [1.0] * (k * k)
-    return Case("AdaptiveFilter", shapes, {"window": window, **attributes, "mode": mode}, rounding=k * k + 64)
+    attributes = {"window": window, **attributes, "mode": mode, **stated}
+    return Case("AdaptiveFilter", shapes, attributes, rounding=k * k + 64)
 
 
 def similarity(n: int, c: int, h: int, w: int, kernel_size: int, dilation: int) -> Case:
@@ -173,6 +173,12 @@ CASES = [
         ("sharpen-window", reassembly(2, 4, 3, 37, 3, 2, 1, mode=2)),
         ("sharpen-one-pixel", reassembly(1, 2, 1, 1, 5, 1, 1, mode=2)),
         ("lowpass-empty-batch", reassembly(0, 4, 5, 7, 3, 1, 2, mode=0)),
+        ("zeros-as-stated", reassembly(1, 4, 5, 7, 3, 1, 2, padding=0)),
+        ("reflected", reassembly(2, 6, 5, 37, 5, 2, 2, padding=1)),
+        ("reflected-smallest", reassembly(1, 3, 3, 4, 5, 1, 3, padding=1)),
+        ("lowpass-reflected", reassembly(1, 9, 3, 67, 5, 1, 2, mode=0, padding=1)),
+        ("highpass-reflected", reassembly(2, 5, 2, 19, 3, 1, 1, mode=1, padding=1)),
+        ("sharpen-reflected", reassembly(1, 8, 9, 4, 7, 2, 1, mode=2, padding=1)),
         ("default", similarity(1, 16, 9, 7, 3, 2)),
         ("kernel-5", similarity(2, 5, 8, 35, 5, 1)),
         ("all-outside", similarity(1, 3, 2, 2, 3, 2)),

@@ -151,33 +151,37 @@ void reassemble()
     int64_t const c = int64_t{groups} * between(1, 6);
     int64_t const h = between(1, 12);
     int64_t const w = between(1, 40);
-    std::string const call = described("reassemble", {dtype, n, c, h, w, k, groups, s, mode});
+    int32_t const padding = h > k / 2 && w > k / 2 ? between(0, 1) : 0; // reflections need larger maps
+    std::string const call = described("reassemble", {dtype, n, c, h, w, k, groups, s, mode, padding});
     Buffer features{n, c, h, w, dtype, 1};
     Buffer taps{n, int64_t{groups} * k * k, s * h, s * w, dtype, 4};
     Buffer output{n, c, s * h, s * w, dtype};
     Buffer again{n, c, s * h, s * w, dtype};
     if (mode == 3) {
         check(output, again, call, [&](FreqFusionTensor const* out, FreqFusionPlace const* place) {
-            return freqfusion_carafe(&features.tensor, &taps.tensor, out, k, groups, s, place);
+            return freqfusion_carafe(&features.tensor, &taps.tensor, out, k, groups, s, padding, place);
         });
     } else {
         std::unique_ptr<float[]> const window{new float[static_cast<size_t>(k) * k]};
         std::fill_n(window.get(), k * k, 0.5F);
         check(output, again, call, [&](FreqFusionTensor const* out, FreqFusionPlace const* place) {
             return freqfusion_adaptive_filter(
-                &features.tensor, &taps.tensor, out, window.get(), int64_t{k} * k, k, groups, s, mode, place);
+                &features.tensor, &taps.tensor, out, window.get(), int64_t{k} * k, k, groups, s, mode, padding, place);
         });
     }
     demand(output.allFinite(), "the result is not finite", call);
     FreqFusionPlace const place{0, 1, 0, nullptr};
     FreqFusionTensor wrong = taps.tensor;
     wrong.size[between(0, 3)] += 1;
-    demand(freqfusion_carafe(&features.tensor, &wrong, &output.tensor, k, groups, s, &place) != nullptr,
+    demand(freqfusion_carafe(&features.tensor, &wrong, &output.tensor, k, groups, s, padding, &place) != nullptr,
         "a mask of the wrong size is accepted", call);
-    demand(freqfusion_carafe(&features.tensor, &taps.tensor, &output.tensor, k + 1, groups, s, &place) != nullptr,
+    demand(
+        freqfusion_carafe(&features.tensor, &taps.tensor, &output.tensor, k + 1, groups, s, padding, &place) != nullptr,
         "an even kernel is accepted", call);
-    demand(freqfusion_carafe(&features.tensor, &taps.tensor, &output.tensor, k, 0, s, &place) != nullptr,
+    demand(freqfusion_carafe(&features.tensor, &taps.tensor, &output.tensor, k, 0, s, padding, &place) != nullptr,
         "no groups are accepted", call);
+    demand(freqfusion_carafe(&features.tensor, &taps.tensor, &output.tensor, k, groups, s, 2, &place) != nullptr,
+        "an unknown padding is accepted", call);
 }
 
 void compare()

@@ -72,15 +72,23 @@ REASSEMBLIES = [  # N, C, H, W, kernel_size, groups, scale
 ]
 
 
+def can_reflect(case: tuple[int, ...]) -> bool:
+    return min(case[2:4]) > case[4] // 2
+
+
+PADDED = [pytest.param(case, 0, id=str(case)) for case in REASSEMBLIES]
+PADDED += [pytest.param(case, 1, id=f"{case}-reflect") for case in REASSEMBLIES if can_reflect(case)]
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_IDS)
-@pytest.mark.parametrize("case", REASSEMBLIES, ids=str)
-def test_carafe(kernels: HostKernels, case: tuple[int, ...], dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("case", "padding"), PADDED)
+def test_carafe(kernels: HostKernels, case: tuple[int, ...], padding: int, dtype: torch.dtype) -> None:
     n, c, h, w, kernel_size, groups, scale = case
     x = example((n, c, h, w), dtype, 1)
     mask = example((n, groups * kernel_size**2, h * scale, w * scale), dtype, 2, 1 / kernel_size**2)
-    expected = references.carafe(numpy64(x), numpy64(mask), kernel_size, groups, scale)
+    expected = references.carafe(numpy64(x), numpy64(mask), kernel_size, groups, scale, padding)
 
-    actual = kernels.carafe(x, mask, kernel_size, groups, scale)
+    actual = kernels.carafe(x, mask, kernel_size, groups, scale, padding)
 
     sums = np.abs(numpy64(mask)).reshape(n, groups, kernel_size**2, -1).sum(axis=2)
     assert_near(actual, expected, window_error(x, sums, kernel_size**2))
@@ -111,6 +119,19 @@ def test_adaptive_filter(kernels: HostKernels, case: tuple[int, ...], mode: int,
     actual = kernels.adaptive_filter(x, logits, window, kernel_size, groups, scale, mode)
 
     # exp's argument is rounded at 2^-24 of up to 25, which moves every weight by as much.
+    assert_near(actual, expected, window_error(x, 1.0 + mode, kernel_size**2 + 25))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_IDS)
+@pytest.mark.parametrize("case", [case for case in REASSEMBLIES if can_reflect(case) and case[6] < 3], ids=str)
+def test_adaptive_filter_reflects(kernels: HostKernels, case: tuple[int, ...], dtype: torch.dtype) -> None:
+    n, c, h, w, kernel_size, groups, scale = case
+    mode = 2 if scale == 1 else 0
+    x = example((n, c, h, w), dtype, 3)
+    logits = example((n, groups * kernel_size**2, h * scale, w * scale), dtype, 4, 3.0)
+    arguments = ([1.0] * kernel_size**2, kernel_size, groups, scale, mode, 1)
+    expected = references.adaptive_filter(numpy64(x), numpy64(logits), *arguments)
+    actual = kernels.adaptive_filter(x, logits, *arguments)
     assert_near(actual, expected, window_error(x, 1.0 + mode, kernel_size**2 + 25))
 
 
@@ -438,6 +459,8 @@ def test_random_shapes(level: str) -> None:
         (lambda k, x, m: k.carafe(x, m, 3, -1, 1), "must be at least 1"),
         (lambda k, x, m: k.carafe(x, m, 3, 3, 1), "must divide the features' channels"),
         (lambda k, x, m: k.carafe(x, m[:, :8], 3, 1, 1), "the mask must have size"),
+        (lambda k, x, m: k.carafe(x, m, 3, 1, 1, 2), r"padding must be 0 \(zeros\) or 1 \(reflect\)"),
+        (lambda k, x, m: k.carafe(x[:, :, :, :1], m[:, :, :, :1], 3, 1, 1, 1), "higher and wider than kernel_size / 2"),
         (lambda k, x, m: k.adaptive_filter(x, m, [1.0] * 4, 3, 1, 1, 0), "window must hold kernel_size"),
         (lambda k, x, m: k.adaptive_filter(x, m, [1.0] * 9, 3, 1, 1, 3), "mode must be 0"),
         (lambda k, x, m: k.adaptive_filter(x, m[:, :8], [1.0] * 9, 3, 1, 1, 0), "the logits must have size"),

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
 from compiled_libraries import cpu_libraries
 from freqfusion_export.operators import functions
 from freqfusion_export.operators.image_functions import PrepareImageAsPillow
-from freqfusion_export.passes.add_function_bodies import OPERATORS
+from freqfusion_export.passes.add_function_bodies import OPERATORS, AddFunctionBodiesPass
 from freqfusion_runtime.sessions.kernel_library import INTERFACE
 from one_node_models import (
     OPEN_ALONE,
@@ -101,13 +102,16 @@ def has_function_body(case: Case) -> bool:
     return not case.attributes.get("align_corners") and case.shapes[0][0] > 0
 
 
+def with_bodies(model: onnx.ModelProto) -> onnx.ModelProto:
+    return ir.to_proto(AddFunctionBodiesPass()(ir.from_proto(model)).model)
+
+
 @pytest.mark.parametrize("dtype", DTYPES[:2])
 @pytest.mark.parametrize("case", [case for case in CASES if has_function_body(case.values[0])])
 def test_agrees_with_the_exported_function_body(case, dtype, onnxruntime_library):
-    bodies = [function.to_function_proto() for function in (*functions.OPERATORS, *functions.PARTS)]
     tensors = case.tensors(dtype)
     sizes = case.attributes.get("sizes")
-    model = one_node_model(case.operator, case.attributes, dtype, functions=bodies)
+    model = with_bodies(one_node_model(case.operator, case.attributes, dtype))
 
     case.check(run_session(open_session(model, None), tensors, sizes), tensors)
     case.check(run_session(open_session(model, onnxruntime_library), tensors, sizes), tensors)
@@ -188,6 +192,8 @@ def test_a_size_that_does_not_fit_64_bits_is_unknown_or_refused(name, model, onn
             {"kernel_size": 2**40 + 1},
             r"Carafe: .*kernel_size must fit 32 bits, got 1099511627777",
         ),
+        ("Carafe", {"padding": 2}, r"freqfusion::Carafe: padding must be 0 \(zeros\) or 1 \(reflect\)"),
+        ("AdaptiveFilter", {"padding": -1}, r"freqfusion::AdaptiveFilter: padding must be 0"),
         ("Carafe", {"plugin_version": "7"}, r"freqfusion::Carafe: .*version 7 .* this library has 1"),
         ("AdaptiveFilter", {"mode": 3}, r"freqfusion::AdaptiveFilter: .*mode"),
         ("AdaptiveFilter", {"scale_factor": 2}, r"freqfusion::AdaptiveFilter: .*scale"),
@@ -245,6 +251,17 @@ def test_bad_sizes_are_refused_when_the_node_runs(operator, shapes, sizes, reaso
         run_session(session, [torch.rand(shape) for shape in shapes], sizes)
 
 
+@pytest.mark.parametrize("with_kernel", [True, False])
+def test_a_map_that_is_too_small_to_be_reflected_is_refused(with_kernel, onnxruntime_library):
+    model = with_bodies(one_node_model("Carafe", {**CARAFE, "kernel_size": 5, "group_size": 1, "padding": 1}))
+    session = open_session(model, onnxruntime_library if with_kernel else None)
+    reason = "higher and wider than kernel_size / 2" if with_kernel else "out of data bounds"
+    for h, w in ((2, 8), (8, 2), (1, 1)):
+        with pytest.raises(Exception, match=reason):
+            run_session(session, [torch.rand(1, 4, h, w), torch.rand(1, 25, 2 * h, 2 * w)])
+    assert run_session(session, [torch.rand(1, 4, 3, 3), torch.rand(1, 25, 6, 6)]).shape == (1, 4, 6, 6)
+
+
 def test_a_session_lives_on_after_a_refusal(onnxruntime_library):
     case = reassembly(1, 4, 5, 7, 3, 2, 2)
     session = open_session(one_node_model("Carafe", case.attributes), onnxruntime_library)
@@ -280,7 +297,7 @@ def test_kernels_read_the_attributes_that_files_have_and_no_others(onnxruntime_l
     assert library.freqfusion_onnxruntime_interface() == INTERFACE
     library.freqfusion_onnxruntime_attributes.restype = ctypes.c_char_p
     with_kernel = {}
-    for name, body in {**OPERATORS, "PrepareImage": PrepareImageAsPillow}.items():
+    for name, body in {**OPERATORS, **functions.PADDED, "PrepareImage": PrepareImageAsPillow}.items():
         read = library.freqfusion_onnxruntime_attributes(name.encode())
         if read is not None:
             with_kernel[name] = set(read.decode().split())

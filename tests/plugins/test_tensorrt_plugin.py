@@ -162,6 +162,8 @@ def test_every_creator_is_found_under_the_exporters_names(plugin: Path) -> None:
         op: [[a.name, types[a.type]] for a in node(op).attribute if not a.name.startswith("plugin_")]
         for op in ATTRIBUTES
     }
+    for op in ("Carafe", "AdaptiveFilter"):
+        expected[op].append(["padding", "INT32"])  # zero-padded files do not have it
     found = {name: announced for name, version, namespace, announced in answer["creators"]}
     assert all(row[1:3] == [PLUGIN_VERSION, PLUGIN_NAMESPACE] for row in answer["creators"])
     assert {op: sorted(rows) for op, rows in found.items()} == {op: sorted(rows) for op, rows in expected.items()}
@@ -169,9 +171,11 @@ def test_every_creator_is_found_under_the_exporters_names(plugin: Path) -> None:
 
 @pytest.mark.long
 def test_plugins_are_made_from_the_exporters_nodes(plugin: Path) -> None:
-    answer, stderr = ask_registry(plugin, [node(op) for op in ATTRIBUTES])
+    padded = [node(op, padding=padding) for op in ("Carafe", "AdaptiveFilter") for padding in (0, 1)]
+    nodes = [*(node(op) for op in ATTRIBUTES), *padded]
+    answer, stderr = ask_registry(plugin, nodes)
 
-    assert answer["made"] == [True] * len(ATTRIBUTES)
+    assert answer["made"] == [True] * len(nodes)
     assert "freqfusion::" not in stderr
 
 
@@ -180,6 +184,7 @@ def test_nonsense_gives_no_plugin_and_a_sentence_and_the_process_lives(plugin: P
     wrong = [
         node("Carafe", kernel_size=4),
         node("Carafe", group_size=0),
+        node("Carafe", padding=2),
         node("AdaptiveFilter", window=[1.0] * 4),
         node("LocalSimilarity", dilation=2**31 - 1),
         node("OffsetResample", groups=[1, 2]),
@@ -195,6 +200,7 @@ def test_nonsense_gives_no_plugin_and_a_sentence_and_the_process_lives(plugin: P
         [
             "Carafe (layer 'layer of Carafe'): attribute kernel_size is 4, expected an odd number from 1 to 31",
             "attribute group_size is 0, expected a number from 1 to",
+            "attribute padding is 2, expected a number from 0 to 1",
             "attribute window has 4 values, expected kernel_size squared, 9",
             "attribute dilation is 2147483647, expected a number from 1 to",
             "attribute groups has 2 values, expected 1",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FreqFusion as a newcomer would export it: CARAFE and similarity by ``unfold``, resampling by ``grid_sample``.
+"""The networks as a newcomer would export them: CARAFE and similarity by ``unfold``, places read by ``grid_sample``.
 
 The baseline of the benchmarks; nothing else uses it.
 """
@@ -11,20 +11,23 @@ from contextlib import contextmanager
 from typing import Any
 
 import freqfusion.fusion
+import freqfusion.mask2former.deformable_encoder
 import freqfusion.sampler
 import torch
 import torch.nn.functional as F
+from freqfusion.ops.deformable_attention import attend
 from freqfusion.ops.offset_resample import sample
 from torch import Tensor
 
 
 @contextmanager
 def naive_operators() -> Iterator[None]:
-    """Replaces the operators of FreqFusion modules while the block runs."""
+    """Replaces the operators of the networks' modules while the block runs."""
     places: list[tuple[Any, str, Any]] = [
         (freqfusion.fusion, "adaptive_filter", adaptive_filter),
         (freqfusion.sampler, "local_similarity", local_similarity),
         (freqfusion.sampler, "offset_resample", sample),
+        (freqfusion.mask2former.deformable_encoder, "deformable_attention", attend),
     ]
     originals = [getattr(module, name) for module, name, _ in places]
     for module, name, function in places:

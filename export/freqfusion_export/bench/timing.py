@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Times SegNeXt-T + FreqFusion in several forms, interleaved in one process, and takes each form's memory apart."""
+"""Times a network in several forms, interleaved in one process, and takes each form's memory apart."""
 
 from __future__ import annotations
 
@@ -18,24 +18,22 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import torch
-from freqfusion import create_model, native
+from freqfusion import create_model
 from freqfusion.detection import Detector
 from freqfusion_runtime.commands.json_output import versions
 from freqfusion_runtime.model_files.external_data import model_sha256
 from freqfusion_runtime.sessions.fast_convolutions import OPERATOR as CONVOLUTION
 from freqfusion_runtime.sessions.fast_convolutions import with_fast_convolutions
-from freqfusion_runtime.sessions.kernel_library import library_path, usable_library
+from freqfusion_runtime.sessions.kernel_library import library_path
+from freqfusion_runtime.sessions.onnxruntime_session import LEFT_OUT_ON_CPU, OnnxRuntimeSession
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from freqfusion_export.bench.naive import naive_operators
-from freqfusion_export.exporter import export
 from freqfusion_export.parity import mmcv_peer
 from freqfusion_export.passes.add_function_bodies import OPERATORS
 
 Run = Callable[[], Any]
-BASELINE = "naive export, dynamo"
-EAGER = "PyTorch eager, unfold"
 
 
 @dataclass(frozen=True)
@@ -66,39 +64,6 @@ class Entry:
         if self.is_picture:
             return generator.integers(0, 256, self.input_shape, dtype=np.uint8)
         return generator.standard_normal(self.input_shape).astype(np.float32)
-
-
-def make_entries(folder: Path, height: int, width: int) -> list[Entry]:
-    """Exports everything that is compared into ``folder``; forms whose package or library is missing are left out."""
-    shape = (1, 3, height, width)
-    network = create_model("segnext_t")
-    paths = {name: str(folder / f"{name}.onnx") for name in ("naive_dynamo", "naive_script", "ours", "picture", "twin")}
-    with naive_operators():
-        for name, dynamo in (("naive_dynamo", True), ("naive_script", False)):
-            export_naively(network, paths[name], (torch.zeros(shape),), {"images": torch.zeros(shape)}, dynamo)
-    export(network, paths["ours"], interface="tensor")
-    export(network, paths["picture"], interface="image")
-    export(create_model("segnext_t_bilinear"), paths["twin"], name="segnext_t_bilinear", interface="tensor")
-    entries = [
-        Entry(EAGER, "eager", None, shape),
-        Entry(BASELINE, "onnx", paths["naive_dynamo"], shape),
-        Entry("naive export, TorchScript", "onnx", paths["naive_script"], shape),
-        Entry("ours, function bodies", "onnx", paths["ours"], shape),
-        Entry("bilinear twin", "onnx", paths["twin"], shape),
-        Entry("ours, picture to labels, bodies", "onnx", paths["picture"], (1, height, width, 3), is_picture=True),
-    ]
-    if _has_openvino():
-        entries.append(Entry("OpenVINO, naive export", "openvino", paths["naive_dynamo"], shape))
-    if native.is_available():
-        entries.append(Entry("PyTorch eager, kernels", "eager-kernels", None, shape))
-    if mmcv_peer.is_available():
-        entries.append(Entry("PyTorch eager on CUDA, mmcv", "eager-mmcv", None, shape))
-    if usable_library() is not None:
-        entries.append(Entry("ours, kernels", "onnx-kernels", paths["ours"], shape))
-        entries.append(
-            Entry("ours, picture to labels", "onnx-kernels", paths["picture"], (1, height, width, 3), is_picture=True)
-        )
-    return entries
 
 
 def export_naively(
@@ -132,7 +97,8 @@ def export_naively(
         )
 
 
-def _has_openvino() -> bool:
+def has_openvino() -> bool:
+    """Whether OpenVINO is installed."""
     try:
         import openvino  # noqa: F401
     except ImportError:
@@ -156,14 +122,25 @@ def open_onnx(entry: Entry, threads: int, profile_prefix: str | None = None) -> 
     """Opens an ONNX form on ONNX Runtime's CPU provider."""
     options = session_options(threads)
     model: str | bytes | None = entry.path
-    if entry.kind == "onnx-kernels":
+    left_out: Sequence[str] = ()
+    if entry.kind == "onnx-kernels":  # as the runtime's own session does
         assert entry.path is not None
-        options.register_custom_ops_library(str(library_path()))
-        model = with_fast_convolutions(entry.path) or entry.path  # as the runtime's own session does
+        model = with_kernels(entry.path, options)
+        left_out = LEFT_OUT_ON_CPU
     if profile_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = profile_prefix
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"], disabled_optimizers=left_out)
+
+
+def with_kernels(path: str, options: Any) -> str | bytes:
+    """What to open, with these options, to run a file on our kernels."""
+    options.register_custom_ops_library(str(library_path()))
+    model = with_fast_convolutions(path)
+    if model is None:
+        return path
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", model.folder)
+    return model.content
 
 
 def session_options(threads: int) -> Any:
@@ -253,11 +230,20 @@ def _peak_of(entry: Entry, threads: int) -> float:
     if entry.kind == "openvino":
         import openvino  # noqa: F401  (its import is not the network's memory)
     before = _memory_mb("VmRSS")
-    run = prepare(entry, threads)
+    run = _as_users_run_it(entry, threads) if entry.kind == "onnx-kernels" else prepare(entry, threads)
     for _ in range(3):
         run()
     # Not getrusage's ru_maxrss: it survives exec, so a child starts with its parent's peak.
     return _memory_mb("VmHWM") - before
+
+
+def _as_users_run_it(entry: Entry, threads: int) -> Run:
+    assert entry.path is not None
+    session = OnnxRuntimeSession(entry.path, threads=threads, kernels="require")
+    example = entry.example()
+    names = [spec.name for spec in session.manifest.inputs]
+    feed = dict(zip(names, (example, image_sizes_of(example)), strict=False))
+    return lambda: session.run(feed)
 
 
 def _memory_mb(field: str) -> float:
@@ -297,6 +283,17 @@ def record(entry: Entry, times_ms: Sequence[float], peak_mb: float | None) -> di
     }
 
 
+def ratios(records: Sequence[Mapping[str, Any]], pairs: Mapping[str, tuple[str, ...]]) -> dict[str, float]:
+    """Ratios of medians by name: of a form to the fastest of those named behind it, as far as they were run."""
+    p50 = {r["entry"]: r["p50_ms"] for r in records}
+    found = {}
+    for name, (form, *bases) in pairs.items():
+        run = [p50[base] for base in bases if base in p50]
+        if form in p50 and run:
+            found[name] = p50[form] / min(run)
+    return found
+
+
 def machine(threads: int) -> dict[str, Any]:
     """What the figures were taken on."""
     return {"cpu": _cpu_name(), "cores": os.cpu_count(), "threads": threads, "git": _revision(), "versions": versions()}
@@ -316,18 +313,3 @@ def _revision() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def ratios(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The figures this project holds itself to, as far as their forms were run; each is a ratio of medians."""
-    p50 = {r["entry"]: r["p50_ms"] for r in records}
-    naive = min(p50[name] for name in (BASELINE, "naive export, TorchScript"))
-    pairs = {
-        "bodies_to_naive": ("ours, function bodies", naive),
-        "kernels_to_naive": ("ours, kernels", naive),
-        "kernels_to_openvino": ("ours, kernels", p50.get("OpenVINO, naive export")),
-        "kernels_to_twin": ("ours, kernels", p50.get("bilinear twin")),
-        "bodies_to_twin": ("ours, function bodies", p50.get("bilinear twin")),
-        "picture_to_labels_to_network": ("ours, picture to labels", p50.get("ours, kernels")),
-    }
-    return {name: p50[form] / base for name, (form, base) in pairs.items() if form in p50 and base}

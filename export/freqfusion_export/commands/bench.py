@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time SegNeXt-T + FreqFusion beside the naive export, OpenVINO and its bilinear twin.
+"""Time a network with FreqFusion beside the naive form, OpenVINO and its bilinear twin.
 
 All forms run in turn in one process, so that a busy machine slows them alike: trust the ratios, not the milliseconds.
 Peak memory is taken in a process per form. Appends one JSON line per form with --results.
@@ -21,15 +21,20 @@ from freqfusion_runtime.commands.json_output import add_json_argument, printer, 
 from freqfusion_export.commands.own_network import add_network_argument, open_network
 from freqfusion_export.errors import ExportError
 
+MODELS = ("segnext_t", "mask2former_swin_b")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument(
-        "model", type=Path, nargs="?", metavar="MODEL.onnx", help="time a file of a network of one's own instead"
+        "file", type=Path, nargs="?", metavar="MODEL.onnx", help="time a file of a network of one's own instead"
     )
     group = add_network_argument(parser)
     group.add_argument("--checkpoint", type=Path, metavar="FILE", help="its weights")
-    parser.add_argument("--size", type=_size, default=(512, 512), metavar="HxW", help="multiples of 32")
+    parser.add_argument(
+        "--model", choices=MODELS, default=MODELS[0], help="mask2former_swin_b takes some minutes and 12 GB"
+    )
+    parser.add_argument("--size", type=_size, metavar="HxW", help="multiples of 32; by default the model's usual size")
     parser.add_argument("--threads", type=positive, default=2, metavar="N", help="cores for each form")
     parser.add_argument("--rounds", type=positive, default=20, metavar="N", help="runs of each form")
     parser.add_argument("--no-memory", action="store_true", help="leave the memory measurement out")
@@ -42,16 +47,18 @@ def execute(args: argparse.Namespace) -> int:
     from freqfusion_runtime.files import json_text, scratch_folder
     from tqdm import tqdm
 
+    from freqfusion_export.bench import mask2former, segnext
     from freqfusion_export.bench import timing as bench
 
+    compared = {"segnext_t": segnext, "mask2former_swin_b": mask2former}[args.model]
     say = printer(args.json)
-    if args.model is not None:
+    if args.file is not None:
         return _bench_network(args, say)
     if args.network is not None:
         raise ExportError("--network is about a file of one's own network; name that too, or leave it out")
     with scratch_folder("bench") as folder:
         say("exporting every form ...")
-        entries = bench.make_entries(folder, *args.size)
+        entries = compared.make_entries(folder, *(args.size or compared.SIZE))
         with tqdm(total=args.rounds, unit="round", desc="timing") as progress:
             times = bench.time_interleaved(entries, args.threads, args.rounds, progress.update)
         records = []
@@ -61,16 +68,16 @@ def execute(args: argparse.Namespace) -> int:
         kernels = [entry for entry in entries if entry.kind == "onnx-kernels" and not entry.is_picture]
         shares = bench.operator_share(kernels[0], args.threads, folder) if kernels else {}
     facts = {**bench.machine(args.threads), "operator_share": shares}
-    ratios = bench.ratios(records)
-    say(f"\n{'form':<34} {'p50 ms':>8} {'p99 ms':>8} {'to naive':>9} {'peak MB':>8}")
-    base = next(r["p50_ms"] for r in records if r["entry"] == bench.BASELINE)
+    ratios = bench.ratios(records, compared.PAIRS)
+    say(f"\n{'form':<38} {'p50 ms':>8} {'p99 ms':>8} {'to naive':>9} {'peak MB':>8}")
+    base = next(r["p50_ms"] for r in records if r["entry"] == compared.BASELINE)
     for r in sorted(records, key=lambda r: r["p50_ms"]):
         memory = "" if r["peak_mb"] is None else f"{r['peak_mb']:8.0f}"
-        say(f"{r['entry']:<34} {r['p50_ms']:8.1f} {r['p99_ms']:8.1f} {r['p50_ms'] / base:8.2f}x {memory}")
+        say(f"{r['entry']:<38} {r['p50_ms']:8.1f} {r['p99_ms']:8.1f} {r['p50_ms'] / base:8.2f}x {memory}")
     for name, ratio in ratios.items():
-        say(f"{name:<34} {ratio:.2f}x")
+        say(f"{name:<38} {ratio:.2f}x")
     if shares:
-        say(f"{'FreqFusion operators':<34} {sum(shares.values()):.1%} of all kernels' time")
+        say(f"{'FreqFusion operators':<38} {sum(shares.values()):.1%} of all kernels' time")
     if args.results is not None:
         args.results.parent.mkdir(parents=True, exist_ok=True)
         with args.results.open("a") as file:
@@ -88,15 +95,15 @@ def _bench_network(args: argparse.Namespace, say: Callable[[str], None]) -> int:
     from freqfusion_export.bench.timing import machine, time_in_turn
     from freqfusion_export.parity.segmenter_parity import read_manifest
 
-    manifest = read_manifest(args.model)
+    manifest = read_manifest(args.file)
     if manifest.task != "network":
         raise ExportError(
-            f"{args.model} is made for {manifest.task}, and those of arrays are timed so. Leave the file out to time "
-            "ours"
+            f"{args.file} is made for {manifest.task}, and networks of arrays are timed so. Leave the file out to "
+            "time ours"
         )
     tensors = bench.example_tensors(manifest)
     with scratch_folder("bench") as folder:
-        runs = bench.runs_of_file(args.model, tensors, args.threads)
+        runs = bench.runs_of_file(args.file, tensors, args.threads)
         if args.network is not None:
             network, _ = open_network(args.network, args.checkpoint, say)
             runs |= bench.runs_of_module(network, tensors, folder, args.threads)
@@ -105,7 +112,7 @@ def _bench_network(args: argparse.Namespace, say: Callable[[str], None]) -> int:
         {"entry": name, "p50_ms": float(np.percentile(ms, 50)), "p99_ms": float(np.percentile(ms, 99)), "runs": len(ms)}
         for name, ms in times.items()
     ]
-    facts = {**machine(args.threads), "model": manifest.model, "onnx_sha256": model_sha256(args.model)}
+    facts = {**machine(args.threads), "model": manifest.model, "onnx_sha256": model_sha256(args.file)}
     facts["input_shapes"] = {name: list(tensor.shape) for name, tensor in tensors.items()}
     baseline = bench.PLAIN if bench.PLAIN in times else next(iter(times))
     base = next(record["p50_ms"] for record in records if record["entry"] == baseline)

@@ -23,6 +23,7 @@ from freqfusion_runtime.commands.json_output import add_json_argument, printer, 
 
 from freqfusion_export.commands.export_network import Write, prepare_network
 from freqfusion_export.commands.own_network import (
+    add_adoption_arguments,
     add_input_arguments,
     add_network_argument,
     refuse_network_arguments,
@@ -71,6 +72,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="detectors: check the file on an image of the official size too, not on small ones alone",
     )
     parser.add_argument(
+        "--external-data",
+        action="store_true",
+        help="keep the weights in a file beside the model, NAME.HASH.data, which must go where the model goes",
+    )
+    parser.add_argument(
         "--weights", choices=("model", "ema"), help="of a checkpoint with both: as trained, or running averages of them"
     )
     group = add_network_argument(parser)
@@ -81,6 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="its weights; the factory's if not given",
     )
+    add_adoption_arguments(group)
     add_input_arguments(group)
     parser.add_argument("--bases-seed", type=int, default=0, help="seed of the head's factorisation bases")
     parser.add_argument(
@@ -137,7 +144,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from freqfusion_runtime.files import sha256_of
+    from freqfusion_runtime.model_files.external_data import external_files, model_sha256
 
     from freqfusion_export.precision.calibration import read_calibration
     from freqfusion_export.precision.eight_bits import Options
@@ -157,20 +164,24 @@ def execute(args: argparse.Namespace) -> int:
         "suppression": args.suppression,
         "roi_align": args.roi_align,
         "check_full_size": args.check_full_size,
+        "external_data": args.external_data,
     }
     prepare = prepare_network if args.network else _prepare_ours
     output, write, checkpoint = prepare(args, options, say)
     manifest = write(output) if args.functions == "bodies" else _write_plain(args, write, output, say)
     seconds = time.perf_counter() - start
     nodes = ", ".join(f"{count} {operator}" for operator, count in manifest.operators.items()) or "none"
-    size_mb = output.stat().st_size / 1e6
-    say(f"{output}: {size_mb:.1f} MB, {manifest.interface} interface, FreqFusion nodes: {nodes}")
+    beside = external_files(output)
+    size_mb = sum(file.stat().st_size for file in (output, *beside)) / 1e6
+    names = " with ".join([str(output), *(file.name for file in beside)])
+    say(f"{names}: {size_mb:.1f} MB, {manifest.interface} interface, FreqFusion nodes: {nodes}")
     if args.precision != "fp32":
         _print_precision(manifest, calibration, say)
     if table:
         _print_sensitivity(table, say)
     say(f"checked against PyTorch on ONNX Runtime; {seconds:.0f} s in all")
-    facts: dict[str, Any] = {"path": str(output), "sha256": sha256_of(output), "size_mb": size_mb}
+    facts: dict[str, Any] = {"path": str(output), "sha256": model_sha256(output), "size_mb": size_mb}
+    facts["external_files"] = [str(file) for file in beside]
     facts["export_s"] = seconds
     facts["notes"] = checkpoint.notes if checkpoint else ()
     facts |= {"model": manifest.model, "interface": manifest.interface, "operators": manifest.operators}

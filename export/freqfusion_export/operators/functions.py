@@ -25,10 +25,31 @@ freqfusion = Opset("freqfusion", 1)
 
 
 @script(freqfusion, default_opset=op)
-def ReassembleRows(X, T, kernel_size: int, group_size: int, scale_factor: int):
-    """Weighs the windows of X (N, C, H, W) by taps T (N*G, H, S, W, S, K*K): (N, C, S*H, S*W), all fp32."""
+def TapPositions(size, kernel_size: int):
+    """Where every window's taps lie along an axis of ``size`` pixels, counted from K/2 before it: (size, K)."""
     zero = op.Constant(value_int=0)
     one = op.Constant(value_int=1)
+    pixels = op.Unsqueeze(op.Range(zero, op.Squeeze(size), one), op.Constant(value_ints=[1]))
+    return pixels + op.Range(zero, op.Constant(value_int=kernel_size), one)
+
+
+@script(freqfusion, default_opset=op)
+def PaddedTapPositions(size, kernel_size: int, padding: int):
+    """The same, with ``padding`` 1 reflected into the axis. Where that is not larger than K/2 no position is valid."""
+    straight = TapPositions(size, kernel_size=kernel_size)
+    radius = op.Constant(value_int=kernel_size) / op.Constant(value_int=2)
+    last = size - op.Constant(value_int=1)
+    reflected = radius + last - op.Abs(last - op.Abs(straight - radius))
+    beyond = op.Constant(value_int=1099511627776) * op.Max(radius - last, op.Constant(value_ints=[0]))
+    return straight + op.Constant(value_int=padding) * (reflected + beyond - straight)
+
+
+@script(freqfusion, default_opset=op)
+def ReassembleRows(X, T, Y, C, kernel_size: int, group_size: int, scale_factor: int):
+    """Weighs the windows of X (N, C, H, W) by taps T (N*G, H, S, W, S, K*K): (N, C, S*H, S*W), all fp32.
+
+    Y (H, K) and C (W, K) are the rows and columns that a window reads, counted from K/2 outside the map.
+    """
     rest = op.Constant(value_ints=[-1])
     k = op.Constant(value_int=kernel_size)
     radius = op.Reshape(k / op.Constant(value_int=2), rest)
@@ -41,11 +62,8 @@ def ReassembleRows(X, T, kernel_size: int, group_size: int, scale_factor: int):
     padded_w = op.Shape(padded, start=3, end=4)
     pixels = op.Shape(padded, start=2, end=3) * padded_w
     rows = op.Transpose(op.Reshape(padded, op.Concat(blocks, rest, pixels, axis=0)), perm=[0, 2, 1])
-    steps = op.Range(zero, k, one)
-    y = op.Unsqueeze(op.Range(zero, op.Squeeze(h), one), op.Constant(value_ints=[1, 2, 3]))
-    x = op.Unsqueeze(op.Range(zero, op.Squeeze(w), one), op.Constant(value_ints=[1, 2]))
-    ky = op.Unsqueeze(steps, op.Constant(value_ints=[1]))
-    index = op.Reshape((y + ky) * padded_w + (x + steps), rest)  # (H, 1, K, 1) and (W, 1, K)
+    y = op.Unsqueeze(Y, op.Constant(value_ints=[1, 3])) * padded_w
+    index = op.Reshape(y + op.Unsqueeze(C, op.Constant(value_ints=[1])), rest)  # (H, 1, K, 1) and (W, 1, K)
     one_row = op.Constant(value_ints=[1])
     taps = op.Reshape(k * k, rest)
     windows = op.Reshape(op.Gather(rows, index, axis=1), op.Concat(blocks, h, one_row, w, taps, rest, axis=0))
@@ -79,13 +97,26 @@ def Carafe(X, M, kernel_size: int, group_size: int, scale_factor: int):
     """Sums windows of X weighed by M. Attributes and shapes as ``torch.ops.freqfusion.carafe``."""
     taps = TapsByPixel(M, kernel_size=kernel_size, group_size=group_size, scale_factor=scale_factor)
     wide = op.Cast(X, to=1)
-    result = ReassembleRows(wide, taps, kernel_size=kernel_size, group_size=group_size, scale_factor=scale_factor)
+    y = TapPositions(op.Shape(X, start=2, end=3), kernel_size=kernel_size)
+    x = TapPositions(op.Shape(X, start=3, end=4), kernel_size=kernel_size)
+    result = ReassembleRows(wide, taps, y, x, kernel_size=kernel_size, group_size=group_size, scale_factor=scale_factor)
     return op.CastLike(result, X)
 
 
 @script(freqfusion, default_opset=op)
-def AdaptiveFilter(X, L, window: Sequence[float], kernel_size: int, group_size: int, scale_factor: int, mode: int):
-    """Filters X by kernels from logits L. Attributes and shapes as ``torch.ops.freqfusion.adaptive_filter``."""
+def PaddedCarafe(X, M, kernel_size: int, group_size: int, scale_factor: int, padding: int):
+    """``Carafe`` where a node of the graph says how it pads."""
+    taps = TapsByPixel(M, kernel_size=kernel_size, group_size=group_size, scale_factor=scale_factor)
+    wide = op.Cast(X, to=1)
+    y = PaddedTapPositions(op.Shape(X, start=2, end=3), kernel_size=kernel_size, padding=padding)
+    x = PaddedTapPositions(op.Shape(X, start=3, end=4), kernel_size=kernel_size, padding=padding)
+    result = ReassembleRows(wide, taps, y, x, kernel_size=kernel_size, group_size=group_size, scale_factor=scale_factor)
+    return op.CastLike(result, X)
+
+
+@script(freqfusion, default_opset=op)
+def FilterTaps(L, window: Sequence[float], kernel_size: int, group_size: int, scale_factor: int, mode: int):
+    """Turns logits into the taps of ``AdaptiveFilter``, (N*G, H, S, W, S, K*K), fp32."""
     logits = TapsByPixel(L, kernel_size=kernel_size, group_size=group_size, scale_factor=scale_factor)
     lowpass = op.Softmax(logits + op.Log(op.Constant(value_floats=window)), axis=-1)
     # The residual goes into the taps: mode * X - f(X) is a window with -f in every tap and mode added at the centre.
@@ -95,9 +126,34 @@ def AdaptiveFilter(X, L, window: Sequence[float], kernel_size: int, group_size: 
     sign = op.Cast(one - two * op.Min(m, one), to=1)
     count = op.Squeeze(op.Shape(logits, start=5, end=6))
     centre = op.Equal(op.Range(op.Constant(value_int=0), count, one), count / two)
-    taps = lowpass * sign + op.Cast(centre, to=1) * op.Cast(m, to=1)
+    return lowpass * sign + op.Cast(centre, to=1) * op.Cast(m, to=1)
+
+
+@script(freqfusion, default_opset=op)
+def AdaptiveFilter(X, L, window: Sequence[float], kernel_size: int, group_size: int, scale_factor: int, mode: int):
+    """Filters X by kernels from logits L. Attributes and shapes as ``torch.ops.freqfusion.adaptive_filter``."""
+    taps = FilterTaps(
+        L, window=window, kernel_size=kernel_size, group_size=group_size, scale_factor=scale_factor, mode=mode
+    )
     wide = op.Cast(X, to=1)
-    result = ReassembleRows(wide, taps, kernel_size=kernel_size, group_size=group_size, scale_factor=scale_factor)
+    y = TapPositions(op.Shape(X, start=2, end=3), kernel_size=kernel_size)
+    x = TapPositions(op.Shape(X, start=3, end=4), kernel_size=kernel_size)
+    result = ReassembleRows(wide, taps, y, x, kernel_size=kernel_size, group_size=group_size, scale_factor=scale_factor)
+    return op.CastLike(result, X)
+
+
+@script(freqfusion, default_opset=op)
+def PaddedAdaptiveFilter(
+    X, L, window: Sequence[float], kernel_size: int, group_size: int, scale_factor: int, mode: int, padding: int
+):
+    """``AdaptiveFilter`` where a node of the graph says how it pads."""
+    taps = FilterTaps(
+        L, window=window, kernel_size=kernel_size, group_size=group_size, scale_factor=scale_factor, mode=mode
+    )
+    wide = op.Cast(X, to=1)
+    y = PaddedTapPositions(op.Shape(X, start=2, end=3), kernel_size=kernel_size, padding=padding)
+    x = PaddedTapPositions(op.Shape(X, start=3, end=4), kernel_size=kernel_size, padding=padding)
+    result = ReassembleRows(wide, taps, y, x, kernel_size=kernel_size, group_size=group_size, scale_factor=scale_factor)
     return op.CastLike(result, X)
 
 
@@ -355,5 +411,18 @@ def QueryArgmax(X, P, sizes):
 OPERATORS = (Carafe, AdaptiveFilter, DeformableAttention, LocalSimilarity, OffsetResample, QueryArgmax, ResizeArgmax)
 """What the exporter writes as nodes; kernels and plugins exist under these names."""
 
-PARTS = (ReassembleRows, TapsByPixel, WeighedRows, ResizeMaps, ResizeMatrix)
+PADDED = {"Carafe": PaddedCarafe, "AdaptiveFilter": PaddedAdaptiveFilter}
+"""Bodies of operators with an attribute ``padding``, which nodes have in a graph where any of them reflects: without it
+a file is what it was before there was a choice, and any library of an earlier release runs it."""
+
+PARTS = (
+    FilterTaps,
+    PaddedTapPositions,
+    ReassembleRows,
+    ResizeMaps,
+    ResizeMatrix,
+    TapPositions,
+    TapsByPixel,
+    WeighedRows,
+)
 """What several of them share."""

@@ -33,8 +33,8 @@ def translation_table() -> Iterator[dict[Callable[..., Any], Callable[..., Any]]
     """
     ops = torch.ops.freqfusion
     traced: dict[Any, Function] = {
-        ops.carafe.default: functions.Carafe,
-        ops.adaptive_filter.default: functions.AdaptiveFilter,
+        ops.carafe.default: functions.PaddedCarafe,
+        ops.adaptive_filter.default: functions.PaddedAdaptiveFilter,
         ops.deformable_attention.default: functions.DeformableAttention,
         ops.local_similarity.default: functions.LocalSimilarity,
         ops.offset_resample.default: functions.OffsetResample,
@@ -42,7 +42,7 @@ def translation_table() -> Iterator[dict[Callable[..., Any], Callable[..., Any]]
         ops.pyramid_roi_align.default: box_functions.PyramidRoiAlign,
     }
     for function in traced.values():
-        onnx.defs.register_schema(_schema(function.to_function_proto()))
+        onnx.defs.register_schema(_schema(function))
     try:
         yield {
             torch.ops.aten.gelu.default: _gelu,
@@ -51,30 +51,41 @@ def translation_table() -> Iterator[dict[Callable[..., Any], Callable[..., Any]]
         }
     finally:
         for function in traced.values():
-            onnx.defs.deregister_schema(function.name, functions.freqfusion.version, functions.freqfusion.domain)
+            onnx.defs.deregister_schema(
+                _operator_of(function), functions.freqfusion.version, functions.freqfusion.domain
+            )
 
 
 def _node_maker(function: Function) -> Callable[..., Any]:
     """Returns a translation that makes a node: tensors first, then the attributes, in the function's own order."""
     proto = function.to_function_proto()
-    make = getattr(functions.freqfusion, function.name)
+    make = getattr(functions.freqfusion, _operator_of(function))
 
     def translate(*arguments: Any) -> Any:
-        tensors = arguments[: len(proto.input)]
-        return make(*tensors, **dict(zip(proto.attribute, arguments[len(proto.input) :], strict=True)))
+        tensors, values = arguments[: len(proto.input)], arguments[len(proto.input) :]
+        attributes = dict(zip(proto.attribute, values, strict=False))  # arguments left out are those with a default
+        if attributes.get("padding") == 0:
+            del attributes["padding"]
+        return make(*tensors, **attributes)
 
     return translate
 
 
-def _schema(function: onnx.FunctionProto) -> OpSchema:
+def _operator_of(function: Function) -> str:
+    padded = {body.name: operator for operator, body in functions.PADDED.items()}
+    return padded.get(function.name, function.name)
+
+
+def _schema(translated: Function) -> OpSchema:
+    function = translated.to_function_proto()
     return OpSchema(
-        function.name,
+        _operator_of(translated),
         function.domain,
         functions.freqfusion.version,
         inputs=[OpSchema.FormalParameter(name, "tensor(int64)" if name in _SIZES else "T") for name in function.input],
         outputs=[OpSchema.FormalParameter("Y", "tensor(bool)" if function.name in _MASKS else "T")],
         type_constraints=[("T", FLOATS, "fp32, or a half type computed in fp32")],
-        attributes=[OpSchema.Attribute(name, _kind(name), required=True) for name in function.attribute],
+        attributes=[OpSchema.Attribute(name, _kind(name), required=name != "padding") for name in function.attribute],
     )
 
 

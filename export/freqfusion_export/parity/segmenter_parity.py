@@ -216,7 +216,7 @@ class Parity:
             actual = found[str(node.outputs[0].name)]
             bound = OPERATOR_BOUNDS[self.precision]
             comparisons.append(compare("operator", f"{node.op_type} {node.name}", actual, expected, bound))
-            if node.op_type == "AdaptiveFilter" and mmcv_peer.is_available():
+            if node.op_type == "AdaptiveFilter" and "padding" not in node.attributes and mmcv_peer.is_available():
                 on_device = [tensor.float().cuda() for tensor in tensors]
                 values: list[Any] = [node.attributes[name].value for name in OPERATORS[node.op_type][1]]
                 by_mmcv = mmcv_peer.adaptive_filter(on_device[0], on_device[1], *values).cpu().numpy()
@@ -228,6 +228,8 @@ def by_definition(node: ir.Node, tensors: Sequence[Tensor]) -> Tensor:
     """Computes a FreqFusion node by its operator's PyTorch definition."""
     operator, attributes = COMPARED[node.op_type]
     values = [node.attributes[name].value for name in attributes]
+    if "padding" in node.attributes:
+        values.append(node.attributes["padding"].value)
     arguments = [tensor if tensor.is_floating_point() else tensor.tolist() for tensor in tensors]
     with native.disabled():
         return cast(Tensor, getattr(torch.ops.freqfusion, operator)(*arguments, *values))

@@ -27,6 +27,9 @@ class AddFunctionBodiesPass(ir.passes.InPlacePass):
     way into a function that is called by a function, and then divides by a scale of zero. Suppression of boxes is
     inlined too: there is no kernel of ours for it, and runtimes know the standard operator in it.
 
+    Where any node reflects, all nodes of its operator get an attribute ``padding`` and the body one that asks for it: a
+    body cannot ask whether an attribute is there.
+
     Before: o = freqfusion::LocalSimilarity[...](x), an operator nobody knows
     After:  the same node, and model.functions has freqfusion::LocalSimilarity
 
@@ -40,12 +43,13 @@ class AddFunctionBodiesPass(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         wanted = [n.op_type for n in ir.traversal.RecursiveGraphIterator(model.graph) if n.domain == DOMAIN]
+        padded = _state_padding(model)
         modified = False
         while wanted:
             name = wanted.pop()
             if (DOMAIN, name, "") in model.functions:
                 continue
-            source = self._operators.get(name) or _PARTS[name]
+            source = functions.PADDED[name] if name in padded else self._operators.get(name) or _PARTS[name]
             body = ir.serde.deserialize_function(source.to_function_proto())
             body.name = name  # that of a body instead may be another
             model.functions[body.identifier()] = body
@@ -55,3 +59,17 @@ class AddFunctionBodiesPass(ir.passes.InPlacePass):
             model.opset_imports.setdefault(DOMAIN, functions.freqfusion.version)
             InlinePass(criteria=lambda function: function.domain == DOMAIN and function.name in _PARTS)(model)
         return ir.passes.PassResult(model, modified)
+
+
+def _state_padding(model: ir.Model) -> set[str]:
+    """Writes the default of ``padding`` to the nodes without it, for each operator of which a node has it.
+
+    Returns:
+        Those operators.
+    """
+    nodes = [node for node in ir.traversal.RecursiveGraphIterator(model.graph) if node.domain == DOMAIN]
+    padded = {node.op_type for node in nodes if "padding" in node.attributes}
+    for node in nodes:
+        if node.op_type in padded and "padding" not in node.attributes:
+            node.attributes.add(ir.AttrInt64("padding", 0))
+    return padded

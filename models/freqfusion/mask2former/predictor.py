@@ -37,7 +37,9 @@ class _Attention(nn.Module):
         q, k, v = projected
         scores = (q * (channels // HEADS) ** -0.5) @ k.transpose(-2, -1)
         if hidden is not None:
-            scores = scores.masked_fill(hidden, -torch.inf)
+            # Added, not selected: ONNX Runtime's Where over all heads takes four times as long as one over a mask's and
+            # a sum.
+            scores = scores + scores.new_zeros(()).masked_fill(hidden, -torch.inf)
         mixed = (scores.softmax(dim=-1) @ v).transpose(1, 2).reshape(n, -1, channels)
         out: Tensor = self.out_proj(mixed)
         return out

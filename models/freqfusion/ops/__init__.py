@@ -2,7 +2,7 @@
 """The operators of FreqFusion and of detectors, as ``torch.ops.freqfusion.*``."""
 
 from freqfusion.ops.adaptive_filter import FilterMode, adaptive_filter, normalize_taps
-from freqfusion.ops.carafe import carafe
+from freqfusion.ops.carafe import Padding, carafe
 from freqfusion.ops.deformable_attention import deformable_attention
 from freqfusion.ops.local_similarity import local_similarity
 from freqfusion.ops.nms import nms
@@ -14,6 +14,7 @@ from freqfusion.ops.roi_align import roi_align
 
 __all__ = [
     "FilterMode",
+    "Padding",
     "adaptive_filter",
     "carafe",
     "deformable_attention",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from freqfusion import native
 from freqfusion.ops.autograd import differentiate_through, widen_under_autocast
-from freqfusion.ops.carafe import check_shapes, reassemble
+from freqfusion.ops.carafe import check_shapes, check_size, reassemble
 
 
 class FilterMode(IntEnum):
@@ -51,11 +51,13 @@ def filter_features(
     groups: int,
     scale: int,
     mode: int,
+    padding: int = 0,
 ) -> Tensor:
     """Defines the operator: normalised taps, reassembly, residual, all in fp32 for half types."""
     exact = torch.promote_types(features.dtype, torch.float32)
     wide = features.to(exact)
-    lowpass = reassemble(wide, normalize_taps(logits.to(exact), window, kernel_size), kernel_size, groups, scale)
+    taps = normalize_taps(logits.to(exact), window, kernel_size)
+    lowpass = reassemble(wide, taps, kernel_size, groups, scale, padding)
     result = lowpass if mode == FilterMode.LOWPASS else float(mode) * wide - lowpass
     return result.to(features.dtype)
 
@@ -68,9 +70,10 @@ def check_arguments(
     groups: int,
     scale: int,
     mode: int,
+    padding: int,
 ) -> None:
     """Raises ``ValueError`` unless ``adaptive_filter`` can run on these arguments."""
-    check_shapes("adaptive_filter", features, logits, kernel_size, groups, scale)
+    check_shapes("adaptive_filter", features, logits, kernel_size, groups, scale, padding)
     if len(window) != kernel_size**2:
         raise ValueError(f"adaptive_filter: window must have {kernel_size**2} factors, got {len(window)}")
     if mode not in tuple(FilterMode):
@@ -88,6 +91,7 @@ def adaptive_filter(
     groups: int,
     scale: int,
     mode: int,
+    padding: int = 0,
 ) -> Tensor:
     """Filters a map with a kernel predicted for each output pixel.
 
@@ -102,6 +106,7 @@ def adaptive_filter(
         groups: Contiguous blocks of channels that share a kernel; divides ``C``.
         scale: Output pixels per input pixel along each axis; 1 unless ``mode`` is ``LOWPASS``.
         mode: A :class:`FilterMode`: ``f(X)``, ``X - f(X)`` or ``2 X - f(X)``.
+        padding: As in ``carafe``.
 
     Returns:
         ``(N, C, scale * H, scale * W)``, dtype of ``features``.
@@ -112,9 +117,12 @@ def adaptive_filter(
     Source: FreqFusion, TPAMI 2024, eqs. 6-12; ``FreqFusion._forward`` in the official ``FreqFusion.py``, where the same
     is ``kernel_normalizer`` followed by mmcv's ``carafe``.
     """
-    check_arguments(features, logits, window, kernel_size, groups, scale, mode)
-    result = native.adaptive_filter(features, logits, window, kernel_size, groups, scale, mode)
-    return filter_features(features, logits, window, kernel_size, groups, scale, mode) if result is None else result
+    check_arguments(features, logits, window, kernel_size, groups, scale, mode, padding)
+    check_size("adaptive_filter", features, kernel_size, padding)
+    result = native.adaptive_filter(features, logits, window, kernel_size, groups, scale, mode, padding)
+    if result is None:
+        return filter_features(features, logits, window, kernel_size, groups, scale, mode, padding)
+    return result
 
 
 @adaptive_filter.register_fake
@@ -126,8 +134,9 @@ def _(
     groups: int,
     scale: int,
     mode: int,
+    padding: int = 0,
 ) -> Tensor:
-    check_arguments(features, logits, window, kernel_size, groups, scale, mode)
+    check_arguments(features, logits, window, kernel_size, groups, scale, mode, padding)
     n, c, h, w = features.shape
     return features.new_empty((n, c, scale * h, scale * w))
 

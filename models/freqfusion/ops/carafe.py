@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,7 +13,16 @@ from freqfusion import native
 from freqfusion.ops.autograd import differentiate_through, widen_under_autocast
 
 
-def check_shapes(name: str, features: Tensor, mask: Tensor, kernel_size: int, groups: int, scale: int) -> None:
+class Padding(IntEnum):
+    """What taps outside the map read. The values are those of the ONNX attribute ``padding``."""
+
+    ZEROS = 0  # zero: mmcv
+    REFLECT = 1  # the pixel as far inside, the edge being the mirror: the author's later fallback
+
+
+def check_shapes(
+    name: str, features: Tensor, mask: Tensor, kernel_size: int, groups: int, scale: int, padding: int
+) -> None:
     """Raises ``ValueError`` unless ``mask`` (or logits) of this shape can weigh the windows of ``features``."""
     if features.dim() != 4:
         raise ValueError(f"{name}: features must have four dimensions (N, C, H, W), got {features.dim()}")
@@ -19,6 +30,8 @@ def check_shapes(name: str, features: Tensor, mask: Tensor, kernel_size: int, gr
         raise ValueError(f"{name}: kernel_size must be odd and positive, got {kernel_size}")
     if scale < 1:
         raise ValueError(f"{name}: scale must be at least 1, got {scale}")
+    if padding not in tuple(Padding):
+        raise ValueError(f"{name}: padding must be 0 (zeros) or 1 (reflect), got {padding}")
     n, c, h, w = features.shape
     if groups < 1 or c % groups:
         raise ValueError(f"{name}: groups must divide the {c} channels of features, got {groups}")
@@ -29,12 +42,24 @@ def check_shapes(name: str, features: Tensor, mask: Tensor, kernel_size: int, gr
         raise ValueError(f"{name}: mask must be {features.dtype} as features are, got {mask.dtype}")
 
 
-def reassemble(features: Tensor, mask: Tensor, kernel_size: int, groups: int, scale: int) -> Tensor:
+def check_size(name: str, features: Tensor, kernel_size: int, padding: int) -> None:
+    """Raises ``ValueError`` unless ``features`` are large enough to be reflected, where that is wanted."""
+    radius, (h, w) = kernel_size // 2, features.shape[2:]
+    if padding == Padding.REFLECT and radius and (h <= radius or w <= radius):
+        raise ValueError(
+            f"{name}: padding 1 (reflect) needs features larger than {radius} x {radius} for kernel_size "
+            f"{kernel_size}, got {h} x {w}"
+        )
+
+
+def reassemble(features: Tensor, mask: Tensor, kernel_size: int, groups: int, scale: int, padding: int = 0) -> Tensor:
     """Defines the operator: windows by ``unfold``, weighed and summed in fp32 (fp64 for fp64 features)."""
     n, c, h, w = features.shape
-    taps = kernel_size * kernel_size
+    taps, radius = kernel_size * kernel_size, kernel_size // 2
     exact = torch.promote_types(features.dtype, torch.float32)
-    windows = F.unfold(features.to(exact), kernel_size, padding=kernel_size // 2)  # (N, C*taps, H*W)
+    mode = "reflect" if padding == Padding.REFLECT and radius else "constant"
+    padded = F.pad(features.to(exact), (radius,) * 4, mode)
+    windows = F.unfold(padded, kernel_size)  # (N, C*taps, H*W)
     windows = windows.reshape(n, groups, c // groups, taps, h, w)
     weights = mask.to(exact).reshape(n, groups, taps, h, scale, w, scale)
     if scale == 1:
@@ -48,7 +73,7 @@ def reassemble(features: Tensor, mask: Tensor, kernel_size: int, groups: int, sc
 
 
 @torch.library.custom_op("freqfusion::carafe", mutates_args=())
-def carafe(features: Tensor, mask: Tensor, kernel_size: int, groups: int, scale: int) -> Tensor:
+def carafe(features: Tensor, mask: Tensor, kernel_size: int, groups: int, scale: int, padding: int = 0) -> Tensor:
     """Sums the ``kernel_size**2`` window around every output pixel, weighted by that pixel's own mask.
 
     Args:
@@ -58,6 +83,8 @@ def carafe(features: Tensor, mask: Tensor, kernel_size: int, groups: int, scale:
         kernel_size: Side of the window in input pixels; odd.
         groups: Contiguous blocks of channels that share a mask; divides ``C``.
         scale: Output pixels per input pixel along each axis; all ``scale**2`` pixels of a cell see the same window.
+        padding: A :class:`Padding`: what taps outside the map read. Reflected maps are larger than the window's radius,
+            ``kernel_size // 2``.
 
     Returns:
         ``(N, C, scale * H, scale * W)``, dtype of ``features``.
@@ -65,17 +92,18 @@ def carafe(features: Tensor, mask: Tensor, kernel_size: int, groups: int, scale:
     Raises:
         ValueError: If the shapes above do not fit together.
 
-    Source: CARAFE, ICCV 2019, eq. 4; mmcv ``carafe_naive_cuda_kernel.cuh``. Pixels outside the map count as zero; the
-    fallback in the official ``FreqFusion.py`` reflects them and ignores ``groups``, so it is not the reference.
+    Source: CARAFE, ICCV 2019, eq. 4; mmcv ``carafe_naive_cuda_kernel.cuh``, where pixels outside the map count as zero.
+    The fallback in the official ``FreqFusion.py`` reflects them and ignores ``groups``.
     """
-    check_shapes("carafe", features, mask, kernel_size, groups, scale)
-    result = native.carafe(features, mask, kernel_size, groups, scale)
-    return reassemble(features, mask, kernel_size, groups, scale) if result is None else result
+    check_shapes("carafe", features, mask, kernel_size, groups, scale, padding)
+    check_size("carafe", features, kernel_size, padding)
+    result = native.carafe(features, mask, kernel_size, groups, scale, padding)
+    return reassemble(features, mask, kernel_size, groups, scale, padding) if result is None else result
 
 
 @carafe.register_fake
-def _(features: Tensor, mask: Tensor, kernel_size: int, groups: int, scale: int) -> Tensor:
-    check_shapes("carafe", features, mask, kernel_size, groups, scale)
+def _(features: Tensor, mask: Tensor, kernel_size: int, groups: int, scale: int, padding: int = 0) -> Tensor:
+    check_shapes("carafe", features, mask, kernel_size, groups, scale, padding)
     n, c, h, w = features.shape
     return features.new_empty((n, c, scale * h, scale * w))
 

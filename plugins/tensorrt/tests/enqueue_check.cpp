@@ -281,6 +281,12 @@ std::vector<Case> cases()
                     {2, channels, 13, 19, 5, 1, 2}, DType::kFloat32, in[0].data(), in[1].data(), out, kNoPool);
             }});
     }
+    all.push_back({"Carafe", {{{"kernel_size", 5}, {"group_size", 1}, {"scale_factor", 2}, {"padding", 1}}, {}},
+        {{1, 40, 5, 6}, {1, 25, 10, 12}}, {{1, 40, 10, 12}}, false, false,
+        [](std::vector<Values> const& in, void* out) {
+            return runCarafeOnHost(
+                {1, 40, 5, 6, 5, 1, 2, Padding::kReflect}, DType::kFloat32, in[0].data(), in[1].data(), out, kNoPool);
+        }});
     for (int32_t const mode : {0, 1, 2}) {
         all.push_back(
             {"AdaptiveFilter", {{{"kernel_size", 3}, {"group_size", 2}, {"scale_factor", 1}, {"mode", mode}}, kWindow},

@@ -460,10 +460,10 @@ void keepsItsFields()
             expect(actual == fields, "fields are " + actual + ", expected " + fields);
         }
     }
-    expect(
-        textOf(*runtime(make("AdaptiveFilter", adaptiveFilter())).getFieldsToSerialize())
-            == "kernel_size:5,3;group_size:5,2;scale_factor:5,1;mode:5,2;window:1,0.500000,1.000000,0.500000,1.000000,"
-               "2.000000,1.000000,0.500000,1.000000,0.250000;",
+    expect(textOf(*runtime(make("AdaptiveFilter", adaptiveFilter())).getFieldsToSerialize())
+               == "kernel_size:5,3;group_size:5,2;scale_factor:5,1;mode:5,2;padding:5,0;window:1,0.500000,1.000000,0."
+                  "500000,1.000000,"
+                  "2.000000,1.000000,0.500000,1.000000,0.250000;",
         "AdaptiveFilter's fields are what it was made of");
 }
 
@@ -476,9 +476,12 @@ void hasATimingCacheId()
         fields.ints[name] = value;
         return fields;
     };
-    expect(id("Carafe", carafe()) == "Carafe kernel_size=5 group_size=1 scale_factor=2", id("Carafe", carafe()));
+    expect(
+        id("Carafe", carafe()) == "Carafe kernel_size=5 group_size=1 scale_factor=2 padding=0", id("Carafe", carafe()));
     expect(id("Carafe", carafe()) == id("Carafe", carafe()), "equal attributes share it");
     expect(id("Carafe", carafe()) != id("Carafe", with(carafe(), "kernel_size", 3)), "others do not");
+    expect(id("Carafe", carafe()) == id("Carafe", with(carafe(), "padding", 0)), "zeros need not be said");
+    expect(id("Carafe", carafe()) != id("Carafe", with(carafe(), "padding", 1)), "reflections are another layer");
     expect(id("AdaptiveFilter", adaptiveFilter()) != id("AdaptiveFilter", with(adaptiveFilter(), "mode", 1)), "mode");
     Fields window = adaptiveFilter();
     window.window[8] = 0.125F;
@@ -513,7 +516,9 @@ void refusesNonsense()
     add("Carafe", carafe(), {"scale_factor is -2147483648"}, set("scale_factor", INT32_MIN));
     add("Carafe", carafe(), {"scale_factor is 1000000"}, set("scale_factor", 1000000));
     add("Carafe", carafe(), {"scale_factor is missing"}, [](Fields& fields) { fields.ints.erase("scale_factor"); });
-    add("Carafe", carafe(), {"padding is unknown"}, set("padding", 1));
+    add("Carafe", carafe(), {"stride is unknown"}, set("stride", 1));
+    add("Carafe", carafe(), {"padding is 2", "from 0 to 1"}, set("padding", 2));
+    add("AdaptiveFilter", adaptiveFilter(), {"padding is -1", "from 0 to 1"}, set("padding", -1));
     add("Carafe", {}, {"kernel_size is missing"}, [](Fields&) {});
     add("AdaptiveFilter", adaptiveFilter(), {"mode is 3", "from 0 to 2"}, set("mode", 3));
     add("AdaptiveFilter", adaptiveFilter(), {"scale_factor is 2", "expected 1 for mode 2"}, set("scale_factor", 2));
@@ -594,6 +599,11 @@ void checksSizes()
     int64_t const big = int64_t{1} << 33;
     Plugin const reassembly = make("Carafe", carafe());
     expect(status(reassembly, {{1, 6, 3, 5}, {1, 25, 6, 10}}, {{1, 6, 6, 10}}) == 0, "Carafe takes fitting sizes");
+    Fields reflecting = carafe();
+    reflecting.ints["padding"] = 1;
+    Plugin const mirror = make("Carafe", reflecting);
+    expect(status(mirror, {{1, 6, 3, 5}, {1, 25, 6, 10}}, {{1, 6, 6, 10}}) == 0, "and reflects what is large enough");
+    expect(status(mirror, {{1, 6, 2, 5}, {1, 25, 4, 10}}, {{1, 6, 4, 10}}) != 0, "and nothing smaller");
     expect(status(reassembly, {{1, 6, 3, 5}, {1, 24, 6, 10}}, {{1, 6, 6, 10}}) != 0, "and no others");
     expect(
         status(reassembly, {{1, 6, big, 5}, {1, 25, 2 * big, 10}}, {{1, 6, 2 * big, 10}}) != 0, "nor beyond 32 bits");

@@ -17,7 +17,7 @@ from freqfusion_runtime.agreement.comparison import Comparison, compare
 from freqfusion_runtime.agreement.tolerances import LABEL_AGREEMENT_FP32, MAX_ERROR_INSIDE_FP32
 from freqfusion_runtime.errors import ModelFileError
 from freqfusion_runtime.files import atomic_path, scratch_folder
-from freqfusion_runtime.model_files.external_data import check_external_files
+from freqfusion_runtime.model_files.external_data import WEIGHTS_KEY, check_external_files
 from freqfusion_runtime.model_files.manifest import METADATA_KEY, Manifest, TensorSpec, write_sidecar
 from freqfusion_runtime.model_files.onnx_growth import check_growth
 from freqfusion_runtime.model_files.plain.inlining import STANDARD, graphs_of, inlined, simplified
@@ -82,6 +82,9 @@ def write_plain_file(
     except Exception as e:  # protobuf's errors have no base class of their own
         raise ModelFileError(f"{source} is no ONNX model. Name a file written by `freqfusion export`.") from e
     plain = inlined(original, str(source))
+    kept = [entry for entry in plain.metadata_props if entry.key != WEIGHTS_KEY]  # they are in the file now
+    del plain.metadata_props[:]
+    plain.metadata_props.extend(kept)
     if shapes:
         fix_sizes(plain, shapes, str(source))
         plain = _with_constants_computed(plain)

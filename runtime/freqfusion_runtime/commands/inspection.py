@@ -16,7 +16,7 @@ from freqfusion_runtime.engines.plan_header import read_plan_header
 from freqfusion_runtime.engines.record import read_plan_manifest
 from freqfusion_runtime.errors import ManifestError
 from freqfusion_runtime.files import sha256_of
-from freqfusion_runtime.model_files.external_data import check_external_files, model_sha256
+from freqfusion_runtime.model_files.external_data import WEIGHTS_KEY, check_external_files, model_sha256
 from freqfusion_runtime.model_files.manifest import METADATA_KEY, Manifest, TensorSpec, read_sidecar, sidecar_path
 from freqfusion_runtime.model_files.onnx_facts import read_onnx_facts
 from freqfusion_runtime.model_files.onnx_nodes import DOMAIN
@@ -50,6 +50,7 @@ def inspect_onnx(path: Path) -> Report:
         "external_files": [
             {"path": str(file), "size_bytes": file.stat().st_size, "sha256": sha256_of(file)} for file in external
         ],
+        "weights_named_sha256": facts.metadata.get(WEIGHTS_KEY),
         "operators": [
             {"domain": domain, "operator": operator, "count": count}
             for (domain, operator), count in operators.most_common()
@@ -68,7 +69,7 @@ def inspect_onnx(path: Path) -> Report:
     lines += [f"  opset {domain or 'of ONNX'} {version}" for domain, version in facts.opsets.items()]
     lines += _tensor_lines(facts.inputs, facts.outputs)
     lines.append("  weights: " + (", ".join(f"{n} {dtype}" for dtype, n in facts.weights.most_common()) or "none"))
-    lines += [f"  weights in {file.name}, {file.stat().st_size / 1e6:.1f} MB beside it" for file in external]
+    lines += [_weights_line(file, facts.metadata.get(WEIGHTS_KEY)) for file in external]
     by_operator = Counter(node.operator for node in ours)
     for operator, count in sorted(by_operator.items()):
         body = "with" if f"{DOMAIN}::{operator}" in bodies else "WITHOUT"
@@ -82,6 +83,14 @@ def inspect_onnx(path: Path) -> Report:
     lines += [f"  TensorRT would misread {node}" for node in facts.misread_nodes()]
     lines += _manifest_lines(manifest)
     return record, [*lines, f"  manifest beside it: {record['manifest_beside']}", f"  sha256 {sha256}"]
+
+
+def _weights_line(file: Path, named: str | None) -> str:
+    """Of weights beside a model, and whether they are those that it names by their hash."""
+    line = f"  weights in {file.name}, {file.stat().st_size / 1e6:.1f} MB beside it"
+    if named is None:
+        return line
+    return f"{line}, {'as exported' if named == sha256_of(file) else 'OTHER than were exported'}"
 
 
 def inspect_plan(path: Path) -> Report:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weights that a model keeps in files beside it: which files these are, and hashes and stamps that cover them.
 
-``freqfusion export`` writes one file; tools that come after it may move the weights out. A model read as bytes has no
-folder, and ONNX Runtime then takes whatever lies under that name in the current one.
+``freqfusion export`` writes one file, or on demand a second one that is named after its content; tools that come after
+it may move the weights out, too. A model read as bytes has no folder, and ONNX Runtime then takes whatever lies under
+that name in the current one.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Iterator
+import re
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from freqfusion_runtime.errors import ModelFileError
@@ -18,6 +21,9 @@ from freqfusion_runtime.files import sha256_of
 from freqfusion_runtime.model_files.onnx_nodes import MOST_NESTED, mapped_message, message_fields
 
 Stamp = tuple[tuple[int, int, int], ...]
+WEIGHTS_KEY = "freqfusion_weights"
+"""In the metadata of a model whose weights ``freqfusion export`` wrote beside it: their file's SHA-256."""
+_WRITTEN_NAME = re.compile(r"\.[0-9a-f]{16}\.data")
 
 # Field numbers of onnx.proto: which fields of a message hold further messages with tensors in them.
 _CHILDREN = {
@@ -30,6 +36,7 @@ _CHILDREN = {
 }
 _TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 13, 14
 _EXTERNAL = 1  # TensorProto.EXTERNAL
+_LONGEST_COUNT = 20  # digits; no file has so many bytes
 
 
 def external_files(path: str | os.PathLike[str]) -> tuple[Path, ...]:
@@ -43,20 +50,36 @@ def external_files(path: str | os.PathLike[str]) -> tuple[Path, ...]:
     """
     path = Path(path)
     locations = _locations(path, _stamp(path))
-    for location in locations:
+    for location, _ in locations:
         if location.startswith("/") or Path(location).is_absolute() or ".." in Path(location).parts:
             raise ModelFileError(
                 f"{path} keeps weights in {location!r}, outside its folder. Save it as one file: "
                 f"onnx.save(onnx.load({path.name!r}), {path.name!r})."
             )
-    return tuple(path.parent / location for location in locations)
+    return tuple(path.parent / location for location, _ in locations)
+
+
+def weights_name(model: Path, sha256: str) -> str:
+    """The name of the file beside ``model`` that ``freqfusion export`` keeps weights in."""
+    return f"{model.stem}.{sha256[:16]}.data"
+
+
+def is_written_beside(model: Path, file: Path) -> bool:
+    """Whether ``file`` has a name that ``freqfusion export`` gives to weights of ``model``, whatever they are."""
+    return file.parent == model.parent and bool(_WRITTEN_NAME.fullmatch(file.name.removeprefix(model.stem)))
+
+
+def are_vouched_for(files: tuple[Path, ...], metadata: Mapping[str, str]) -> bool:
+    """Whether a model says, in its metadata, by which content it knows its weights; by their name, not their bytes."""
+    digest = metadata.get(WEIGHTS_KEY, "")
+    return len(digest) == 64 and all(file.name.endswith(f".{digest[:16]}.data") for file in files)
 
 
 def check_external_files(path: str | os.PathLike[str]) -> tuple[Path, ...]:
-    """As :func:`external_files`, and each is there.
+    """As :func:`external_files`, and each is there, as long as the model wants it.
 
     Raises:
-        ModelFileError: If one is missing, or outside the model's folder.
+        ModelFileError: If one is missing, ends too early, or is outside the model's folder.
     """
     files = external_files(path)
     missing = [file.relative_to(Path(path).parent).as_posix() for file in files if not os.path.isfile(file)]
@@ -65,7 +88,24 @@ def check_external_files(path: str | os.PathLike[str]) -> tuple[Path, ...]:
             f"{os.fspath(path)} keeps weights in {', '.join(missing)}, which is not beside it. "
             "Put it there, or write the model again with `freqfusion export`."
         )
+    for file, (_, end) in zip(files, _locations(Path(path), _stamp(Path(path))), strict=True):
+        if file.stat().st_size < end:
+            raise ModelFileError(
+                f"{os.fspath(path)} keeps weights in {file.name}, which has {file.stat().st_size} bytes of at least "
+                f"{end}. Copy it again."
+            )
     return files
+
+
+def copy_external_files(path: Path, folder: Path) -> tuple[Path, ...]:
+    """Copies the files in which a model keeps weights to where a copy of it finds them in ``folder``; returns those."""
+    copies = []
+    for file in check_external_files(path):
+        copy = folder / file.relative_to(path.parent)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+        copies.append(copy)
+    return tuple(copies)
 
 
 def model_sha256(path: str | os.PathLike[str]) -> str:
@@ -98,17 +138,21 @@ def _stamp(path: Path) -> tuple[int, int, int]:
 
 
 @functools.lru_cache(maxsize=64)  # a server asks again every few seconds
-def _locations(path: Path, stamp: tuple[int, int, int]) -> tuple[str, ...]:
+def _locations(path: Path, stamp: tuple[int, int, int]) -> tuple[tuple[str, int], ...]:
+    """Each file that a model keeps weights in, sorted, with where the last of them ends."""
     if not stamp[1]:
         return ()
     try:
         with mapped_message(path) as whole:
-            return tuple(sorted(set(_within(whole, "model"))))
+            ends: dict[str, int] = {}
+            for location, end in _within(whole, "model"):
+                ends[location] = max(end, ends.get(location, 0))
+            return tuple(sorted(ends.items()))
     except ValueError:
         return ()
 
 
-def _within(message: memoryview, kind: str, depth: int = 0) -> Iterator[str]:
+def _within(message: memoryview, kind: str, depth: int = 0) -> Iterator[tuple[str, int]]:
     if kind == "tensor":
         yield from _location(message)
         return
@@ -119,16 +163,21 @@ def _within(message: memoryview, kind: str, depth: int = 0) -> Iterator[str]:
             yield from _within(content, _CHILDREN[kind][number], depth + (kind == "graph"))
 
 
-def _location(tensor: memoryview) -> list[str]:
-    found, is_external = "", False
+def _location(tensor: memoryview) -> list[tuple[str, int]]:
+    entries: dict[str, str] = {}
+    is_external = False
     for number, content in message_fields(tensor):
         if number == _TENSOR_DATA_LOCATION:
             is_external = content == _EXTERNAL
         elif number == _TENSOR_EXTERNAL_DATA and isinstance(content, memoryview):
             entry = dict(_texts(content))
-            if entry.get(1) == "location":
-                found = entry.get(2, "")
-    return [found] if is_external else []
+            entries[entry.get(1, "")] = entry.get(2, "")
+    end = sum(_count(entries.get(key, "")) for key in ("offset", "length"))
+    return [(entries.get("location", ""), end)] if is_external else []
+
+
+def _count(text: str) -> int:
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < _LONGEST_COUNT else 0
 
 
 def _texts(entry: memoryview) -> Iterator[tuple[int, str]]:

@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from freqfusion_runtime.errors import ModelFileError
-from freqfusion_runtime.model_files.external_data import external_files
+from freqfusion_runtime.model_files.external_data import copy_external_files
 from freqfusion_runtime.model_files.onnx_nodes import DOMAIN, mapped_message, message_fields
+from freqfusion_runtime.model_files.onnx_writing import field
 
 STAGE_KEY = "freqfusion.stage"  # in a node's metadata: the module whose result it computes
 
@@ -20,7 +20,6 @@ STAGE_KEY = "freqfusion.stage"  # in a node's metadata: the module whose result 
 _MODEL_GRAPH = 7
 _GRAPH_NODE, _GRAPH_OUTPUT = 1, 12
 _NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OP_TYPE, _NODE_DOMAIN, _NODE_METADATA = 1, 2, 3, 4, 7, 9
-_BYTES = 2  # protobuf's wire type
 # Operators whose results have a fixed order. What is computed for each proposal of a detector has the proposals' order,
 # which changes where two of them have equal scores but for rounding.
 _MAPS = ("AdaptiveFilter", "Carafe", "LocalSimilarity", "OffsetResample")
@@ -59,10 +58,10 @@ def inner_values(path: str | os.PathLike[str]) -> list[InnerValue]:
             for number, graph in message_fields(whole):
                 if number != _MODEL_GRAPH or not isinstance(graph, memoryview):
                     continue
-                for field, part in message_fields(graph):
-                    if field == _GRAPH_NODE and isinstance(part, memoryview):
+                for kind, part in message_fields(graph):
+                    if kind == _GRAPH_NODE and isinstance(part, memoryview):
                         found += _values_of(part)
-                    elif field == _GRAPH_OUTPUT and isinstance(part, memoryview):
+                    elif kind == _GRAPH_OUTPUT and isinstance(part, memoryview):
                         outputs |= set(_texts(part, 1))
     except (OSError, ValueError) as e:
         raise ModelFileError(f"{os.fspath(path)} is no ONNX model ({e}). Write it with `freqfusion export`.") from e
@@ -75,12 +74,9 @@ def write_with_outputs(path: Path, tensors: Sequence[str], probed: Path) -> None
     Of a message that comes twice in protobuf, the second is merged into the first: so a graph with nothing but outputs
     is appended, and the weights are not touched. Weights in other files are copied beside it.
     """
-    entries = b"".join(_field(_GRAPH_OUTPUT, _field(1, name.encode())) for name in tensors)
-    probed.write_bytes(path.read_bytes() + (_field(_MODEL_GRAPH, entries) if entries else b""))
-    for file in external_files(path):
-        copy = probed.parent / file.relative_to(path.parent)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, copy)
+    entries = b"".join(field(_GRAPH_OUTPUT, field(1, name.encode())) for name in tensors)
+    probed.write_bytes(path.read_bytes() + (field(_MODEL_GRAPH, entries) if entries else b""))
+    copy_external_files(path, probed.parent)
 
 
 def _values_of(node: memoryview) -> list[InnerValue]:
@@ -113,15 +109,3 @@ def _texts(message: memoryview, wanted: int) -> list[str]:
         for number, value in message_fields(message)
         if number == wanted and isinstance(value, memoryview)
     ]
-
-
-def _field(number: int, content: bytes) -> bytes:
-    return _varint(number << 3 | _BYTES) + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-    digits = []
-    while value > 0x7F:
-        digits.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*digits, value])

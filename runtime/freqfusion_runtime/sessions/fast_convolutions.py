@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from freqfusion_runtime.model_files.external_data import external_files
 from freqfusion_runtime.model_files.onnx_nodes import DOMAIN, mapped_message, message_fields, messages, whole_numbers
+from freqfusion_runtime.model_files.onnx_writing import field, header
+from freqfusion_runtime.sessions.weights_in_file import left_in_file, packed_factors
 
 OPERATOR = "Convolve3x3"
 MIN_CHANNELS = 128
@@ -43,33 +45,43 @@ class _Node:
     has_other: bool  # an attribute that is neither a whole number nor a list of them
 
 
-def with_fast_convolutions(path: str | os.PathLike[str]) -> bytes | None:
+@dataclass(frozen=True)
+class Rewritten:
+    """A model in memory.
+
+    Attributes:
+        content: Its bytes, large weights left out.
+        folder: Where the files are that hold those.
+    """
+
+    content: bytes
+    folder: str
+
+
+def with_fast_convolutions(path: str | os.PathLike[str]) -> Rewritten | None:
     """Returns the model with ``freqfusion::Convolve3x3`` for each convolution it can do, or None if there is none.
 
-    None, too, for a model with weights in other files: bytes lie in no folder, and ONNX Runtime before 1.21 cannot be
-    told one.
-
-    That is: 3 x 3, stride 1, a border of one zero, fp32 weights and bias that are constants, and at least
-    ``MIN_CHANNELS`` channels on both sides. A Relu that alone reads the result goes into it.
+    That is: 3 x 3, stride 1, a border of one zero, fp32 weights that are constants, a bias that is one or none,
+    and at least ``MIN_CHANNELS`` channels on both sides. A Relu that alone reads the result goes into it.
 
     Raises:
-        ValueError: If the file is not a protobuf message.
+        ValueError: If the file is not a protobuf message, or has a name that is no UTF-8.
     """
-    if external_files(path):
-        return None
+    # ONNX Runtime reads no file that a link leads to out of the folder, as caches of downloads have them.
+    folder, name = os.path.split(os.path.abspath(path) if external_files(path) else os.path.realpath(path))
     with mapped_message(path) as whole:
         if not _imports_domain(whole):
             return None
         parts: list[bytes] = []
         for number, content in message_fields(whole):
             if number == _MODEL_GRAPH and isinstance(content, memoryview):
-                graph = _rewrite(content)
+                graph = _rewrite(content, whole, name.encode())
                 if graph is None:
                     return None
-                parts += [_header(number, sum(map(len, graph))), *graph]
+                parts += [header(number, sum(map(len, graph))), *graph]
             else:
-                parts.append(_field(number, content))
-        return b"".join(parts)
+                parts.append(field(number, content))
+        return Rewritten(b"".join(parts), folder)
 
 
 def _imports_domain(model: memoryview) -> bool:
@@ -83,7 +95,7 @@ def _imports_domain(model: memoryview) -> bool:
     )
 
 
-def _rewrite(graph: memoryview) -> list[bytes] | None:
+def _rewrite(graph: memoryview, file: memoryview, name: bytes) -> list[bytes] | None:
     nodes = [_read(content) for content in messages(graph, _GRAPH_NODE)]
     shapes = dict(_fp32_shapes(graph))
     uses = Counter(name for node in nodes for name in node.inputs)
@@ -99,22 +111,32 @@ def _rewrite(graph: memoryview) -> list[bytes] | None:
             written[relu] = b""
     if not written:
         return None
+    factors = packed_factors((node.operator, node.inputs) for node in nodes)
     parts: list[bytes] = []
     place = 0
     for number, content in message_fields(graph):
+        left = None
         if number == _GRAPH_NODE:
-            parts.append(written[place] if place in written else _field(number, content))
+            left = written.get(place)
             place += 1
-        else:
-            parts.append(_field(number, content))
+        elif number == _GRAPH_INITIALIZER and isinstance(content, memoryview) and _name_of(content) in factors:
+            tensor = left_in_file(content, file, name)
+            left = None if tensor is None else field(number, tensor)
+        parts.append(field(number, content) if left is None else left)
     return parts
 
 
+def _name_of(tensor: memoryview) -> bytes:
+    return next((bytes(name) for name in messages(tensor, _TENSOR_NAME)), b"")
+
+
 def _is_ours(node: _Node, shapes: dict[bytes, list[int]]) -> bool:
-    if (node.domain, node.operator, len(node.inputs), node.has_other) != ("", "Conv", 3, False):
+    if (node.domain, node.operator, node.has_other) != ("", "Conv", False) or not 2 <= len(node.inputs) <= 3:
         return False
-    weights, bias = (shapes.get(name, []) for name in node.inputs[1:])
-    if len(weights) != 4 or weights[2:] != [3, 3] or min(weights[:2]) < MIN_CHANNELS or bias != weights[:1]:
+    weights, *biases = (shapes.get(name, []) for name in node.inputs[1:])
+    if len(weights) != 4 or weights[2:] != [3, 3] or min(weights[:2]) < MIN_CHANNELS:
+        return False
+    if any(bias != weights[:1] for bias in biases):
         return False
     return all(node.attributes.get(name, _DEFAULTS[name]) == value for name, value in _WANTED.items())
 
@@ -177,28 +199,9 @@ def _read_attribute(attribute: memoryview) -> tuple[str, list[int] | None]:
 
 
 def _write(node: _Node, output: bytes, relu: bool) -> bytes:
-    attribute = _field(_ATTRIBUTE_NAME, b"relu") + _field(_ATTRIBUTE_INT, int(relu))
-    attribute += _field(_ATTRIBUTE_TYPE, _INT_TYPE)
-    content = b"".join(_field(_NODE_INPUT, name) for name in node.inputs)
-    content += _field(_NODE_OUTPUT, output) + _field(_NODE_NAME, node.name)
-    content += _field(_NODE_OP_TYPE, OPERATOR.encode()) + _field(_NODE_ATTRIBUTE, attribute)
-    return _field(_GRAPH_NODE, content + _field(_NODE_DOMAIN, DOMAIN.encode()))
-
-
-def _field(number: int, content: memoryview | bytes | int) -> bytes:
-    if isinstance(content, int):
-        return _varint(number << 3) + _varint(content)
-    return b"".join((_header(number, len(content)), content))
-
-
-def _header(number: int, length: int) -> bytes:
-    return _varint(number << 3 | 2) + _varint(length)
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
+    attribute = field(_ATTRIBUTE_NAME, b"relu") + field(_ATTRIBUTE_INT, int(relu))
+    attribute += field(_ATTRIBUTE_TYPE, _INT_TYPE)
+    content = b"".join(field(_NODE_INPUT, name) for name in node.inputs)
+    content += field(_NODE_OUTPUT, output) + field(_NODE_NAME, node.name)
+    content += field(_NODE_OP_TYPE, OPERATOR.encode()) + field(_NODE_ATTRIBUTE, attribute)
+    return field(_GRAPH_NODE, content + field(_NODE_DOMAIN, DOMAIN.encode()))

@@ -11,7 +11,13 @@ import pytest
 from freqfusion_runtime.commands.cli import main
 from freqfusion_runtime.errors import ModelFileError
 from freqfusion_runtime.files import sha256_of
-from freqfusion_runtime.model_files.external_data import check_external_files, external_files, model_sha256, stamp_of
+from freqfusion_runtime.model_files.external_data import (
+    WEIGHTS_KEY,
+    check_external_files,
+    external_files,
+    model_sha256,
+    stamp_of,
+)
 from freqfusion_runtime.model_files.manifest import write_sidecar
 from freqfusion_runtime.model_files.onnx_probe import write_with_outputs
 from freqfusion_runtime.predictors.opening import open_session
@@ -63,7 +69,7 @@ def test_weights_are_those_beside_the_model_and_not_those_of_the_current_folder(
     data = model.with_name("net.data")
     (tmp_path / "net.data").write_bytes(bytes(data.stat().st_size))
     monkeypatch.chdir(tmp_path)
-    message = r"net\.onnx keeps weights in net\.data, for which the manifest inside it does not vouch, .*onnx\.save"
+    message = r"net\.onnx keeps weights in net\.data, for which the manifest inside it does not vouch\. .*onnx\.save"
     with pytest.warns(UserWarning, match=message):
         session = open_session(model)
     np.testing.assert_array_equal(session.run(ONES)["logits"], expected)
@@ -117,3 +123,31 @@ def test_weights_that_are_missing_are_named(model):
         open_session(model)
     with pytest.raises(ModelFileError, match="which is not beside it"):
         check_external_files(model)
+
+
+def test_weights_that_end_too_early_are_named(model):
+    data = model.with_name("net.data")
+    size = data.stat().st_size
+    data.write_bytes(data.read_bytes()[:-4])
+    message = rf"net\.onnx keeps weights in net\.data, which has {size - 4} bytes of at least {size}\. Copy it again"
+    with pytest.raises(ModelFileError, match=message):
+        open_session(model)
+
+
+def test_weights_that_a_model_knows_by_their_content_need_no_warning(tmp_path, capsys, recwarn):
+    model = write_tensor_model(tmp_path / "net.onnx", operator="Echo")
+    keep_weights_outside(model)
+    data = model.with_name("net.data")
+    digest = sha256_of(data)
+    proto = onnx.load(model, load_external_data=False)
+    for tensor in proto.graph.initializer:
+        tensor.external_data[0].value = f"net.{digest[:16]}.data"
+    proto.metadata_props.add(key=WEIGHTS_KEY, value=digest)
+    model.write_bytes(proto.SerializeToString())
+    data = data.rename(tmp_path / f"net.{digest[:16]}.data")
+    assert open_session(model).run(ONES)["logits"].any()
+    assert not recwarn.list
+    for content, word in ((data.read_bytes(), "as exported"), (bytes(data.stat().st_size), "OTHER than were exported")):
+        data.write_bytes(content)
+        assert main(["inspect", str(model)]) == 0
+        assert f"MB beside it, {word}\n" in capsys.readouterr().out

@@ -13,6 +13,7 @@ from freqfusion_runtime.model_files.manifest import FORMAT_VERSION, TensorSpec
 from freqfusion_runtime.model_files.onnx_nodes import NodeEntry, list_nodes
 from freqfusion_runtime.predictors.opening import open_session
 from freqfusion_runtime.sessions import onnxruntime_session
+from freqfusion_runtime.sessions.fast_convolutions import Rewritten
 from freqfusion_runtime.sessions.kernel_library import FOLDER_VARIABLE, LIBRARY_NAME, library_path
 from freqfusion_runtime.sessions.onnxruntime_session import _operator_paths
 from freqfusion_runtime.sessions.protocol import OperatorPath
@@ -105,7 +106,8 @@ def test_opening_and_running_write_no_file(tmp_path):
 @pytest.mark.skipif(not BUILT_LIBRARY.is_file(), reason=f"{BUILT_LIBRARY} has not been built")
 def test_convolutions_that_cannot_be_ours_are_told(tmp_path, monkeypatch):
     monkeypatch.setenv(FOLDER_VARIABLE, str(BUILT_LIBRARY.parent))
-    monkeypatch.setattr(onnxruntime_session, "with_fast_convolutions", lambda path: b"what no library knows")
+    unknown = Rewritten(b"what no library knows", str(tmp_path))
+    monkeypatch.setattr(onnxruntime_session, "with_fast_convolutions", lambda path: unknown)
     path = write_tensor_model(tmp_path / "net.onnx")
     with pytest.warns(UserWarning, match=r"net.onnx runs with ONNX Runtime's 3 x 3 convolutions.*`make plugins`"):
         session = open_session(path)

@@ -14,6 +14,7 @@ from typing import Any
 
 from freqfusion_runtime.errors import KernelLibraryError, ModelFileError, OutputError
 from freqfusion_runtime.files import atomic_path, make_folder, scratch_folder
+from freqfusion_runtime.model_files.external_data import copy_external_files
 from freqfusion_runtime.model_files.hostile_json import read_json_file
 from freqfusion_runtime.model_files.manifest import LIMITS
 from freqfusion_runtime.model_files.onnx_nodes import list_nodes
@@ -145,6 +146,7 @@ def _write_model(
     version.mkdir(parents=True)
     copy = version / ("model.plan" if source.is_plan else "model.onnx")
     shutil.copyfile(source.path, copy)
+    weights = () if source.is_plan else copy_external_files(source.path, version)
     library_copy = None
     if library is not None:
         library_copy = folder / library.name
@@ -172,7 +174,7 @@ def _write_model(
     if source.manifest.task != "network":
         _write_text(folder / LABELS_FILE, write_labels(source))
     _write_text(folder / MARK, json.dumps(facts, indent=1, sort_keys=True) + "\n")
-    for path in (copy, library_copy):
+    for path in (copy, *weights, library_copy):
         if path is not None:
             with path.open("rb+") as file:
                 os.fsync(file.fileno())

@@ -10,7 +10,7 @@ from typing import Any
 from freqfusion_runtime.engines.plan_header import read_plan_header
 from freqfusion_runtime.engines.record import read_plan_manifest
 from freqfusion_runtime.errors import ManifestError, ModelFileError
-from freqfusion_runtime.files import sha256_of
+from freqfusion_runtime.model_files.external_data import model_sha256
 from freqfusion_runtime.model_files.free_sizes import BATCH
 from freqfusion_runtime.model_files.manifest import METADATA_KEY, Manifest, TensorSpec
 from freqfusion_runtime.model_files.onnx_growth import check_growth
@@ -64,7 +64,7 @@ def read_source(path: Path) -> ModelSource:
         return ModelSource(path, told.manifest, told.manifest.inputs, told.manifest.outputs, told.sha256)
     if path.suffix == ".onnx":
         manifest, inputs, outputs = _open_onnx(path)
-        return ModelSource(path, manifest, inputs, outputs, sha256_of(path))
+        return ModelSource(path, manifest, inputs, outputs, model_sha256(path))
     raise ModelFileError(f"{path} ends in {path.suffix!r}, expected .onnx, .plan or .engine. Name such a file.")
 
 
@@ -72,7 +72,7 @@ def open_copy(copy: Path, library: Path | None) -> None:
     """Opens a copied ONNX file where it lies, with the kernels it will be used with.
 
     Raises:
-        ModelFileError: If it cannot be opened there, for instance because its weights lie in another file.
+        ModelFileError: If it cannot be opened there.
     """
     _session(copy, library)
 

@@ -26,7 +26,14 @@ from freqfusion_runtime.sessions.kernel_library import FOLDER_VARIABLE, INTERFAC
 from google.protobuf import text_format
 from other_libraries import write_onnxruntime_library
 from places import EXAMPLES
-from small_models import CLASSES, image_manifest, tensor_manifest, write_image_model, write_tensor_model
+from small_models import (
+    CLASSES,
+    image_manifest,
+    keep_weights_outside,
+    tensor_manifest,
+    write_image_model,
+    write_tensor_model,
+)
 from tritonclient.grpc import model_config_pb2
 
 # ONNX's numbers of dtypes to Triton's names.
@@ -244,10 +251,10 @@ def renamed_output(folder: Path) -> Path:
     return write_tensor_model(folder / "net.onnx", manifest=told)
 
 
-def weights_elsewhere(folder: Path) -> Path:
-    model = onnx.load(write_tensor_model(folder / "net.onnx"))
-    onnx.save(model, folder / "net.onnx", save_as_external_data=True, location="net.data", size_threshold=0)
-    return folder / "net.onnx"
+def weights_lost(folder: Path) -> Path:
+    model = keep_weights_outside(write_tensor_model(folder / "net.onnx"))
+    (folder / "net.data").unlink()
+    return model
 
 
 @pytest.mark.parametrize(
@@ -259,7 +266,7 @@ def weights_elsewhere(folder: Path) -> Path:
         (other_bytes, "`freqfusion run --trust`, or trust=True in Python"),
         (rtx_plan, "is a plan of TensorRT-RTX, and Triton's backend runs those of TensorRT. Name the .onnx file"),
         (renamed_output, "the manifest tells of scores float32"),
-        (weights_elsewhere, "cannot be opened"),
+        (weights_lost, "keeps weights in net.data, which is not beside it"),
         (lambda folder: folder / "missing.onnx", "does not exist"),
         (lambda folder: write_tensor_model(folder / "net.pt"), "ends in '.pt'"),
         (lambda folder: write_tensor_model(folder / "a b.onnx"), "cannot be a model's name"),
@@ -282,6 +289,16 @@ def test_what_cannot_be_served_is_refused(tmp_path, capsys, make, message):
     assert message in capsys.readouterr().err
     assert not (tmp_path / "repo").exists()
     assert not list(tmp_path.glob(".*"))
+
+
+def test_weights_beside_a_model_go_with_it(tmp_path):
+    model = keep_weights_outside(write_tensor_model(tmp_path / "net.onnx"))
+    assert triton(model, tmp_path / "repo") == 0
+    model.with_name("net.data").rename(tmp_path / "elsewhere")
+    version = tmp_path / "repo" / "net" / "1"
+    assert sorted(file.name for file in version.iterdir()) == ["model.onnx", "net.data"]
+    session = ort.InferenceSession(str(version / "model.onnx"))
+    assert session.run(None, {"image": np.ones((1, 3, 32, 32), np.float32)})[0].any()
 
 
 def test_commands_hold_where_names_have_spaces(tmp_path):
