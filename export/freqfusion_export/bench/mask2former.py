@@ -9,6 +9,7 @@ import onnx
 import onnx.inliner
 import torch
 from freqfusion import create_model, native
+from freqfusion_runtime.model_files.manifest import Interface
 from freqfusion_runtime.sessions.kernel_library import usable_library
 
 from freqfusion_export.bench.timing import Entry, has_openvino
@@ -39,7 +40,8 @@ def make_files(folder: Path) -> dict[str, str]:
     if not (paths["ours"].is_file() and paths["picture"].is_file()):
         network = _network(MODEL)
         traced = trace_network(network, network.size_divisor)
-        for name, interface in (("ours", "tensor"), ("picture", "image")):
+        interfaces: dict[str, Interface] = {"ours": "tensor", "picture": "image"}
+        for name, interface in interfaces.items():
             export(network, paths[name], name=MODEL, interface=interface, traced=traced)
     if not paths["twin"].is_file():
         export(_network(TWIN_MODEL), paths["twin"], name=TWIN_MODEL, interface="tensor")

@@ -125,13 +125,22 @@ def open_onnx(entry: Entry, threads: int, profile_prefix: str | None = None) -> 
     left_out: Sequence[str] = ()
     if entry.kind == "onnx-kernels":  # as the runtime's own session does
         assert entry.path is not None
-        options.register_custom_ops_library(str(library_path()))
-        model = with_fast_convolutions(entry.path) or entry.path
+        model = with_kernels(entry.path, options)
         left_out = LEFT_OUT_ON_CPU
     if profile_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = profile_prefix
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"], disabled_optimizers=left_out)
+
+
+def with_kernels(path: str, options: Any) -> str | bytes:
+    """What to open, with these options, to run a file on our kernels."""
+    options.register_custom_ops_library(str(library_path()))
+    model = with_fast_convolutions(path)
+    if model is None:
+        return path
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", model.folder)
+    return model.content
 
 
 def session_options(threads: int) -> Any:

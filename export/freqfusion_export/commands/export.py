@@ -23,6 +23,7 @@ from freqfusion_runtime.commands.json_output import add_json_argument, printer, 
 
 from freqfusion_export.commands.export_network import Write, prepare_network
 from freqfusion_export.commands.own_network import (
+    add_adoption_arguments,
     add_input_arguments,
     add_network_argument,
     refuse_network_arguments,
@@ -86,6 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="its weights; the factory's if not given",
     )
+    add_adoption_arguments(group)
     add_input_arguments(group)
     parser.add_argument("--bases-seed", type=int, default=0, help="seed of the head's factorisation bases")
     parser.add_argument(
