@@ -4,8 +4,8 @@
     python benchmarks/opening.py MODEL.onnx... [--results benchmarks/results/opening.jsonl]
 
 Each opening is a process of its own that has imported what it needs before the clock starts; rounds are interleaved,
-and ratios are medians of the rounds' ratios. `plain` has no kernels of ours and runs no check; `plain with kernels` has the
-library registered, which puts fewer nodes into the graph. Memory is the growth of the resident set's peak (Linux).
+and ratios are medians of the rounds' ratios. `plain` has no kernels of ours and runs no check; `plain with kernels` has
+the library registered, which puts fewer nodes into the graph. Memory is the growth of the resident set's peak (Linux).
 """
 
 from __future__ import annotations
