@@ -92,7 +92,7 @@ def execute(args: argparse.Namespace) -> int:
         check_pictures_stay(args.pictures, names, args.output)
     args.weights = args.weights or taken_of(manifest)
     if args.bisect:
-        refuse_unless_half(args.model, manifest.precision, manifest.task)
+        refuse_unless_half(args.model, manifest.precision, manifest.task, manifest.operators)
     is_half = manifest.precision in ("fp16", "bf16")
     # ONNX Runtime does not open a bf16 file on a CPU; both half types are emulated below.
     paths = () if is_half else open_session(args.model, kernels=args.kernels).operator_paths

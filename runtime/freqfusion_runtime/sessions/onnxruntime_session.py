@@ -14,7 +14,14 @@ from typing import Any
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from freqfusion_runtime.errors import KernelLibraryError, ModelFileError, NetworkOutputError, ProviderError
+from freqfusion_runtime.errors import (
+    MORE_MEMORY,
+    KernelLibraryError,
+    ModelFileError,
+    NetworkOutputError,
+    ProviderError,
+    ran_out_of_memory,
+)
 from freqfusion_runtime.files import kind_of
 from freqfusion_runtime.model_files.external_data import are_vouched_for, check_external_files
 from freqfusion_runtime.model_files.manifest import METADATA_KEY, Manifest
@@ -121,6 +128,10 @@ class OnnxRuntimeSession:
             values = self._session.run(names, dict(inputs), self._run_options(inputs))
         except Exception as e:  # ONNX Runtime's errors have no base class of their own
             shapes = ", ".join(f"{name} {value.shape}" for name, value in inputs.items())
+            if ran_out_of_memory(e):
+                raise NetworkOutputError(
+                    f"{self._path} ran out of memory on {shapes}: {_first_line(e)} {MORE_MEMORY}"
+                ) from e
             raise NetworkOutputError(
                 f"{self._path}: ONNX Runtime failed on {shapes}: {_first_line(e)} "
                 "Try another size or --kernels never, and report it if that helps."
@@ -145,6 +156,10 @@ class OnnxRuntimeSession:
         try:
             opened = self._counted(str(self._path), options, providers)
         except Exception as e:  # as above
+            if ran_out_of_memory(e):
+                raise ModelFileError(
+                    f"{self._path} ran out of memory as it was opened: {_first_line(e)} {MORE_MEMORY}"
+                ) from e
             if "NOT_IMPLEMENTED" in str(e):
                 raise ModelFileError(
                     f"{self._path} has an operator in a type for which ONNX Runtime {ort.__version__} has no kernel "
