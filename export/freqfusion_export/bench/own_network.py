@@ -10,12 +10,11 @@ import onnxruntime as ort
 import torch
 from freqfusion_runtime.model_files.free_sizes import usual_shapes
 from freqfusion_runtime.model_files.manifest import Manifest
-from freqfusion_runtime.sessions.fast_convolutions import with_fast_convolutions
-from freqfusion_runtime.sessions.kernel_library import library_path, usable_library
+from freqfusion_runtime.sessions.kernel_library import usable_library
 from torch import Tensor, nn
 
-from freqfusion_export.bench.naive import naive_operators
-from freqfusion_export.bench.timing import Run, export_naively, session_options
+from freqfusion_export.bench.naive import export_naively, naive_operators
+from freqfusion_export.bench.timing import Run, open_with_kernels, session_options
 from freqfusion_export.networks.own_network import takes_by_keyword
 
 PLAIN = "torch.onnx.export of the module"
@@ -44,11 +43,10 @@ def runs_of_file(path: Path, tensors: dict[str, Tensor], threads: int) -> dict[s
 
     def opened(with_kernels: bool) -> Run:
         options = session_options(threads)
-        model: str | bytes = str(path)
         if with_kernels:
-            options.register_custom_ops_library(str(library_path()))
-            model = with_fast_convolutions(path) or model  # as the runtime's own session does
-        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            session = open_with_kernels(path, options)
+        else:
+            session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         return lambda: session.run(None, feed)
 
     return {BODIES: opened(False), **({KERNELS: opened(True)} if usable_library() is not None else {})}
