@@ -6,10 +6,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx
-import onnx.inliner
 import torch
 from freqfusion import create_model, native
+from freqfusion.mask2former import Mask2Former
 from freqfusion_runtime.model_files.manifest import Interface
+from freqfusion_runtime.model_files.plain.inlining import inlined
 from freqfusion_runtime.sessions.kernel_library import usable_library
 
 from freqfusion_export.bench.timing import Entry, has_openvino
@@ -39,14 +40,14 @@ def make_files(folder: Path) -> dict[str, str]:
     paths = {name: folder / f"{name}.onnx" for name in ("ours", "picture", "twin", "inlined")}
     if not (paths["ours"].is_file() and paths["picture"].is_file()):
         network = _network(MODEL)
-        traced = trace_network(network, network.size_divisor)
+        traced = trace_network(network, Mask2Former.size_divisor)
         interfaces: dict[str, Interface] = {"ours": "tensor", "picture": "image"}
         for name, interface in interfaces.items():
             export(network, paths[name], name=MODEL, interface=interface, traced=traced)
     if not paths["twin"].is_file():
         export(_network(TWIN_MODEL), paths["twin"], name=TWIN_MODEL, interface="tensor")
     if has_openvino() and not paths["inlined"].is_file():
-        onnx.save(onnx.inliner.inline_local_functions(onnx.load(paths["ours"])), paths["inlined"])
+        inline(paths["ours"], paths["inlined"])
     return {name: str(path) for name, path in paths.items()}
 
 
@@ -73,3 +74,8 @@ def make_entries(folder: Path, height: int, width: int) -> list[Entry]:
 def _network(name: str) -> torch.nn.Module:
     torch.manual_seed(0)
     return create_model(name)
+
+
+def inline(path: Path, to: Path) -> None:
+    """Writes a file without functions, for a reader that knows none."""
+    onnx.save(inlined(onnx.load(path), str(path)), to)

@@ -6,25 +6,28 @@ The baseline of the benchmarks; nothing else uses it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import freqfusion.fusion
 import freqfusion.mask2former.deformable_encoder
+import freqfusion.predicted_filters
 import freqfusion.sampler
 import torch
 import torch.nn.functional as F
+from freqfusion.ops.carafe import Padding
 from freqfusion.ops.deformable_attention import attend
 from freqfusion.ops.offset_resample import sample
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @contextmanager
 def naive_operators() -> Iterator[None]:
     """Replaces the operators of the networks' modules while the block runs."""
     places: list[tuple[Any, str, Any]] = [
-        (freqfusion.fusion, "adaptive_filter", adaptive_filter),
+        (freqfusion.predicted_filters, "adaptive_filter", adaptive_filter),
         (freqfusion.sampler, "local_similarity", local_similarity),
         (freqfusion.sampler, "offset_resample", sample),
         (freqfusion.mask2former.deformable_encoder, "deformable_attention", attend),
@@ -39,8 +42,43 @@ def naive_operators() -> Iterator[None]:
             setattr(module, name, original)
 
 
+def export_naively(
+    network: nn.Module, path: str, positional: tuple[Tensor, ...], named: Mapping[str, Tensor], dynamo: bool
+) -> None:
+    """Exports a network by torch alone, at one size.
+
+    Args:
+        network: In evaluation mode.
+        path: The file.
+        positional: Its inputs, or none where ``forward`` takes them by name.
+        named: The same by name.
+        dynamo: By which of torch's two exporters.
+    """
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            network,
+            positional,
+            path,
+            kwargs=None if positional else dict(named),
+            dynamo=dynamo,
+            opset_version=18,
+            input_names=list(named),
+            verbose=False,
+            external_data=False,
+        )
+
+
 def adaptive_filter(
-    features: Tensor, logits: Tensor, window: Sequence[float], kernel_size: int, groups: int, scale: int, mode: int
+    features: Tensor,
+    logits: Tensor,
+    window: Sequence[float],
+    kernel_size: int,
+    groups: int,
+    scale: int,
+    mode: int,
+    padding: int,
 ) -> Tensor:
     """``freqfusion.ops.adaptive_filter`` for one group."""
     mask = logits.softmax(dim=1)
@@ -48,7 +86,8 @@ def adaptive_filter(
         mask = mask * torch.tensor(window).view(1, -1, 1, 1)
         mask = mask / mask.sum(dim=1, keepdim=True)
     n, c, h, w = features.shape
-    windows = F.unfold(features, kernel_size, padding=kernel_size // 2).view(n, c * kernel_size**2, h, w)
+    border = "reflect" if padding == Padding.REFLECT else "constant"
+    windows = F.unfold(F.pad(features, [kernel_size // 2] * 4, border), kernel_size).view(n, c * kernel_size**2, h, w)
     if scale > 1:
         windows = F.interpolate(windows, scale_factor=scale, mode="nearest")
     lowpass = (windows.view(n, c, kernel_size**2, h * scale, w * scale) * mask.unsqueeze(1)).sum(dim=2)

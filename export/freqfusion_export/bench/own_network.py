@@ -13,8 +13,8 @@ from freqfusion_runtime.model_files.manifest import Manifest
 from freqfusion_runtime.sessions.kernel_library import usable_library
 from torch import Tensor, nn
 
-from freqfusion_export.bench.naive import naive_operators
-from freqfusion_export.bench.timing import Run, export_naively, session_options, with_kernels
+from freqfusion_export.bench.naive import export_naively, naive_operators
+from freqfusion_export.bench.timing import Run, open_with_kernels, session_options
 from freqfusion_export.networks.own_network import takes_by_keyword
 
 PLAIN = "torch.onnx.export of the module"
@@ -43,8 +43,10 @@ def runs_of_file(path: Path, tensors: dict[str, Tensor], threads: int) -> dict[s
 
     def opened(by_kernels: bool) -> Run:
         options = session_options(threads)
-        model = with_kernels(str(path), options) if by_kernels else str(path)
-        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        if by_kernels:
+            session = open_with_kernels(path, options)
+        else:
+            session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         return lambda: session.run(None, feed)
 
     return {BODIES: opened(False), **({KERNELS: opened(True)} if usable_library() is not None else {})}

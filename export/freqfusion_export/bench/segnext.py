@@ -9,8 +9,8 @@ import torch
 from freqfusion import create_model, native
 from freqfusion_runtime.sessions.kernel_library import usable_library
 
-from freqfusion_export.bench.naive import naive_operators
-from freqfusion_export.bench.timing import Entry, export_naively, has_openvino
+from freqfusion_export.bench.naive import export_naively, naive_operators
+from freqfusion_export.bench.timing import Entry, has_openvino
 from freqfusion_export.exporter import export
 from freqfusion_export.parity import mmcv_peer
 

@@ -25,9 +25,12 @@ from freqfusion_runtime.model_files.external_data import model_sha256
 from freqfusion_runtime.sessions.fast_convolutions import OPERATOR as CONVOLUTION
 from freqfusion_runtime.sessions.fast_convolutions import with_fast_convolutions
 from freqfusion_runtime.sessions.kernel_library import library_path
-from freqfusion_runtime.sessions.onnxruntime_session import LEFT_OUT_ON_CPU, OnnxRuntimeSession
+from freqfusion_runtime.sessions.onnxruntime_session import (
+    FOLDER_OF_WEIGHTS,
+    LEFT_OUT_ON_CPU,
+    OnnxRuntimeSession,
+)
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from freqfusion_export.bench.naive import naive_operators
 from freqfusion_export.parity import mmcv_peer
@@ -66,37 +69,6 @@ class Entry:
         return generator.standard_normal(self.input_shape).astype(np.float32)
 
 
-def export_naively(
-    network: nn.Module, path: str, positional: tuple[Tensor, ...], named: Mapping[str, Tensor], dynamo: bool
-) -> None:
-    """Exports a network by torch alone, at one size.
-
-    Args:
-        network: In evaluation mode.
-        path: The file.
-        positional: Its inputs, or none where ``forward`` takes them by name.
-        named: The same by name.
-        dynamo: By which of torch's two exporters.
-    """
-    import logging
-    import warnings
-
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            network,
-            positional,
-            path,
-            kwargs=None if positional else dict(named),
-            dynamo=dynamo,
-            opset_version=18,
-            input_names=list(named),
-            verbose=False,
-            external_data=False,
-        )
-
-
 def has_openvino() -> bool:
     """Whether OpenVINO is installed."""
     try:
@@ -120,27 +92,24 @@ def prepare(entry: Entry, threads: int) -> Run:
 
 def open_onnx(entry: Entry, threads: int, profile_prefix: str | None = None) -> Any:
     """Opens an ONNX form on ONNX Runtime's CPU provider."""
+    assert entry.path is not None
     options = session_options(threads)
-    model: str | bytes | None = entry.path
-    left_out: Sequence[str] = ()
-    if entry.kind == "onnx-kernels":  # as the runtime's own session does
-        assert entry.path is not None
-        model = with_kernels(entry.path, options)
-        left_out = LEFT_OUT_ON_CPU
     if profile_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = profile_prefix
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"], disabled_optimizers=left_out)
+    if entry.kind == "onnx-kernels":
+        return open_with_kernels(entry.path, options)
+    return ort.InferenceSession(entry.path, options, providers=["CPUExecutionProvider"])
 
 
-def with_kernels(path: str, options: Any) -> str | bytes:
-    """What to open, with these options, to run a file on our kernels."""
+def open_with_kernels(path: str | Path, options: Any) -> Any:
+    """Opens a file with the options of ONNX Runtime given and the kernels, as the runtime's own session does."""
     options.register_custom_ops_library(str(library_path()))
-    model = with_fast_convolutions(path)
-    if model is None:
-        return path
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", model.folder)
-    return model.content
+    model: str | bytes = str(path)
+    if rewritten := with_fast_convolutions(path):
+        options.add_session_config_entry(FOLDER_OF_WEIGHTS, rewritten.folder)
+        model = rewritten.content
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"], disabled_optimizers=LEFT_OUT_ON_CPU)
 
 
 def session_options(threads: int) -> Any:

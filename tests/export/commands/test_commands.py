@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 from freqfusion import create_model
-from freqfusion_export.bench import segnext
+from freqfusion_export.bench import mask2former, segnext
 from freqfusion_export.evaluation.segmenters import open_labeller
 from freqfusion_export.passes.label_stages import STAGE_KEY
 from freqfusion_runtime.commands.cli import main
@@ -163,6 +163,38 @@ def test_naive_forms_compute_the_same(segnext_t):
     with torch.inference_mode(), naive_operators():
         logits = segnext_t(torch.from_numpy(image(128, 128, 0)))
     assert_matches_golden(logits, golden("segnext_t_seed0_128x128")["logits"])
+
+
+def test_naive_forms_of_mask2former_compute_the_same():
+    from freqfusion_export.bench.naive import naive_operators
+    from mask2former_files import small_network
+    from mask2former_reference import error, weights_spec
+
+    network, images = small_network(), torch.from_numpy(weights_spec.image(64, 96, 11))
+    with torch.inference_mode():
+        expected = network(images)
+        with naive_operators():
+            found = network(images)
+    for actual, wanted in zip(found, expected, strict=True):
+        assert error(actual, wanted.numpy()) < 1e-5  # the same sums in another order
+
+
+@pytest.mark.parametrize("compared", [segnext, mask2former], ids=["segnext_t", "mask2former_swin_b"])
+def test_every_ratio_of_bench_is_of_forms_that_are_timed(compared, tmp_path, monkeypatch):
+    def nothing(*arguments, **keywords):
+        return None
+
+    monkeypatch.setattr(segnext, "export_naively", nothing)
+    monkeypatch.setattr(mask2former, "trace_network", nothing)
+    monkeypatch.setattr(mask2former, "inline", nothing)
+    for module in (mask2former, segnext):
+        monkeypatch.setattr(module, "create_model", nothing)
+        monkeypatch.setattr(module, "export", nothing)
+        monkeypatch.setattr(module, "has_openvino", lambda: True)
+        monkeypatch.setattr(module, "usable_library", lambda: tmp_path)
+    entries = {entry.name for entry in compared.make_entries(tmp_path, 64, 64)}
+    assert compared.BASELINE in entries
+    assert {name for pair in compared.PAIRS.values() for name in pair} <= entries | {mask2former.PEER}
 
 
 @pytest.mark.parametrize("size", ["512", "500x512", "0x64", "axb"])
