@@ -43,7 +43,13 @@ def weights_beside(model: ir.Model, path: Path) -> Iterator[None]:
         at = 0
         for value, tensor in zip(large, tensors, strict=True):
             value.const_value = ir.ExternalTensor(
-                file.name, at, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=tensor.name, base_dir=path.parent
+                file.name,
+                at,
+                tensor.nbytes,
+                tensor.dtype,
+                shape=ir.Shape(tensor.shape.numpy()),
+                name=value.name or "",
+                base_dir=path.parent,
             )
             at += _padded(tensor.nbytes)
         model.metadata_props[WEIGHTS_KEY] = digest.hexdigest()

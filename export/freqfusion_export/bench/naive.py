@@ -17,9 +17,9 @@ import freqfusion.predicted_filters
 import freqfusion.sampler
 import torch
 import torch.nn.functional as F
-from freqfusion.ops.carafe import Padding
 from freqfusion.ops.deformable_attention import attend
 from freqfusion.ops.offset_resample import sample
+from freqfusion.ops.padding import Padding
 from torch import Tensor, nn
 
 

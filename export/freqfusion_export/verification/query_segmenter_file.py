@@ -137,7 +137,8 @@ class QuerySegmenterFile(WrittenFile):
         worst = {"logit_error": 0.0}
         for n, h, w in TENSOR_SIZES if self.interface == "tensor" else PICTURE_SIZES:
             if self.interface == "tensor":
-                given = images = generator.standard_normal((n, 3, h, w)).astype(np.float32)
+                images = generator.standard_normal((n, 3, h, w)).astype(np.float32)
+                given: NDArray[Any] = images
             else:
                 given = smooth_pictures(generator, n, h, w)
                 images = np.concatenate([prepare(picture, plan) for picture in given])
