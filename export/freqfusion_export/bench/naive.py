@@ -10,11 +10,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import freqfusion.fusion
+import freqfusion.predicted_filters
 import freqfusion.sampler
 import torch
 import torch.nn.functional as F
 from freqfusion.ops.offset_resample import sample
+from freqfusion.ops.padding import pad
 from torch import Tensor
 
 
@@ -22,7 +23,7 @@ from torch import Tensor
 def naive_operators() -> Iterator[None]:
     """Replaces the operators of FreqFusion modules while the block runs."""
     places: list[tuple[Any, str, Any]] = [
-        (freqfusion.fusion, "adaptive_filter", adaptive_filter),
+        (freqfusion.predicted_filters, "adaptive_filter", adaptive_filter),
         (freqfusion.sampler, "local_similarity", local_similarity),
         (freqfusion.sampler, "offset_resample", sample),
     ]
@@ -37,7 +38,14 @@ def naive_operators() -> Iterator[None]:
 
 
 def adaptive_filter(
-    features: Tensor, logits: Tensor, window: Sequence[float], kernel_size: int, groups: int, scale: int, mode: int
+    features: Tensor,
+    logits: Tensor,
+    window: Sequence[float],
+    kernel_size: int,
+    groups: int,
+    scale: int,
+    mode: int,
+    padding: int,
 ) -> Tensor:
     """``freqfusion.ops.adaptive_filter`` for one group."""
     mask = logits.softmax(dim=1)
@@ -45,7 +53,7 @@ def adaptive_filter(
         mask = mask * torch.tensor(window).view(1, -1, 1, 1)
         mask = mask / mask.sum(dim=1, keepdim=True)
     n, c, h, w = features.shape
-    windows = F.unfold(features, kernel_size, padding=kernel_size // 2).view(n, c * kernel_size**2, h, w)
+    windows = F.unfold(pad(features, kernel_size // 2, padding), kernel_size).view(n, c * kernel_size**2, h, w)
     if scale > 1:
         windows = F.interpolate(windows, scale_factor=scale, mode="nearest")
     lowpass = (windows.view(n, c, kernel_size**2, h * scale, w * scale) * mask.unsqueeze(1)).sum(dim=2)
