@@ -133,7 +133,8 @@ def _read_fusion(module: nn.Module) -> Reading:
         open_values["hr_residual"] = (True,)
     known["upsample_mode"] = getattr(module, "upsample_mode", "nearest")
     known["align_corners"] = bool(getattr(module, "align_corners", False))
-    sampler = _read_sampler(module.get_submodule("dysampler"), compressed, lr) if hasattr(module, "dysampler") else None
+    resampler = getattr(module, "dysampler", None)
+    sampler = _read_sampler(resampler, compressed, lr) if isinstance(resampler, nn.Module) else None
 
     def build(form: Form, padding: str, resizes: bool, **switches: bool) -> nn.Module:
         options = {"hr_channels": hr, "lr_channels": lr, "padding": padding, **known, **switches}
