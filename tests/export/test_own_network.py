@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import embedding_networks
+import freqfusion
 import numpy as np
 import onnx
 import own_networks
@@ -21,41 +23,8 @@ from freqfusion_runtime.model_files.manifest import FreeSize, Preprocessing
 from freqfusion_runtime.sessions.kernel_library import library_path
 from freqfusion_runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from kept_files import kept
+from own_network_files import NETWORKS, PICTURES, exported, tensors
 from torch import nn
-
-PICTURES = {"images": {0: "batch", 2: "height: 8", 3: "width: 8"}}
-# Example inputs and free axes, by the network.
-NETWORKS: dict[str, tuple[type[nn.Module], dict[str, tuple[int, ...]], dict[str, Any]]] = {
-    "unet": (own_networks.UNet, {"images": (1, 3, 64, 96)}, PICTURES),
-    "shared": (own_networks.SharedFusions, {"images": (1, 3, 32, 48)}, PICTURES),
-    "two inputs": (
-        own_networks.TwoInputs,
-        {"depth": (1, 1, 16, 24), "image": (1, 3, 32, 48)},  # forward takes them the other way round
-        {
-            "image": {0: "batch", 2: "height", 3: "width"},
-            "depth": {0: "batch", 2: "height/2", 3: "width/2"},
-        },
-    ),
-}
-
-
-def exported(name: str, precision: str = "fp32") -> Any:
-    """The file of a network, made once."""
-    kind, shapes, dynamic = NETWORKS[name]
-    inputs = {
-        tensor: torch.randn(shape, generator=torch.Generator().manual_seed(1)) for tensor, shape in shapes.items()
-    }
-
-    def write(folder: Any) -> None:
-        export(own_networks.make(kind), folder / "net.onnx", inputs=inputs, dynamic=dynamic, precision=precision)
-
-    return kept(f"own network {name} {precision}", write) / "net.onnx"
-
-
-def tensors(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    generator = np.random.Generator(np.random.PCG64(5))
-    return {name: generator.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
-
 
 # 98 x 50: the coarse maps' sides are odd.
 SIZES = {
@@ -346,3 +315,43 @@ def test_a_fusion_alone_is_a_network_too(tmp_path):
     assert [spec.name for spec in manifest.inputs] == ["hr_feat", "lr_feat"]
     assert manifest.outputs[2].shape == (1, 4, 16, 16)
     assert manifest.sizes == {}
+
+
+class Several(nn.Module):
+    """Copies of FreqFusion in three forms, of both paddings, as other people's networks have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(
+            [
+                embedding_networks.Pair(embedding_networks.FreqFusion(8, 12, padding="reflect")),
+                embedding_networks.Pair(embedding_networks.ReversedListCat(8, 12), "[lr, hr]"),
+                embedding_networks.Pair(
+                    embedding_networks.TwoStages(8, 8), down=nn.Conv2d(8, 8, 3, stride=2, padding=1)
+                ),
+            ]
+        )
+
+    def forward(self, image: torch.Tensor) -> list[Any]:
+        (_, fine, coarse), *others = (part(image) for part in self.parts)
+        return [torch.cat([fine, coarse], dim=1), *others]
+
+
+@pytest.mark.parametrize("kernels", ["never", "auto"])
+def test_adopted_copies_are_exported_in_every_form_and_padding(kernels):
+    original = embedding_networks.filled(Several())
+
+    def write(folder: Any) -> None:
+        network = embedding_networks.filled(Several())
+        image = torch.randn(1, 3, 16, 24)
+        freqfusion.adopt(network, image)
+        export(
+            network, folder / "net.onnx", inputs=image, dynamic={"image": {0: "batch", 2: "height: 2", 3: "width: 2"}}
+        )
+
+    session = OnnxRuntimeSession(kept("adopted copies", write) / "net.onnx", kernels=kernels)
+    feed = tensors({"image": (3, 3, 26, 10)})  # coarse maps of 13 x 5
+    with torch.inference_mode():
+        expected = original(torch.from_numpy(feed["image"]))
+    for values, actual in zip(expected, session.run(feed).values(), strict=True):
+        np.testing.assert_allclose(actual, values.numpy(), rtol=0, atol=MAX_ERROR_FP32 * float(values.std()))

@@ -11,7 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
-from freqfusion import FreqFusion
+from freqfusion.predicted_filters import PredictedFilters
 from freqfusion_runtime.model_files.free_sizes import free_sides
 from torch import Tensor, nn
 
@@ -42,7 +42,7 @@ def trace_network(network: nn.Module, size_divisor: int, form: Form | None = Non
     """
     form = form or form_of(network)
     for module in network.modules():
-        if isinstance(module, FreqFusion):
+        if isinstance(module, PredictedFilters):
             module.read_windows()
     if isinstance(form, NetworkForm):
         return _trace_own(network, form)
