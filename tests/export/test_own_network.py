@@ -9,6 +9,7 @@ import embedding_networks
 import freqfusion
 import numpy as np
 import onnx
+import onnx_ir as ir
 import own_networks
 import pytest
 import torch
@@ -16,7 +17,10 @@ from freqfusion import FreqFusion, native
 from freqfusion_export import export
 from freqfusion_export.errors import ExportError, VerificationError
 from freqfusion_export.networks.own_network import describe_network
+from freqfusion_export.precision.calibration import CalibrationError, read_calibration
+from freqfusion_export.precision.eight_bits import Options
 from freqfusion_export.verification.network_file import difference
+from freqfusion_export.verification.segmenter_file import SegmenterFile
 from freqfusion_runtime.agreement.tolerances import MAX_ERROR_FP32
 from freqfusion_runtime.errors import InputError
 from freqfusion_runtime.model_files.manifest import FreeSize, Preprocessing
@@ -355,3 +359,58 @@ def test_adopted_copies_are_exported_in_every_form_and_padding(kernels):
         expected = original(torch.from_numpy(feed["image"]))
     for values, actual in zip(expected, session.run(feed).values(), strict=True):
         np.testing.assert_allclose(actual, values.numpy(), rtol=0, atol=MAX_ERROR_FP32 * float(values.std()))
+
+
+def arrays_in(folder: Any, **arrays: Any) -> Any:
+    folder.mkdir()
+    np.savez(folder / "a.npz", **(arrays or tensors({"images": (1, 3, 32, 48)})))
+    return read_calibration(folder)
+
+
+def test_eight_bits_are_judged_by_outputs_where_there_are_no_labels(tmp_path):
+    network, table = own_networks.make(own_networks.SharedFusions), []
+    calibration = arrays_in(tmp_path / "arrays")
+    path, images = tmp_path / "m.onnx", torch.randn(1, 3, 32, 48)
+    manifest = export(
+        network,
+        path,
+        inputs={"images": images},
+        dynamic=PICTURES,
+        precision="int8",
+        calibration=calibration,
+        eight_bits=Options(max_drop=0.1),
+        on_sensitivity=table.extend,
+    )
+    assert (manifest.precision, manifest.calibration_pictures) == ("int8", 1)
+    assert {line.miou_drop for line in table} == {None}
+    assert 0 < table[-1].label_drop <= 0.1
+    model = onnx.load(path)
+    kinds = [node.op_type for node in model.graph.node]
+    assert "QuantizeLinear" in kinds
+    # What FreqFusion's nodes read is fp32: the scales end at the convolutions.
+    made_by = {output: node.op_type for node in model.graph.node for output in node.output}
+    read = {made_by.get(name) for node in model.graph.node if node.domain == "freqfusion" for name in node.input}
+    assert "QuantizeLinear" not in read
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (
+            {"other": np.zeros(1, np.float32)},
+            r"a\.npz has no array 'images', only other\. Write each",
+        ),
+        ({"images": np.array([print], dtype=object)}, "none of the 1 files of arrays in the calibration folder"),
+    ],
+)
+def test_arrays_that_calibrate_nothing_are_refused(tmp_path, arrays, message):
+    (value,) = [ir.val("images", ir.DataType.FLOAT, [1])]
+    graph = ir.Graph([value], [], nodes=[])
+    with pytest.raises(CalibrationError, match=message):
+        list(arrays_in(tmp_path / "arrays", **arrays).feeds(graph, Preprocessing()))
+
+
+def test_arrays_calibrate_no_network_of_pictures(tmp_path):
+    file = SegmenterFile(tmp_path / "m.onnx", nn.Identity(), "tensor", Preprocessing())
+    with pytest.raises(ExportError, match="arrays calibrate networks of arrays, and this one takes pictures"):
+        file.outputs({})

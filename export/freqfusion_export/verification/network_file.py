@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import torch
 from freqfusion_runtime.agreement.tolerances import LOGIT_BOUNDS, TASK_BOUNDS
 from freqfusion_runtime.model_files.onnx_nodes import list_nodes
 from freqfusion_runtime.sessions.kernel_library import library_fault, usable_library
@@ -56,6 +57,11 @@ class NetworkFile(WrittenFile):
                     keep = max if measure == "error" else min
                     worst[measure] = keep(worst[measure], found)
         return worst
+
+    def outputs(self, feed: Arrays) -> dict[str, NDArray[Any]]:
+        """See ``WrittenFile``."""
+        tensors = {name: torch.from_numpy(value) for name, value in feed.items()}
+        return {name: value.numpy() for name, value in self.form.call(self.network, tensors).items()}
 
 
 def difference(
