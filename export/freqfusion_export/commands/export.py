@@ -107,7 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration",
         type=Path,
         metavar="FOLDER",
-        help="typical pictures: ranges for fp16 and bf16, scales for int8 and fp8",
+        help="typical pictures, or .npz of inputs: ranges for fp16 and bf16, scales for int8 and fp8",
     )
     parser.add_argument(
         "--calibrator",
@@ -270,4 +270,8 @@ def _print_sensitivity(table: Sequence[GroupLoss], say: Callable[[str], None]) -
     say(f"  {'group':<32} {'layers':>6} {'labels lost':>11} {'mIoU lost':>9}")
     for line in table:
         mark = "  kept in fp32" if line.is_kept else ""
-        say(f"  {line.group:<32} {line.layers:>6} {line.label_drop:>11.2%} {line.miou_drop:>9.4f}{mark}")
+        say(f"  {line.group:<32} {line.layers:>6} {line.label_drop:>11.2%} {_miou(line)}{mark}")
+
+
+def _miou(line: GroupLoss) -> str:
+    return f"{'-':>9}" if line.miou_drop is None else f"{line.miou_drop:9.4f}"
