@@ -18,12 +18,14 @@ from freqfusion_export.networks.trace import trace_network
 
 SIZE = (640, 640)
 MODEL, TWIN_MODEL = "mask2former_swin_b", "mask2former_swin_b_bilinear"
-BASELINE = "PyTorch eager, unfold and grid_sample"
+BASELINE = "PyTorch eager, official formulation"
+LEANER = "PyTorch eager, unfold and grid_sample"
 PEER = "peer: transformers, bilinear, fixed size"
 KERNELS, TWIN, LABELS = "ours, kernels", "bilinear twin, kernels", "ours, picture to labels"
 PAIRS = {
     "kernels_to_peer": (KERNELS, PEER),
     "kernels_to_eager": (KERNELS, BASELINE),
+    "kernels_to_leaner_eager": (KERNELS, LEANER),
     "kernels_to_twin": (KERNELS, TWIN),
     "picture_to_labels_to_network": (LABELS, KERNELS),
     "bodies_to_peer": ("ours, function bodies", PEER),
@@ -53,7 +55,8 @@ def make_entries(folder: Path, height: int, width: int) -> list[Entry]:
     """Exports everything that is compared into ``folder``; forms whose package or library is missing are left out."""
     shape, paths = (1, 3, height, width), make_files(folder)
     entries = [
-        Entry(BASELINE, "eager", None, shape, model=MODEL),
+        Entry(BASELINE, "eager-official", None, shape, model=MODEL),
+        Entry(LEANER, "eager", None, shape, model=MODEL),
         Entry("ours, function bodies", "onnx", paths["ours"], shape),
     ]
     if has_openvino():
