@@ -42,8 +42,8 @@ def make_files(folder: Path) -> dict[str, str]:
     if not (paths["ours"].is_file() and paths["picture"].is_file()):
         network = _network(MODEL)
         traced = trace_network(network, Mask2Former.size_divisor)
-        for name, interface in (("ours", "tensor"), ("picture", "image")):
-            export(network, paths[name], name=MODEL, interface=interface, traced=traced)
+        export(network, paths["ours"], name=MODEL, interface="tensor", traced=traced)
+        export(network, paths["picture"], name=MODEL, interface="image", traced=traced)
     if not paths["twin"].is_file():
         export(_network(TWIN_MODEL), paths["twin"], name=TWIN_MODEL, interface="tensor")
     if has_openvino() and not paths["inlined"].is_file():
