@@ -83,8 +83,8 @@ parity: setup ## ONNX=path.onnx CHECKPOINT=path.pth [PHOTO=file-or-folder REFERE
 	$(BIN)/freqfusion parity $(call need,ONNX) $(PHOTO) --checkpoint $(call need,CHECKPOINT) --layers \
 	  --output $(or $(OUTPUT),$(DEMO)) $(if $(REFERENCE),--noise-floor --save-reference $(REFERENCE))
 
-bench: plugins ## time it beside the naive export, OpenVINO and its bilinear twin
-	$(BIN)/freqfusion bench --results benchmarks/results/cpu.jsonl
+bench: plugins ## [MODEL=segnext_t or mask2former_swin_b]: time it beside the naive form, OpenVINO and its bilinear twin
+	$(BIN)/freqfusion bench $(if $(MODEL),--model $(MODEL)) --results benchmarks/results/cpu.jsonl
 
 need = $(or $($(1)),$(error this target needs $(1)=...; bare `make` lists every target with its settings))
 

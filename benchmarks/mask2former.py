@@ -54,6 +54,7 @@ def main() -> None:
     kernels = [entry for entry in entries if entry.name == mask2former.KERNELS]
     shares = bench.operator_share(kernels[0], args.threads, args.folder) if kernels else {}
     facts = {
+        "model": mask2former.MODEL,
         **bench.machine(args.threads),
         "memory_size": args.memory_size,
         "large_peak_mb": large,

@@ -26,20 +26,26 @@ from torch import Tensor, nn
 @contextmanager
 def naive_operators() -> Iterator[None]:
     """Replaces the operators of the networks' modules while the block runs."""
-    places: list[tuple[Any, str, Any]] = [
+    with replaced(
         (freqfusion.predicted_filters, "adaptive_filter", adaptive_filter),
         (freqfusion.sampler, "local_similarity", local_similarity),
         (freqfusion.sampler, "offset_resample", sample),
         (freqfusion.mask2former.deformable_encoder, "deformable_attention", attend),
-    ]
-    originals = [getattr(module, name) for module, name, _ in places]
-    for module, name, function in places:
-        setattr(module, name, function)
+    ):
+        yield
+
+
+@contextmanager
+def replaced(*places: tuple[Any, str, Any]) -> Iterator[None]:
+    """Puts functions, each at an attribute of a module or a class, while the block runs."""
+    originals = [getattr(owner, name) for owner, name, _ in places]
+    for owner, name, function in places:
+        setattr(owner, name, function)
     try:
         yield
     finally:
-        for (module, name, _), original in zip(places, originals, strict=True):
-            setattr(module, name, original)
+        for (owner, name, _), original in zip(places, originals, strict=True):
+            setattr(owner, name, original)
 
 
 def export_naively(

@@ -33,6 +33,7 @@ from freqfusion_runtime.sessions.onnxruntime_session import (
 from numpy.typing import NDArray
 
 from freqfusion_export.bench.naive import naive_operators
+from freqfusion_export.bench.official_mask2former import official_formulation
 from freqfusion_export.parity import mmcv_peer
 from freqfusion_export.passes.add_function_bodies import OPERATORS
 
@@ -45,7 +46,8 @@ class Entry:
 
     Attributes:
         name: In tables and results.
-        kind: ``eager``, ``eager-kernels``, ``eager-mmcv`` (CUDA), ``onnx``, ``onnx-kernels`` or ``openvino``.
+        kind: ``eager``, ``eager-kernels``, ``eager-official`` (Mask2Former), ``eager-mmcv`` (CUDA), ``onnx``,
+            ``onnx-kernels`` or ``openvino``.
         path: Of its ONNX file, if it has one.
         input_shape: Of its one input.
         is_picture: Whether that input is uint8.
@@ -151,7 +153,7 @@ def _eager(entry: Entry, example: NDArray[Any], threads: int) -> Run:
             if entry.kind == "eager-mmcv":
                 with mmcv_peer.mmcv_operators():
                     return network(*inputs).cpu()
-            with naive_operators():
+            with official_formulation() if entry.kind == "eager-official" else naive_operators():
                 return network(*inputs)
 
     return infer

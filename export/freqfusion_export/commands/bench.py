@@ -67,7 +67,7 @@ def execute(args: argparse.Namespace) -> int:
             records.append(bench.record(entry, times[entry.name], peak))
         kernels = [entry for entry in entries if entry.kind == "onnx-kernels" and not entry.is_picture]
         shares = bench.operator_share(kernels[0], args.threads, folder) if kernels else {}
-    facts = {**bench.machine(args.threads), "operator_share": shares}
+    facts = {"model": args.model, **bench.machine(args.threads), "operator_share": shares}
     ratios = bench.ratios(records, compared.PAIRS)
     say(f"\n{'form':<38} {'p50 ms':>8} {'p99 ms':>8} {'to naive':>9} {'peak MB':>8}")
     base = next(r["p50_ms"] for r in records if r["entry"] == compared.BASELINE)

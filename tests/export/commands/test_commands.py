@@ -165,18 +165,20 @@ def test_naive_forms_compute_the_same(segnext_t):
     assert_matches_golden(logits, golden("segnext_t_seed0_128x128")["logits"])
 
 
-def test_naive_forms_of_mask2former_compute_the_same():
+def test_naive_and_official_forms_of_mask2former_compute_the_same():
     from freqfusion_export.bench.naive import naive_operators
+    from freqfusion_export.bench.official_mask2former import official_formulation
     from mask2former_files import small_network
     from mask2former_reference import error, weights_spec
 
     network, images = small_network(), torch.from_numpy(weights_spec.image(64, 96, 11))
     with torch.inference_mode():
         expected = network(images)
-        with naive_operators():
-            found = network(images)
-    for actual, wanted in zip(found, expected, strict=True):
-        assert error(actual, wanted.numpy()) < 1e-5  # the same sums in another order
+        for form in (naive_operators, official_formulation):
+            with form():
+                found = network(images)
+            for actual, wanted in zip(found, expected, strict=True):
+                assert error(actual, wanted.numpy()) < 1e-5  # the same sums in another order
 
 
 @pytest.mark.parametrize("compared", [segnext, mask2former], ids=["segnext_t", "mask2former_swin_b"])
