@@ -33,8 +33,8 @@ OURS = (PredictedFilters, CarafeLayer, CarafeUpsampler)
 # The whole network repeats a module's rounding in every layer that follows.
 LAYERS_OF_ROUNDING = 5
 FALLBACK = (
-    "its copy reflects on this machine; the author's code does so only where mmcv is missing, so say padding='zeros' "
-    "if it was trained with mmcv"
+    "reflects on this machine; the author's code does so only where mmcv is missing, so say padding='zeros' if it was "
+    "trained with mmcv"
 )
 
 
@@ -247,9 +247,9 @@ def _describe(each: _Found, reading: Reading, proof: Proof, padding: str | None,
     chosen = padding or proof.padding
     note = ""
     if error is None:
-        note = "not proven: it does not run here, and its padding and form are as you say"
+        note = "not proven: does not run here, and padding and form are as you say"
     elif chosen != proof.padding:
-        note = f"pads with {chosen} as you say; on this machine its copy computes with {proof.padding}"
+        note = f"pads with {chosen} as you say; on this machine it computes with {proof.padding}"
     elif chosen == "reflect" and padding is None:
         note = FALLBACK
     options = {**reading.known, **proof.choice}

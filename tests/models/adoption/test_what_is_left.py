@@ -166,7 +166,7 @@ def test_the_users_word_comes_before_what_this_machine_computes():
     expected = filled(Pair(FreqFusion(8, 12, padding="zeros")))(IMAGE)
     report = adopt(network, IMAGE, padding="zeros")
     assert report.adopted[0].padding == "zeros"
-    assert "pads with zeros as you say; on this machine its copy computes with reflect" in str(report)
+    assert "pads with zeros as you say; on this machine it computes with reflect" in str(report)
     for ours, theirs in zip(network(IMAGE), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
