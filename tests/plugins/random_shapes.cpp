@@ -375,6 +375,6 @@ int main(int argc, char** argv)
         attend();
         labelByQueries();
     }
-    std::printf("%s: %lld rounds of seven operators\n", freqfusion_host_level(), static_cast<long long>(rounds));
+    std::printf("%s: %lld rounds of eight operators\n", freqfusion_host_level(), static_cast<long long>(rounds));
     return 0;
 }

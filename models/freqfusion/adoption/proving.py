@@ -44,17 +44,18 @@ class Proof:
         return reading.build(self.form, padding or self.padding, **self.choice)
 
 
-def prove(module: nn.Module, reading: Reading, calls: Sequence[Call], are_tries: bool) -> Proof:
+def prove(module: nn.Module, reading: Reading, calls: Sequence[Call], padding: str | None, are_tries: bool) -> Proof:
     """Finds the form, padding and open choices with which ours gives what ``module`` gave.
 
     Args:
         module: The original.
         reading: What it is.
         calls: What it gave.
+        padding: What the user says, for where both fit.
         are_tries: Whether ``calls`` are made in several ways, of which the right one is among those it answered.
 
     Raises:
-        ForeignModuleError: If there are none, or if either padding fits.
+        ForeignModuleError: If there are none, or if either padding fits and the user says nothing.
     """
     bound = _bound(reading, calls)
     best = Proof(None, "", error=math.inf)
@@ -73,7 +74,7 @@ def prove(module: nn.Module, reading: Reading, calls: Sequence[Call], are_tries:
     whole = best.build(reading)
     calls = [call for call in calls if _answer(whole, call) is not None]
     other = next(name for name in PADDINGS if name != best.padding)
-    if compare(Proof(best.form, other, best.choice), reading, calls) <= bound:
+    if padding is None and compare(Proof(best.form, other, best.choice), reading, calls) <= bound:
         raise ForeignModuleError(
             "computes the same with either padding on these inputs: say padding='zeros' or padding='reflect'"
         )
