@@ -52,7 +52,6 @@ def trace_network(network: nn.Module, size_divisor: int, form: Form | None = Non
 
 
 def _trace_own(network: nn.Module, form: NetworkForm) -> ir.Model:
-    check_sizes_run(network, form)
     examples, shapes = form.trace_examples(1), _dynamic_shapes(form, 1)
     level, silence = logging.root.manager.disable, io.StringIO()
     logging.disable(logging.CRITICAL)  # torch prints the graph that it came to, by several ways
@@ -66,6 +65,7 @@ def _trace_own(network: nn.Module, form: NetworkForm) -> ir.Model:
     except ExportError:
         raise
     except Exception as e:
+        check_sizes_run(network, form)  # which takes seconds, and says more
         raise explained(e, network) from e
     finally:
         logging.disable(level)
