@@ -22,8 +22,8 @@ from freqfusion import create_model, native
 from freqfusion.detection import Detector
 from freqfusion_runtime.commands.json_output import versions
 from freqfusion_runtime.model_files.external_data import model_sha256
+from freqfusion_runtime.sessions.fast_convolutions import FOLDER_ENTRY, with_fast_convolutions
 from freqfusion_runtime.sessions.fast_convolutions import OPERATOR as CONVOLUTION
-from freqfusion_runtime.sessions.fast_convolutions import with_fast_convolutions
 from freqfusion_runtime.sessions.kernel_library import library_path, usable_library
 from numpy.typing import NDArray
 from torch import nn
@@ -151,7 +151,10 @@ def open_onnx(entry: Entry, threads: int, profile_prefix: str | None = None) -> 
     if entry.kind == "onnx-kernels":
         assert entry.path is not None
         options.register_custom_ops_library(str(library_path()))
-        model = with_fast_convolutions(entry.path) or entry.path  # as the runtime's own session does
+        rewritten = with_fast_convolutions(entry.path)  # as the runtime's own session does
+        if rewritten is not None:
+            model = rewritten.content
+            options.add_session_config_entry(FOLDER_ENTRY, rewritten.folder)
     if profile_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = profile_prefix

@@ -232,9 +232,7 @@ def test_a_loss_that_is_not_of_precision_is_said_to_be_none(overflowing, photo, 
 
 
 def test_a_network_of_queries_is_refused():
-    message = (
-        r"m\.onnx is a Mask2Former, and --bisect judges class scores at each place, where it has queries"
-    )
+    message = r"m\.onnx is a Mask2Former, and --bisect judges class scores at each place, where it has queries"
     with pytest.raises(ExportError, match=message):
         refuse_unless_half(Path("m.onnx"), "fp16", "semantic_segmentation", ["AdaptiveFilter", "DeformableAttention"])
 
