@@ -136,6 +136,7 @@ class QuerySegmenterFile(WrittenFile):
         session = _session(model)
         worst = {"logit_error": 0.0}
         for n, h, w in TENSOR_SIZES if self.interface == "tensor" else PICTURE_SIZES:
+            given: NDArray[Any]
             if self.interface == "tensor":
                 images = generator.standard_normal((n, 3, h, w)).astype(np.float32)
                 given: NDArray[Any] = images

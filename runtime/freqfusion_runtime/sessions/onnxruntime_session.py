@@ -27,7 +27,7 @@ from freqfusion_runtime.model_files.external_data import are_vouched_for, check_
 from freqfusion_runtime.model_files.manifest import METADATA_KEY, Manifest
 from freqfusion_runtime.model_files.onnx_growth import check_growth
 from freqfusion_runtime.model_files.onnx_nodes import DOMAIN, NodeEntry, list_nodes
-from freqfusion_runtime.sessions.fast_convolutions import Rewritten, with_fast_convolutions
+from freqfusion_runtime.sessions.fast_convolutions import FOLDER_ENTRY, Rewritten, with_fast_convolutions
 from freqfusion_runtime.sessions.graph_check import check_graph, tensors_of
 from freqfusion_runtime.sessions.input_checks import check_inputs, check_sides
 from freqfusion_runtime.sessions.kernel_library import (
@@ -45,8 +45,6 @@ _ARENAS = {"cpu": "cpu:0", "cuda": "cpu:0;gpu:0"}
 # Of a run's inputs. To reserve memory anew costs a run 4 %, and these are larger than pictures usually are.
 _LARGE_BYTES = 16 << 20
 _ORT_FORMAT = b"ORTM"  # from the fifth byte on
-FOLDER_OF_WEIGHTS = "session.model_external_initializers_file_folder_path"
-"""The option that says where the files of a model in memory are."""
 LEFT_OUT_ON_CPU = ("SkipLayerNormFusion",)
 """Optimisations of ONNX Runtime that make a model slower. A sum and the normalisation behind it, each on its own, take
 two thirds of the time of the one CPU kernel for both (1.32, AVX-512, 8400 x 256)."""
@@ -149,7 +147,7 @@ class OnnxRuntimeSession:
         providers = [provider] if provider == _PROVIDERS["cpu"] else [provider, _PROVIDERS["cpu"]]
         model, reason = self._with_fast_convolutions(provider), None
         if model is not None:
-            options.add_session_config_entry(FOLDER_OF_WEIGHTS, model.folder)
+            options.add_session_config_entry(FOLDER_ENTRY, model.folder)
             try:
                 return self._counted(model.content, options, providers)
             except Exception as e:  # as above; such as a library that is older than this operator
