@@ -139,7 +139,7 @@ class QuerySegmenterFile(WrittenFile):
             given: NDArray[Any]
             if self.interface == "tensor":
                 images = generator.standard_normal((n, 3, h, w)).astype(np.float32)
-                given: NDArray[Any] = images
+                given = images
             else:
                 given = smooth_pictures(generator, n, h, w)
                 images = np.concatenate([prepare(picture, plan) for picture in given])
