@@ -283,7 +283,7 @@ class Pair(nn.Module):
     Args:
         fusion: Takes maps of 8 and 12 channels.
         inputs: How it is called, as in ``freqfusion.adoption.forms.INPUTS``.
-        odd: Whether the step down rounds sizes up, so that odd maps are not exactly double.
+        down: The step; halves the map and rounds up unless it is said.
     """
 
     def __init__(self, fusion: nn.Module, inputs: str = "hr, lr", down: nn.Module | None = None) -> None:

@@ -11,10 +11,12 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+import references
 import torch
 from freqfusion import FreqFusion
 from freqfusion.ops import adaptive_filter, carafe
 from freqfusion_export.operators.translation import translation_table
+from freqfusion_export.parity.segmenter_parity import by_definition
 from freqfusion_export.passes.add_function_bodies import AddFunctionBodiesPass
 from one_node_models import one_node_model
 from torch import Tensor, nn
@@ -74,6 +76,17 @@ def test_where_one_reflects_every_node_says_how_it_pads():
     assert sorted(set(paddings(model))) == [0, 1]
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
     np.testing.assert_allclose(run(model, *MAPS), network(*MAPS).detach().numpy(), atol=1e-4)
+
+
+def test_parity_holds_a_reflecting_node_to_a_definition_that_reflects():
+    node = next(node for node in exported(Both("reflect"), *MAPS).graph if node.op_type == "AdaptiveFilter")
+    names = ("window", "kernel_size", "group_size", "scale_factor", "mode", "padding")
+    values = [node.attributes[name].value for name in names]
+    _, k, groups, scale, *_ = values
+    x = torch.randn(1, 3 * groups, 5, 4, dtype=torch.float64)
+    logits = torch.randn(1, groups * k**2, 5 * scale, 4 * scale, dtype=torch.float64)
+    expected = references.adaptive_filter(x.numpy(), logits.numpy(), *values)
+    np.testing.assert_allclose(by_definition(node, [x, logits]).numpy(), expected, atol=1e-12)
 
 
 def test_a_second_run_changes_nothing():
