@@ -1,20 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A network of one's own: how long its export takes, and its file beside torch's plain export of the same module.
+"""A network of one's own: how long adopting and exporting take, and its file beside torch's plain export of it.
 
     python benchmarks/own_network.py --results benchmarks/results/own_network.jsonl
 
-A UNet of 5 million parameters with FreqFusion at every step up, at 512 x 512. All forms run in turn in one process:
-trust the ratios. Plain export: CARAFE and similarity by ``unfold``, as the author's fallback has them.
+A UNet of 5 million parameters with a copy of the author's FreqFusion at every step up, CARAFE by ``unfold`` with
+reflect padding, at 512 x 512. Plain export: of that module as it is. All forms run in turn in one process: trust the
+ratios.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import sys
 import time
 from pathlib import Path
 
+import freqfusion
 import numpy as np
 import torch
 from freqfusion_export import export
@@ -22,8 +25,9 @@ from freqfusion_export.bench.own_network import KERNELS, PLAIN, example_tensors,
 from freqfusion_export.bench.timing import machine, time_in_turn
 from freqfusion_runtime.files import scratch_folder
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "material"))
-from own_networks import UNet, make
+TESTS = Path(__file__).parent.parent / "tests"
+sys.path[:0] = [str(TESTS / "material"), str(TESTS)]
+from embedding_networks import UNet, filled  # noqa: E402
 
 GOAL_SECONDS, GOAL_RATIO = 40, 0.5
 
@@ -35,21 +39,27 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--results", type=Path, help="append a line there")
     args = parser.parse_args()
-    network = make(UNet, width=36, depth=4, classes=19)
-    parameters = sum(p.numel() for p in network.parameters())
+    original = filled(UNet())
+    parameters = sum(p.numel() for p in original.parameters())
     images = torch.randn(1, 3, args.size, args.size, generator=torch.Generator().manual_seed(0))
     with scratch_folder("own-network") as folder:
         path = folder / "net.onnx"
+        network = copy.deepcopy(original)
         start = time.perf_counter()
+        print(freqfusion.adopt(network, images))
+        adopted = time.perf_counter() - start
         manifest = export(
-            network, path, inputs={"images": images}, dynamic={"images": {0: "batch", 2: "height: 32", 3: "width: 32"}}
+            network, path, inputs={"image": images}, dynamic={"image": {0: "batch", 2: "height: 32", 3: "width: 32"}}
         )
         seconds = time.perf_counter() - start
-        print(f"{parameters / 1e6:.1f} million parameters, exported in {seconds:.1f} s", flush=True)
+        print(
+            f"{parameters / 1e6:.1f} million parameters, adopted in {adopted:.1f} s, exported after {seconds:.1f} s",
+            flush=True,
+        )
         tensors = example_tensors(manifest)
         runs = {
             **runs_of_file(path, tensors, args.threads),
-            **runs_of_module(network, tensors, folder, args.threads),
+            **runs_of_module(original, tensors, folder, args.threads),
         }
         times = time_in_turn(runs, args.rounds)
     p50 = {name: float(np.percentile(values, 50)) for name, values in times.items()}
@@ -61,10 +71,11 @@ def main() -> int:
         "network": "UNet",
         "parameters": parameters,
         "size": args.size,
-        "export_s": seconds,
+        "adopt_s": adopted,
+        "adopt_and_export_s": seconds,
         "p50_ms": p50,
         "to_plain_export": ratios,
-        "goals": {"export_s": GOAL_SECONDS, "to_plain_export": GOAL_RATIO, "met": met},
+        "goals": {"adopt_and_export_s": GOAL_SECONDS, "to_plain_export": GOAL_RATIO, "met": met},
         **machine(args.threads),
     }
     if args.results is not None:

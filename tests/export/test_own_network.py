@@ -173,6 +173,19 @@ def test_what_cannot_be_traced_is_named_with_its_line(tmp_path, forward, message
     assert not list(tmp_path.iterdir())
 
 
+def test_a_segmenter_of_ones_own_is_told_the_line_that_fixes_its_sizes(tmp_path):
+    message = rf"fixes axis 2 of input 'images'.*what was traced holds up to 44 alone {LINE}y if x"
+    with pytest.raises(ExportError, match=message):
+        export(
+            Fixed(branch_on_size).eval(),
+            tmp_path / "m.onnx",
+            task="semantic_segmentation",
+            classes=["a", "b", "c", "d"],
+            preprocessing=Preprocessing(size_divisor=4),
+        )
+    assert not list(tmp_path.iterdir())
+
+
 X = torch.zeros(1, 3, 32, 32)
 
 

@@ -177,6 +177,7 @@ def describe_network(
         inputs=tuple(
             TensorSpec(name, DTYPES[given[name].dtype], shape) for name, shape in shapes_with_names(given, axes).items()
         ),
+        is_own=True,
         given=given,
         by_keyword=by_keyword,
         multiples=axes.multiples,

@@ -32,6 +32,7 @@ class Form(ABC):
         preprocessing: Of the pictures; the official test pipeline unless told otherwise.
         outputs: Of the network itself, from ``inputs``; ``classes`` is a size that only the network knows.
         inputs: Of the network itself, in the order in which it takes them.
+        is_own: Whether it is the user's own, whose code may be anything.
         comparison: How a written file is compared with the network; ``verification`` has the one of each name.
     """
 
@@ -43,6 +44,7 @@ class Form(ABC):
     preprocessing: Preprocessing
     outputs: tuple[TensorSpec, ...]
     inputs: tuple[TensorSpec, ...] = (IMAGES,)
+    is_own: bool = False
 
     comparison: ClassVar[Comparison]
 

@@ -93,7 +93,16 @@ class SegmenterForm(Form):
         sides = (f"{side} of scores" for side in ("height", "width"))
         scored = TensorSpec("logits", "float32", ("batch", "classes", *sides))
         count = len(classes)
-        return cls("semantic_segmentation", count, None, tuple(classes), tuple(palette), preprocessing, (scored,))
+        return cls(
+            "semantic_segmentation",
+            count,
+            None,
+            tuple(classes),
+            tuple(palette),
+            preprocessing,
+            (scored,),
+            is_own=True,
+        )
 
     def image_interface(self) -> ir.passes.PassBase:
         """See ``Form``: label maps come out."""

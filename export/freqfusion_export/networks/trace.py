@@ -13,14 +13,14 @@ import onnx_ir as ir
 import torch
 from freqfusion.predicted_filters import PredictedFilters
 from freqfusion_runtime.model_files.free_sizes import free_sides
-from torch import Tensor, nn
+from torch import nn
 
 from freqfusion_export.errors import ExportError
 from freqfusion_export.networks.forms import form_of
 from freqfusion_export.networks.own_network import NetworkForm
 from freqfusion_export.networks.protocol import Form
 from freqfusion_export.networks.size_names import name_free_sizes
-from freqfusion_export.networks.trace_failures import check_sizes_free, check_sizes_run, explained
+from freqfusion_export.networks.trace_failures import Call, check_sizes_free, check_sizes_run, explained
 from freqfusion_export.operators.translation import translation_table
 
 OPSET = 18  # the last but one at which TensorRT reads GridSample rightly, should a graph come to have one
@@ -44,48 +44,45 @@ def trace_network(network: nn.Module, size_divisor: int, form: Form | None = Non
     for module in network.modules():
         if isinstance(module, PredictedFilters):
             module.read_windows()
-    if isinstance(form, NetworkForm):
-        return _trace_own(network, form)
-    examples = form.trace_examples(size_divisor)
-    shapes = tuple(_dynamic_shapes(form, size_divisor).values())
-    return _graph_of(_export(network, form, tuple(examples.values()), {}, shapes))
+    examples, shapes = form.trace_examples(size_divisor), _dynamic_shapes(form, size_divisor)
+    if isinstance(form, NetworkForm) and form.by_keyword:
+        call = Call((), examples, shapes)
+    else:
+        call = Call(tuple(examples.values()), {}, tuple(shapes.values()))
+    return _trace_own(network, form, call) if form.is_own else _graph_of(_export(network, form, call))
 
 
-def _trace_own(network: nn.Module, form: NetworkForm) -> ir.Model:
-    examples, shapes = form.trace_examples(1), _dynamic_shapes(form, 1)
+def _trace_own(network: nn.Module, form: Form, call: Call) -> ir.Model:
     level, silence = logging.root.manager.disable, io.StringIO()
     logging.disable(logging.CRITICAL)  # torch prints the graph that it came to, by several ways
     try:
         with redirect_stdout(silence), redirect_stderr(silence):
-            if form.by_keyword:
-                program = _export(network, form, (), examples, shapes)
-            else:
-                program = _export(network, form, tuple(examples.values()), {}, tuple(shapes.values()))
-            check_sizes_free(network, form, program.exported_program, shapes)
+            program = _export(network, form, call)
+            check_sizes_free(network, form, program.exported_program, call)
     except ExportError:
         raise
     except Exception as e:
-        check_sizes_run(network, form)  # which takes seconds, and says more
+        if isinstance(form, NetworkForm):
+            check_sizes_run(network, form)  # which takes seconds, and says more
         raise explained(e, network) from e
     finally:
         logging.disable(level)
     model = _graph_of(program)
-    name_free_sizes(model.graph, program.exported_program, form)
+    if isinstance(form, NetworkForm):
+        name_free_sizes(model.graph, program.exported_program, form)
     return model
 
 
-def _export(
-    network: nn.Module, form: Form, positional: tuple[Tensor, ...], named: dict[str, Tensor], shapes: Any
-) -> Any:
+def _export(network: nn.Module, form: Form, call: Call) -> Any:
     with warnings.catch_warnings(), _quiet_logger("torch.onnx"), translation_table() as table:
         warnings.simplefilter("ignore")  # deprecations inside torch, nothing a user can act on
         program = torch.onnx.export(
             network,
-            positional,
-            kwargs=named,
+            call.positional,
+            kwargs=dict(call.named),
             dynamo=True,
             opset_version=OPSET,
-            dynamic_shapes=shapes,
+            dynamic_shapes=call.shapes,
             input_names=[spec.name for spec in form.inputs],
             output_names=[spec.name for spec in form.outputs],
             custom_translation_table=table,

@@ -7,17 +7,19 @@ import re
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from freqfusion_runtime.model_files.free_sizes import free_sides
-from torch import nn
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx.experimental import _config
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from freqfusion_export.errors import ExportError
 from freqfusion_export.networks.own_network import NetworkForm
+from freqfusion_export.networks.protocol import Form
 from freqfusion_export.networks.user_code import line_words, place_of
 
 # What torch says in part, what that means, and what to do. Causes seen in public networks that embed FreqFusion.
@@ -43,6 +45,21 @@ _KNOWN = (
         "Write it with PyTorch's own operators",
     ),
 )
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a network is traced with.
+
+    Attributes:
+        positional: Its inputs in order, or none where ``forward`` takes them by name.
+        named: The same by name.
+        shapes: Of these, the free axes, as ``torch.export`` takes them.
+    """
+
+    positional: tuple[Tensor, ...]
+    named: Mapping[str, Tensor]
+    shapes: Any
 
 
 def explained(failure: Exception, network: nn.Module) -> ExportError:
@@ -90,16 +107,14 @@ def check_sizes_run(network: nn.Module, form: NetworkForm) -> None:
     )
 
 
-def check_sizes_free(
-    network: nn.Module, form: NetworkForm, program: ExportedProgram, shapes: Mapping[str, Mapping[int, Any]]
-) -> None:
+def check_sizes_free(network: nn.Module, form: Form, program: ExportedProgram, call: Call) -> None:
     """Refuses a traced network that holds for a part of the sizes alone: torch tries again without them in silence.
 
     Args:
         network: The network.
         form: Its form.
         program: What was traced of it.
-        shapes: What torch was told of the free axes, for a second try that says where.
+        call: What it was traced with, for a second try that says where.
 
     Raises:
         ExportError: With the axis, and the line.
@@ -119,7 +134,7 @@ def check_sizes_free(
             most = int(size.node.expr.subs(symbol, upper))
         raise ExportError(
             f"{_fixes(network, form, name)}: what was traced holds up to {most} alone"
-            f"{_line_that_fixes(network, form, shapes, axis)}. {_REMEDY}"
+            f"{_line_that_fixes(network, call, axis)}. {_REMEDY}"
         )
 
 
@@ -127,7 +142,7 @@ _ANY_SIZE = 1 << 32
 _REMEDY = "Make that line compute with the size that comes, or leave the axis out of dynamic"
 
 
-def _fixes(network: nn.Module, form: NetworkForm, name: str) -> str:
+def _fixes(network: nn.Module, form: Form, name: str) -> str:
     tensor, axis = next((tensor, axis) for tensor, axis, found, _ in free_sides(form.inputs) if found == name)
     return f"{type(network).__name__} fixes axis {axis} of input {tensor!r}, which is to be the free size {name}"
 
@@ -140,18 +155,13 @@ def _failure_at(network: nn.Module, form: NetworkForm, sizes: Mapping[str, int])
     return None
 
 
-def _line_that_fixes(network: nn.Module, form: NetworkForm, shapes: Mapping[str, Mapping[int, Any]], axis: int) -> str:
+def _line_that_fixes(network: nn.Module, call: Call, axis: int) -> str:
     """Traces once more, as torch's exporter began: what it then knows of sizes tells of the lines that asked."""
-    examples = form.trace_examples(1)
     with warnings.catch_warnings(), _config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         warnings.simplefilter("ignore")
         try:
             program = torch.export.export(
-                network,
-                () if form.by_keyword else tuple(examples.values()),
-                dict(examples) if form.by_keyword else None,
-                dynamic_shapes=dict(shapes) if form.by_keyword else tuple(shapes.values()),
-                strict=False,
+                network, call.positional, dict(call.named), dynamic_shapes=call.shapes, strict=False
             )
             environments = [size.node.shape_env for node in program.graph.nodes for size in _symbolic_sizes(node)]
         except Exception as e:
