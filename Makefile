@@ -97,8 +97,11 @@ soak: setup ## [SECONDS=600]: the server among honest, slow and hostile clients,
 kills: setup ## [KILLS=30]: run, batch, export and build, killed at random moments: what is half, what is left
 	$(BIN)/python benchmarks/kills.py --kills $(or $(KILLS),30) $(if $(OUTPUT),--output $(OUTPUT))
 
+consumers: setup ## [OUTPUT=file.jsonl]: what a dozen other runtimes and tools make of exported files, each in its own environment
+	$(BIN)/python benchmarks/consumers $(if $(OUTPUT),--output $(OUTPUT))
+
 gpu-check: ## gpu: check every CUDA kernel on this machine's GPU, then time them [TENSORRT_INCLUDE=folder]
 	$(PYTHON) scripts/gpu_check
 
 .PHONY: help setup ray plugins demo test test-avx2 test-all test-bounds fuzz check export engine doctor run parity bench serve \
-	soak kills gpu-check
+	soak kills consumers gpu-check

@@ -35,7 +35,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--results", type=Path, help="append a line there")
     args = parser.parse_args()
-    network = make(UNet, width=64, depth=4, classes=19)
+    network = make(UNet, width=36, depth=4, classes=19)
     parameters = sum(p.numel() for p in network.parameters())
     images = torch.randn(1, 3, args.size, args.size, generator=torch.Generator().manual_seed(0))
     with scratch_folder("own-network") as folder:

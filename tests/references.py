@@ -30,6 +30,17 @@ def carafe(x: Array, m: Array, kernel_size: int, groups: int, scale: int, paddin
     return out
 
 
+def window_products(padded: Array, factors: Array, kernel_size: int, groups: int) -> Array:
+    """Each pixel's factors times the windows of a larger map that begin there, summed over each group's channels."""
+    n, c, h, w = factors.shape
+    out = np.zeros((n, groups, kernel_size**2, h, w))
+    for b, g, tap, y, x in np.ndindex(out.shape):
+        own = slice(g * (c // groups), (g + 1) * (c // groups))
+        ky, kx = divmod(tap, kernel_size)
+        out[b, g, tap, y, x] = factors[b, own, y, x] @ padded[b, own, y + ky, x + kx]
+    return out.reshape(n, groups * kernel_size**2, h, w)
+
+
 def normalize_taps(logits: Array, window: Sequence[float], kernel_size: int) -> Array:
     """Softmax over each group's taps, times the window, divided by the sum."""
     n, channels, h, w = logits.shape

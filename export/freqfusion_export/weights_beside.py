@@ -29,8 +29,12 @@ def weights_beside(model: ir.Model, path: Path) -> Iterator[None]:
         freqfusion_runtime.errors.OutputError: If they cannot be written.
     """
     before = _written_for(path)
-    large = [value for value in model.graph.initializers.values() if _bytes_of(value) >= _LEAST_BYTES]
-    tensors = [value.const_value for value in large if value.const_value is not None]
+    large = [
+        (value, tensor)
+        for value in model.graph.initializers.values()
+        if (tensor := value.const_value) is not None and tensor.nbytes >= _LEAST_BYTES
+    ]
+    tensors = [tensor for _, tensor in large]
     digest = hashlib.sha256()
     for part in _content(tensors):
         digest.update(part)
@@ -41,9 +45,10 @@ def weights_beside(model: ir.Model, path: Path) -> Iterator[None]:
             written.write(part)
     try:
         at = 0
-        for value, tensor in zip(large, tensors, strict=True):
+        for value, tensor in large:
+            shape, name = ir.Shape(tensor.shape.numpy()), str(value.name)
             value.const_value = ir.ExternalTensor(
-                file.name, at, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=tensor.name, base_dir=path.parent
+                file.name, at, tensor.nbytes, tensor.dtype, shape=shape, name=name, base_dir=path.parent
             )
             at += _padded(tensor.nbytes)
         model.metadata_props[WEIGHTS_KEY] = digest.hexdigest()
@@ -72,7 +77,3 @@ def _content(tensors: Iterable[ir.TensorProtocol]) -> Iterator[bytes]:
 
 def _padded(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT
-
-
-def _bytes_of(value: ir.Value) -> int:
-    return 0 if value.const_value is None else value.const_value.nbytes

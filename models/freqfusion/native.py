@@ -100,6 +100,7 @@ def load() -> ctypes.CDLL | None:
         "resize_argmax",
         "pyramid_roi_align",
         "query_argmax",
+        "window_products",
     ):
         getattr(library, f"freqfusion_{name}").restype = ctypes.c_char_p
     return library
@@ -150,6 +151,15 @@ def adaptive_filter(
     factors = (ctypes.c_float * len(window))(*window)
     attributes = (factors, ctypes.c_int64(len(window)), kernel_size, groups, scale, int(mode), int(padding))
     return _run("adaptive_filter", (features, logits), (n, c, scale * h, scale * w), features.dtype, *attributes)
+
+
+def window_products(padded: Tensor, factors: Tensor, kernel_size: int, groups: int) -> Tensor | None:
+    """``freqfusion.ops.window_products`` by the native kernel, for fp32 on the CPU, or ``None``."""
+    if not can_run(padded) or padded.dtype != torch.float32 or padded.device.type != "cpu":
+        return None
+    n, _, h, w = factors.shape
+    shape = (n, groups * kernel_size**2, h, w)
+    return _run("window_products", (padded, factors), shape, torch.float32, kernel_size, groups)
 
 
 def deformable_attention(value: Tensor, offsets: Tensor, logits: Tensor, sizes: Sequence[int]) -> Tensor | None:

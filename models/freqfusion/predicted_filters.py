@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from freqfusion.ops.adaptive_filter import FilterMode, adaptive_filter
-from freqfusion.ops.carafe import Padding
+from freqfusion.ops.padding import Padding
 
 PADDINGS = {"zeros": Padding.ZEROS, "reflect": Padding.REFLECT}
 

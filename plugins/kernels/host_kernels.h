@@ -11,6 +11,7 @@
 #include "pyramid_roi_align.h"
 #include "query_argmax.h"
 #include "resize_argmax.h"
+#include "window_products.h"
 
 namespace freqfusion {
 
@@ -42,6 +43,8 @@ struct HostKernels {
     void (*packWeights3x3)(int32_t channels, int32_t outChannels, float const* weights, float* packed) noexcept;
     bool (*convolve3x3)(Convolve3x3Shape const& shape, float const* input, float const* packed, float const* bias,
         float* output, ThreadPool const& pool) noexcept; //!< false: no memory
+    void (*windowProducts)(WindowProductsShape const& shape, float const* map, float const* factors, float* output,
+        ThreadPool const& pool) noexcept;
 };
 
 //! The kernels of the best instruction set that this processor has, chosen at the first call. The environment variable

@@ -24,10 +24,11 @@ bool queryArgmax(QueryArgmaxShape const&, DType, void const*, void const*, int32
 int64_t packedWeights3x3(int32_t, int32_t) noexcept;
 void packWeights3x3(int32_t, int32_t, float const*, float*) noexcept;
 bool convolve3x3(Convolve3x3Shape const&, float const*, float const*, float const*, float*, ThreadPool const&) noexcept;
+void windowProducts(WindowProductsShape const&, float const*, float const*, float*, ThreadPool const&) noexcept;
 
 extern HostKernels const kHostKernels;
 HostKernels const kHostKernels{FREQFUSION_QUOTE_VALUE(FREQFUSION_SIMD_LEVEL), carafe, adaptiveFilter,
     deformableAttention, localSimilarity, offsetResample, resizeArgmax, prepareImage, prepareImageAsPillow,
-    pyramidRoiAlign, queryArgmax, packedWeights3x3, packWeights3x3, convolve3x3};
+    pyramidRoiAlign, queryArgmax, packedWeights3x3, packWeights3x3, convolve3x3, windowProducts};
 
 } // namespace freqfusion::FREQFUSION_SIMD_LEVEL

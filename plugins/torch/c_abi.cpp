@@ -10,6 +10,7 @@
 #include "kernels/pyramid_roi_align.h"
 #include "kernels/query_argmax.h"
 #include "kernels/resize_argmax.h"
+#include "kernels/window_products.h"
 #include "sleeping_pool.h"
 
 #include <algorithm>
@@ -174,6 +175,31 @@ char const* freqfusion_adaptive_filter(FreqFusionTensor const* features, FreqFus
 #endif
     return runAdaptiveFilterOnHost(
         shape, dtypeOf(*features), features->data, logits->data, window, output->data, sleepingPool(place->threads));
+}
+
+char const* freqfusion_window_products(FreqFusionTensor const* map, FreqFusionTensor const* factors,
+    FreqFusionTensor const* output, int32_t kernelSize, int32_t groups, FreqFusionPlace const* place)
+{
+    if (char const* const reason = whyNotTogether({map, factors, output}, *place)) {
+        return reason;
+    }
+    if (place->onCuda != 0 || map->dtype != kFreqFusionFloat32) {
+        return "window products are of float32 tensors in host memory";
+    }
+    WindowProductsShape const shape{
+        extent(*factors, 0), extent(*factors, 1), extent(*factors, 2), extent(*factors, 3), kernelSize, groups};
+    if (char const* const reason = whyNotRunnable(shape)) {
+        return reason;
+    }
+    int64_t const border = kernelSize - 1;
+    if (!hasSize(*map, shape.batch, shape.channels, shape.height + border, shape.width + border)) {
+        return "the map must be kernel_size - 1 higher and wider than the factors";
+    }
+    if (!hasSize(*output, shape.batch, int64_t{groups} * kernelSize * kernelSize, shape.height, shape.width)) {
+        return "output must be (N, groups * kernel_size^2, H, W) for factors (N, C, H, W)";
+    }
+    return runWindowProductsOnHost(shape, static_cast<float const*>(map->data),
+        static_cast<float const*>(factors->data), static_cast<float*>(output->data), sleepingPool(place->threads));
 }
 
 char const* freqfusion_deformable_attention(FreqFusionTensor const* value, FreqFusionTensor const* offsets,

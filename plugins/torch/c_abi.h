@@ -61,6 +61,11 @@ FREQFUSION_API char const* freqfusion_adaptive_filter(FreqFusionTensor const* fe
     FreqFusionTensor const* output, float const* window, int64_t windowCount, int32_t kernelSize, int32_t groups,
     int32_t scale, int32_t mode, int32_t padding, FreqFusionPlace const* place);
 
+/*! kernels/window_products.h: map (N, C, H + K - 1, W + K - 1), factors (N, C, H, W) -> output (N, G*K*K, H, W), all
+ *  float32 and in host memory. */
+FREQFUSION_API char const* freqfusion_window_products(FreqFusionTensor const* map, FreqFusionTensor const* factors,
+    FreqFusionTensor const* output, int32_t kernelSize, int32_t groups, FreqFusionPlace const* place);
+
 /*! kernels/deformable_attention.h: value (N, T, M, D), offsets (N, T, M, L*P*2), logits (N, T, M, L*P) -> output
  *  (N, T, M, D); `sizes` is `sizeCount` = 2 * L numbers in host memory. Without channelsLast. */
 FREQFUSION_API char const* freqfusion_deformable_attention(FreqFusionTensor const* value,

@@ -5,6 +5,7 @@ Rooms, from the ground up:
 
     model_files/              What a model file says of itself: manifest, nodes, facts.
     model_files/classes/      Names and colours of classes: ADE20K, COCO, a checkpoint's own.
+    model_files/plain/        Models of standard operators alone, for readers that know no functions; needs onnx.
     pictures/                 From a picture file to a network's input.
     sessions/                 What computes a network, and ONNX Runtime as one such engine.
     results/                  What was found in a picture: as arrays, as files, as drawings.

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -70,3 +71,18 @@ class NoPicturesError(FreqFusionError):
 
 class ReferenceDataError(FreqFusionError):
     """Reference data is missing, damaged, or was made for another file."""
+
+
+_OUT_OF_MEMORY = (
+    *("ran out of memory", "bad_alloc", "bad allocation", "allocate memory", "Unable to allocate", "MemoryError"),
+    *("Failed to allocate", "not enough memory"),
+)
+MORE_MEMORY = "Give it smaller pictures or fewer at a time, end what else uses memory, or take a machine with more."
+"""What to do where memory ran out."""
+
+
+def ran_out_of_memory(error: BaseException | str) -> bool:
+    """Whether memory was what was missing; libraries written in C++ say so in words alone."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    return any(sign in str(error) for sign in _OUT_OF_MEMORY)

@@ -11,9 +11,11 @@ from kernels import (
     NCHW,
     NHWC,
     CarafeShape,
+    DeformableAttentionShape,
     Library,
     LocalSimilarityShape,
     OffsetResampleShape,
+    QueryArgmaxShape,
     ResizeArgmaxShape,
 )
 from torch import Tensor
@@ -101,6 +103,58 @@ def check_resize(library: Library, layout: int) -> float:
     return 0.0
 
 
+def check_attention(library: Library, layout: int) -> float:
+    """Of one level and one point; nothing for channels last, which the operator does not take."""
+    if layout == NHWC:
+        return 0.0
+    heads, channels, reach = 8, 8, 3
+    tokens = SIDE * SIDE
+    value_memory, value = filled((1, tokens, heads, channels), layout)
+    offset_memory, offsets = filled((1, tokens, heads, 2), layout)
+    logits_memory, logits = filled((1, tokens, heads, 1), layout)
+    out_memory, out = filled((1, tokens, heads, channels), layout)
+    offsets.clamp_(-reach, reach)
+    shape = DeformableAttentionShape.of(1, heads, channels, 1, SIDE, SIDE)
+    memories = (value_memory, offset_memory, logits_memory, out_memory)
+    pointers = [memory.data_ptr() for memory in memories]
+    library.call("deformable_attention", shape, library.form(DTYPE, layout), *pointers)
+    torch.cuda.synchronize()
+
+    def end(tensor: Tensor) -> Tensor:
+        """The last rows' last 64 places, ``(ROWS, 64, heads, ...)``."""
+        return tensor[0].unflatten(0, (SIDE, SIDE))[-ROWS:, -64:]
+
+    parts = [end(tensor).flatten(0, 1)[None].double() for tensor in (value, offsets, logits)]
+    expected = references.deformable_attention(*parts, (ROWS, 64))[0].unflatten(0, (ROWS, 64))[8:, 8:]
+    # As correctness.check_attention derives it, of a level of this side.
+    allowance = float(parts[0].abs().max()) * (4 * (SIDE + reach) * 5 * 2.0**-24 + (4 + 64) * 2.0**-24)
+    return compare(
+        "deformable_attention", end(out)[8:, 8:], expected, 1.001 * ROUNDING[DTYPE] * expected.abs() + allowance
+    )
+
+
+def check_query(library: Library, layout: int) -> float:
+    """Without a change of size, so that the last rows' scores are sums at their own places."""
+    if layout == NHWC:
+        return 0.0
+    queries, classes = CHANNELS, 4
+    masks_memory, masks = filled((1, queries, SIDE, SIDE), layout)
+    logits = torch.randn(1, queries, classes + 1, dtype=DTYPE, device="cuda")
+    labels = torch.full((1, SIDE, SIDE), -1, dtype=torch.int32, device="cuda")
+    shape = QueryArgmaxShape(1, queries, classes, *[SIDE] * 8)
+    pointers = (masks_memory.data_ptr(), logits.data_ptr(), labels.data_ptr())
+    library.call("query_argmax", shape, library.form(DTYPE, layout), *pointers)
+    torch.cuda.synchronize()
+    shares = logits.double().softmax(dim=2)[..., :-1]
+    scores = torch.einsum("nqc,nqhw->nchw", shares, masks[:, :, -ROWS:].double().sigmoid())
+    chosen = scores.gather(1, labels[:, None, -ROWS:].long().clamp(0, classes - 1))[:, 0]
+    # As correctness.check_query derives it, but for places, which are whole numbers here.
+    allowance = float(shares.sum(dim=1).max()) * (queries + 64) * 2.0**-24
+    if bool((chosen < scores.amax(dim=1) - 2 * allowance).any()) or int(labels.min()) < 0:
+        raise WrongResultError("query_argmax: beyond 2^31 elements a label is not that of the largest score")
+    return 0.0
+
+
 def check_large(library: Library) -> list[str]:
     """A sentence per failure, or one that says why nothing was run."""
     free, _ = torch.cuda.mem_get_info()
@@ -108,7 +162,7 @@ def check_large(library: Library) -> list[str]:
         print(f"tensors beyond 2^31 elements: not run, {free >> 30} GiB are free and {NEEDED_BYTES >> 30} needed")
         return []
     failures = []
-    for check in (check_carafe, check_similarity, check_resample, check_resize):
+    for check in (check_carafe, check_similarity, check_resample, check_attention, check_query, check_resize):
         for layout in (NCHW, NHWC):
             try:
                 check(library, layout)

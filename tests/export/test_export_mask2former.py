@@ -20,6 +20,7 @@ from freqfusion_export import export
 from freqfusion_export.errors import ExportError, VerificationError
 from freqfusion_export.networks.forms import form_of
 from freqfusion_export.parity.segmenter_parity import Parity, read_manifest
+from freqfusion_export.passes.label_stages import MODULE_KEY
 from freqfusion_export.verification.query_segmenter_file import QuerySegmenterFile
 from freqfusion_export.verification.sample_pictures import smooth_pictures
 from freqfusion_runtime import load
@@ -123,10 +124,58 @@ def test_a_file_that_computes_something_else_is_refused(small, tensor_file, tmp_
         file.compare("fp32", [session_of(tensor_file)])
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8", "fp8"])
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
 def test_other_precisions_are_refused_with_the_reason(small, tmp_path, precision):
-    with pytest.raises(ExportError, match=f"{precision} is not offered for Mask2Former yet.*Export it as fp32"):
-        export(small, tmp_path / "half.onnx", name="mask2former", precision=precision)
+    message = f"{precision} is not offered for Mask2Former: .* convolutions, which do 10 %.*Export it as fp16 or bf16"
+    with pytest.raises(ExportError, match=message):
+        export(small, tmp_path / "eight.onnx", name="mask2former", precision=precision)
+
+
+@pytest.fixture(scope="module", params=["fp16", "bf16"])
+def half_file(request, small, traced, tmp_path_factory) -> Any:
+    plan = replace(form_of(small).preprocessing, long_side=128, short_side=60)
+    path = tmp_path_factory.mktemp(request.param) / "half.onnx"
+    export(small, path, name="mask2former", traced=traced, preprocessing=plan, precision=request.param)
+    return path
+
+
+def test_a_half_type_computes_the_backbone_and_nothing_that_decides_keys(half_file):
+    model = ir.load(half_file)
+    half = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
+    typed = [node for node in model.graph if node.op_type != "Cast" and any(v.dtype in half for v in node.outputs)]
+    modules = {str(node.metadata_props.get(MODULE_KEY)).partition(".")[0] for node in typed}
+    assert "sem_seg_head" not in modules
+    assert sum(node.op_type == "MatMul" and MODULE_KEY in node.metadata_props for node in typed) > 20
+    # Rounded weights decide keys as well: none of the head's is.
+    halves = {name for name, value in model.graph.initializers.items() if value.dtype in half}
+    assert halves
+    assert not any(name.startswith("sem_seg_head") for name in halves)
+
+
+def test_parity_of_a_half_type_compares_what_is_computed_given_the_same_keys(small, half_file, tmp_path):
+    from PIL import Image
+
+    generator = np.random.Generator(np.random.PCG64(6))
+    Image.fromarray(smooth_pictures(generator, 1, 40, 66)[0]).save(tmp_path / "photo.png")
+    result = Parity(half_file, small, "never", layers=True).on_picture(tmp_path / "photo.png")
+    assert all(c.agrees for c in result.comparisons), result.first_mismatch
+    assert sum(c.level == "attention" for c in result.comparisons) == SMALL["decoder_layers"]
+    other = copy.deepcopy(small)
+    other.sem_seg_head.predictor.mask_embed.layers[2].bias.data.add_(0.5)
+    assert Parity(half_file, other, "never").on_picture(tmp_path / "photo.png").first_mismatch is not None
+
+
+def test_a_half_typed_file_that_hides_other_keys_or_computes_something_else_is_refused(small, half_file):
+    precision = read_manifest(half_file).precision
+    plan = form_of(small).preprocessing
+    for path, change, message in (
+        ("mask_embed.layers.2.bias", -1.0, r"hides or shows \d+ of \d+ keys unlike .* decides none of them; keep more"),
+        ("class_embed.bias", 3.0 * np.arange(8), r"given the keys it hides, .* is off by .* allowed .*--keep-fp32"),
+    ):
+        other = copy.deepcopy(small)
+        other.sem_seg_head.predictor.get_parameter(path).data.add_(torch.as_tensor(change))
+        with pytest.raises(VerificationError, match=message):
+            QuerySegmenterFile(half_file, other, "image", plan).compare(precision, [])
 
 
 def test_sides_that_are_no_multiples_of_32_are_told(tensor_file):

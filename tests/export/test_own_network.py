@@ -5,8 +5,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import embedding_networks
+import freqfusion
 import numpy as np
 import onnx
+import onnx_ir as ir
 import own_networks
 import pytest
 import torch
@@ -14,48 +17,18 @@ from freqfusion import FreqFusion, native
 from freqfusion_export import export
 from freqfusion_export.errors import ExportError, VerificationError
 from freqfusion_export.networks.own_network import describe_network
+from freqfusion_export.precision.calibration import CalibrationError, read_calibration
+from freqfusion_export.precision.eight_bits import Options
 from freqfusion_export.verification.network_file import difference
+from freqfusion_export.verification.segmenter_file import SegmenterFile
 from freqfusion_runtime.agreement.tolerances import MAX_ERROR_FP32
 from freqfusion_runtime.errors import InputError
 from freqfusion_runtime.model_files.manifest import FreeSize, Preprocessing
 from freqfusion_runtime.sessions.kernel_library import library_path
 from freqfusion_runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from kept_files import kept
+from own_network_files import NETWORKS, PICTURES, exported, tensors
 from torch import nn
-
-PICTURES = {"images": {0: "batch", 2: "height: 8", 3: "width: 8"}}
-# Example inputs and free axes, by the network.
-NETWORKS: dict[str, tuple[type[nn.Module], dict[str, tuple[int, ...]], dict[str, Any]]] = {
-    "unet": (own_networks.UNet, {"images": (1, 3, 64, 96)}, PICTURES),
-    "shared": (own_networks.SharedFusions, {"images": (1, 3, 32, 48)}, PICTURES),
-    "two inputs": (
-        own_networks.TwoInputs,
-        {"depth": (1, 1, 16, 24), "image": (1, 3, 32, 48)},  # forward takes them the other way round
-        {
-            "image": {0: "batch", 2: "height", 3: "width"},
-            "depth": {0: "batch", 2: "height/2", 3: "width/2"},
-        },
-    ),
-}
-
-
-def exported(name: str, precision: str = "fp32") -> Any:
-    """The file of a network, made once."""
-    kind, shapes, dynamic = NETWORKS[name]
-    inputs = {
-        tensor: torch.randn(shape, generator=torch.Generator().manual_seed(1)) for tensor, shape in shapes.items()
-    }
-
-    def write(folder: Any) -> None:
-        export(own_networks.make(kind), folder / "net.onnx", inputs=inputs, dynamic=dynamic, precision=precision)
-
-    return kept(f"own network {name} {precision}", write) / "net.onnx"
-
-
-def tensors(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    generator = np.random.Generator(np.random.PCG64(5))
-    return {name: generator.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
-
 
 # 98 x 50: the coarse maps' sides are odd.
 SIZES = {
@@ -346,3 +319,98 @@ def test_a_fusion_alone_is_a_network_too(tmp_path):
     assert [spec.name for spec in manifest.inputs] == ["hr_feat", "lr_feat"]
     assert manifest.outputs[2].shape == (1, 4, 16, 16)
     assert manifest.sizes == {}
+
+
+class Several(nn.Module):
+    """Copies of FreqFusion in three forms, of both paddings, as other people's networks have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(
+            [
+                embedding_networks.Pair(embedding_networks.FreqFusion(8, 12, padding="reflect")),
+                embedding_networks.Pair(embedding_networks.ReversedListCat(8, 12), "[lr, hr]"),
+                embedding_networks.Pair(
+                    embedding_networks.TwoStages(8, 8), down=nn.Conv2d(8, 8, 3, stride=2, padding=1)
+                ),
+            ]
+        )
+
+    def forward(self, image: torch.Tensor) -> list[Any]:
+        (_, fine, coarse), *others = (part(image) for part in self.parts)
+        return [torch.cat([fine, coarse], dim=1), *others]
+
+
+@pytest.mark.parametrize("kernels", ["never", "auto"])
+def test_adopted_copies_are_exported_in_every_form_and_padding(kernels):
+    original = embedding_networks.filled(Several())
+
+    def write(folder: Any) -> None:
+        network = embedding_networks.filled(Several())
+        image = torch.randn(1, 3, 16, 24)
+        freqfusion.adopt(network, image)
+        export(
+            network, folder / "net.onnx", inputs=image, dynamic={"image": {0: "batch", 2: "height: 2", 3: "width: 2"}}
+        )
+
+    session = OnnxRuntimeSession(kept("adopted copies", write) / "net.onnx", kernels=kernels)
+    feed = tensors({"image": (3, 3, 26, 10)})  # coarse maps of 13 x 5
+    with torch.inference_mode():
+        expected = original(torch.from_numpy(feed["image"]))
+    for values, actual in zip(expected, session.run(feed).values(), strict=True):
+        np.testing.assert_allclose(actual, values.numpy(), rtol=0, atol=MAX_ERROR_FP32 * float(values.std()))
+
+
+def arrays_in(folder: Any, **arrays: Any) -> Any:
+    folder.mkdir()
+    np.savez(folder / "a.npz", **(arrays or tensors({"images": (1, 3, 32, 48)})))
+    return read_calibration(folder)
+
+
+def test_eight_bits_are_judged_by_outputs_where_there_are_no_labels(tmp_path):
+    network, table = own_networks.make(own_networks.SharedFusions), []
+    calibration = arrays_in(tmp_path / "arrays")
+    path, images = tmp_path / "m.onnx", torch.randn(1, 3, 32, 48)
+    manifest = export(
+        network,
+        path,
+        inputs={"images": images},
+        dynamic=PICTURES,
+        precision="int8",
+        calibration=calibration,
+        eight_bits=Options(max_drop=0.1),
+        on_sensitivity=table.extend,
+    )
+    assert (manifest.precision, manifest.calibration_pictures) == ("int8", 1)
+    assert {line.miou_drop for line in table} == {None}
+    assert 0 < table[-1].label_drop <= 0.1
+    model = onnx.load(path)
+    kinds = [node.op_type for node in model.graph.node]
+    assert "QuantizeLinear" in kinds
+    # What FreqFusion's nodes read is fp32: the scales end at the convolutions.
+    made_by = {output: node.op_type for node in model.graph.node for output in node.output}
+    read = {made_by.get(name) for node in model.graph.node if node.domain == "freqfusion" for name in node.input}
+    assert "QuantizeLinear" not in read
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (
+            {"other": np.zeros(1, np.float32)},
+            r"a\.npz has no array 'images', only other\. Write each",
+        ),
+        ({"images": np.array([print], dtype=object)}, "none of the 1 files of arrays in the calibration folder"),
+    ],
+)
+def test_arrays_that_calibrate_nothing_are_refused(tmp_path, arrays, message):
+    (value,) = [ir.val("images", ir.DataType.FLOAT, [1])]
+    graph = ir.Graph([value], [], nodes=[])
+    with pytest.raises(CalibrationError, match=message):
+        list(arrays_in(tmp_path / "arrays", **arrays).feeds(graph, Preprocessing()))
+
+
+def test_arrays_calibrate_no_network_of_pictures(tmp_path):
+    file = SegmenterFile(tmp_path / "m.onnx", nn.Identity(), "tensor", Preprocessing())
+    with pytest.raises(ExportError, match="arrays calibrate networks of arrays, and this one takes pictures"):
+        file.outputs({})

@@ -7,6 +7,7 @@ import copy
 import json
 import pickle
 
+import embedding_networks
 import pytest
 import torch
 from freqfusion import FreqFusion
@@ -117,6 +118,20 @@ def test_use_low_pass_has_no_effect_and_says_so():
 def test_sizes_that_do_not_fit_are_named():
     with pytest.raises(ValueError, match="hr_feat must be twice the size of lr_feat, 8 x 10, got 8 x 8"):
         FreqFusion(8, 8)(torch.zeros(1, 8, 8, 8), torch.zeros(1, 8, 4, 5))
+
+
+def test_reflected_maps_are_those_of_the_loops():
+    module = filled(FreqFusion(4, 6, compressed_channels=8, padding="reflect"))
+    copied = filled(embedding_networks.FreqFusion(4, 6, 8, "reflect", embedding_networks.carafe_by_loops))
+    maps = torch.randn(1, 4, 10, 14), torch.randn(1, 6, 5, 7)
+    with torch.inference_mode():
+        for ours, theirs in zip(module(*maps), copied.double()(*(each.double() for each in maps)), strict=True):
+            assert (ours.double() - theirs).abs().max() <= 1e-5 * theirs.std()
+
+
+def test_a_padding_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="padding must be one of zeros, reflect, got 'mirror'"):
+        FreqFusion(4, 6, padding="mirror")
 
 
 def test_path_c_takes_other_ratios():

@@ -82,6 +82,11 @@ class HostKernels:
         attributes = (factors, ctypes.c_int64(len(window)), kernel_size, groups, scale, mode, padding)
         return self.run("adaptive_filter", [x, logits], output, *attributes)
 
+    def window_products(self, padded: Tensor, factors: Tensor, kernel_size: int, groups: int) -> Tensor:
+        n, _, h, w = factors.shape
+        output = guarded((n, groups * kernel_size**2, h, w), torch.float32)
+        return self.run("window_products", [padded, factors], output, kernel_size, groups)
+
     def local_similarity(self, x: Tensor, kernel_size: int, dilation: int) -> Tensor:
         n, _, h, w = x.shape
         return self.run("local_similarity", [x], guarded((n, kernel_size**2 - 1, h, w), x.dtype), kernel_size, dilation)

@@ -184,6 +184,29 @@ void reassemble()
         "an unknown padding is accepted", call);
 }
 
+void multiplyWindows()
+{
+    int32_t const groups = between(1, 4);
+    int32_t const k = 2 * between(0, 3) + 1;
+    int64_t const n = between(0, 2);
+    int64_t const c = int64_t{groups} * between(1, 6);
+    int64_t const h = between(1, 12);
+    int64_t const w = between(1, 40);
+    std::string const call = described("multiplyWindows", {n, c, h, w, k, groups});
+    Buffer map{n, c, h + k - 1, w + k - 1, kFreqFusionFloat32, 1};
+    Buffer factors{n, c, h, w, kFreqFusionFloat32, 1};
+    Buffer output{n, int64_t{groups} * k * k, h, w, kFreqFusionFloat32};
+    Buffer again{n, int64_t{groups} * k * k, h, w, kFreqFusionFloat32};
+    check(output, again, call, [&](FreqFusionTensor const* out, FreqFusionPlace const* place) {
+        return freqfusion_window_products(&map.tensor, &factors.tensor, out, k, groups, place);
+    });
+    demand(output.allFinite(), "the result is not finite", call);
+    FreqFusionPlace const place{0, 1, 0, nullptr};
+    demand(freqfusion_window_products(&factors.tensor, &map.tensor, &output.tensor, k, groups, &place) != nullptr
+               || k == 1,
+        "a map smaller than its factors is accepted", call);
+}
+
 void compare()
 {
     int32_t const dtype = between(0, 2);
@@ -344,6 +367,7 @@ int main(int argc, char** argv)
     int64_t rounds = 0;
     for (; rounds < 20 || std::chrono::steady_clock::now() < end; ++rounds) {
         reassemble();
+        multiplyWindows();
         compare();
         resample();
         resampleNonsense();
@@ -351,6 +375,6 @@ int main(int argc, char** argv)
         attend();
         labelByQueries();
     }
-    std::printf("%s: %lld rounds of seven operators\n", freqfusion_host_level(), static_cast<long long>(rounds));
+    std::printf("%s: %lld rounds of eight operators\n", freqfusion_host_level(), static_cast<long long>(rounds));
     return 0;
 }

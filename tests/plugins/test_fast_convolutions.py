@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 from compiled_libraries import cpu_libraries
-from freqfusion_runtime.sessions.fast_convolutions import MIN_CHANNELS, OPERATOR, with_fast_convolutions
+from freqfusion_runtime.sessions.fast_convolutions import FOLDER_ENTRY, MIN_CHANNELS, OPERATOR, with_fast_convolutions
 from one_node_models import kernel_counts
 from onnx import TensorProto, helper, numpy_helper
 
@@ -84,7 +84,7 @@ def products(tmp_path):
 
 def opened(found, library):
     options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", found.folder)
+    options.add_session_config_entry(FOLDER_ENTRY, found.folder)
     options.register_custom_ops_library(str(library))
     return onnxruntime.InferenceSession(found.content, options, providers=["CPUExecutionProvider"])
 

@@ -135,6 +135,21 @@ def test_adaptive_filter_reflects(kernels: HostKernels, case: tuple[int, ...], d
     assert_near(actual, expected, window_error(x, 1.0 + mode, kernel_size**2 + 25))
 
 
+@pytest.mark.parametrize(
+    "case",
+    [(1, 4, 5, 7, 3, 1), (2, 6, 3, 33, 5, 2), (1, 3, 4, 16, 1, 3), (1, 5, 2, 19, 7, 1), (1, 0, 3, 4, 3, 1)],
+    ids=str,
+)
+def test_window_products(kernels: HostKernels, case: tuple[int, ...]) -> None:
+    n, c, h, w, kernel_size, groups = case
+    padded = example((n, c, h + kernel_size - 1, w + kernel_size - 1), torch.float32, 8)
+    factors = example((n, c, h, w), torch.float32, 9)
+    expected = references.window_products(numpy64(padded), numpy64(factors), kernel_size, groups)
+    # A sum of C products, each off by a unit in the last place of itself.
+    bound = (c + 1) * 2.0**-24 * c * float(padded.abs().max() * factors.abs().max()) if c else 0.0
+    assert_near(kernels.window_products(padded, factors, kernel_size, groups), expected, bound)
+
+
 def test_adaptive_filter_of_extreme_logits(kernels: HostKernels) -> None:
     x = example((1, 5, 3, 20), torch.float32, 6)
     logits = torch.full((1, 9, 3, 20), -200.0)
@@ -464,6 +479,9 @@ def test_random_shapes(level: str) -> None:
         (lambda k, x, m: k.adaptive_filter(x, m, [1.0] * 4, 3, 1, 1, 0), "window must hold kernel_size"),
         (lambda k, x, m: k.adaptive_filter(x, m, [1.0] * 9, 3, 1, 1, 3), "mode must be 0"),
         (lambda k, x, m: k.adaptive_filter(x, m[:, :8], [1.0] * 9, 3, 1, 1, 0), "the logits must have size"),
+        (lambda k, x, m: k.window_products(x, x, 3, 1), "map must be kernel_size - 1 higher and wider"),
+        (lambda k, x, m: k.window_products(x, x, 2, 1), "kernel_size must be odd, from 1 to 31"),
+        (lambda k, x, m: k.window_products(x.half(), x.half(), 3, 1), "one dtype"),
         (lambda k, x, m: k.local_similarity(x, 1, 2), "kernel_size must be odd, from 3 to 15"),
         (lambda k, x, m: k.local_similarity(x, 3, 0), "dilation must be at least 1"),
         (lambda k, x, m: k.local_similarity(x, 3, 2**30), "reach no farther than 32 pixels"),

@@ -314,7 +314,7 @@ def test_exports_its_interface_and_nothing_else(onnxruntime_library):
         "libfreqfusion_c.so": {"freqfusion_abi_version", "freqfusion_has_cuda", "freqfusion_host_level"}
         | {f"freqfusion_{name}" for name in ("carafe", "adaptive_filter", "local_similarity")}
         | {"freqfusion_offset_resample", "freqfusion_resize_argmax", "freqfusion_pyramid_roi_align"}
-        | {"freqfusion_deformable_attention", "freqfusion_query_argmax"},
+        | {"freqfusion_deformable_attention", "freqfusion_query_argmax", "freqfusion_window_products"},
     }
     for library, names in expected.items():
         listing = subprocess.run(

@@ -17,9 +17,9 @@ import freqfusion.predicted_filters
 import freqfusion.sampler
 import torch
 import torch.nn.functional as F
-from freqfusion.ops.carafe import Padding
 from freqfusion.ops.deformable_attention import attend
 from freqfusion.ops.offset_resample import sample
+from freqfusion.ops.padding import pad
 from torch import Tensor, nn
 
 
@@ -92,8 +92,7 @@ def adaptive_filter(
         mask = mask * torch.tensor(window).view(1, -1, 1, 1)
         mask = mask / mask.sum(dim=1, keepdim=True)
     n, c, h, w = features.shape
-    border = "reflect" if padding == Padding.REFLECT else "constant"
-    windows = F.unfold(F.pad(features, [kernel_size // 2] * 4, border), kernel_size).view(n, c * kernel_size**2, h, w)
+    windows = F.unfold(pad(features, kernel_size // 2, padding), kernel_size).view(n, c * kernel_size**2, h, w)
     if scale > 1:
         windows = F.interpolate(windows, scale_factor=scale, mode="nearest")
     lowpass = (windows.view(n, c, kernel_size**2, h * scale, w * scale) * mask.unsqueeze(1)).sum(dim=2)

@@ -41,9 +41,9 @@ def runs_of_file(path: Path, tensors: dict[str, Tensor], threads: int) -> dict[s
     """The file's forms, ready to run once."""
     feed = {name: tensor.numpy() for name, tensor in tensors.items()}
 
-    def opened(with_kernels: bool) -> Run:
+    def opened(by_kernels: bool) -> Run:
         options = session_options(threads)
-        if with_kernels:
+        if by_kernels:
             session = open_with_kernels(path, options)
         else:
             session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

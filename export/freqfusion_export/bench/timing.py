@@ -22,14 +22,10 @@ from freqfusion import create_model
 from freqfusion.detection import Detector
 from freqfusion_runtime.commands.json_output import versions
 from freqfusion_runtime.model_files.external_data import model_sha256
+from freqfusion_runtime.sessions.fast_convolutions import FOLDER_ENTRY, with_fast_convolutions
 from freqfusion_runtime.sessions.fast_convolutions import OPERATOR as CONVOLUTION
-from freqfusion_runtime.sessions.fast_convolutions import with_fast_convolutions
 from freqfusion_runtime.sessions.kernel_library import library_path
-from freqfusion_runtime.sessions.onnxruntime_session import (
-    FOLDER_OF_WEIGHTS,
-    LEFT_OUT_ON_CPU,
-    OnnxRuntimeSession,
-)
+from freqfusion_runtime.sessions.onnxruntime_session import LEFT_OUT_ON_CPU, OnnxRuntimeSession
 from numpy.typing import NDArray
 
 from freqfusion_export.bench.naive import naive_operators
@@ -110,7 +106,7 @@ def open_with_kernels(path: str | Path, options: Any) -> Any:
     options.add_session_config_entry(*LEFT_OUT_ON_CPU)
     model: str | bytes = str(path)
     if rewritten := with_fast_convolutions(path):
-        options.add_session_config_entry(FOLDER_OF_WEIGHTS, rewritten.folder)
+        options.add_session_config_entry(FOLDER_ENTRY, rewritten.folder)
         model = rewritten.content
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 

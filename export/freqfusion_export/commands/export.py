@@ -23,6 +23,7 @@ from freqfusion_runtime.commands.json_output import add_json_argument, printer, 
 
 from freqfusion_export.commands.export_network import Write, prepare_network
 from freqfusion_export.commands.own_network import (
+    add_adoption_arguments,
     add_input_arguments,
     add_network_argument,
     refuse_network_arguments,
@@ -86,6 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="its weights; the factory's if not given",
     )
+    add_adoption_arguments(group)
     add_input_arguments(group)
     parser.add_argument("--bases-seed", type=int, default=0, help="seed of the head's factorisation bases")
     parser.add_argument(
@@ -105,7 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration",
         type=Path,
         metavar="FOLDER",
-        help="typical pictures: ranges for fp16 and bf16, scales for int8 and fp8",
+        help="typical pictures, or .npz of inputs: ranges for fp16 and bf16, scales for int8 and fp8",
     )
     parser.add_argument(
         "--calibrator",
@@ -268,4 +270,8 @@ def _print_sensitivity(table: Sequence[GroupLoss], say: Callable[[str], None]) -
     say(f"  {'group':<32} {'layers':>6} {'labels lost':>11} {'mIoU lost':>9}")
     for line in table:
         mark = "  kept in fp32" if line.is_kept else ""
-        say(f"  {line.group:<32} {line.layers:>6} {line.label_drop:>11.2%} {line.miou_drop:>9.4f}{mark}")
+        say(f"  {line.group:<32} {line.layers:>6} {line.label_drop:>11.2%} {_miou(line)}{mark}")
+
+
+def _miou(line: GroupLoss) -> str:
+    return f"{'-':>9}" if line.miou_drop is None else f"{line.miou_drop:9.4f}"

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from freqfusion_export.commands.own_network import example_inputs, open_network
+from freqfusion_export.commands.own_network import adopt_network, example_inputs, open_network
 from freqfusion_export.commands.settings import overrides_of
 from freqfusion_export.errors import ExportError
 
@@ -36,7 +36,6 @@ def prepare_network(
     Raises:
         ExportError: If an argument is missing or says nothing to such a network.
     """
-    import freqfusion
     from freqfusion_runtime.model_files.manifest import Preprocessing
 
     from freqfusion_export.exporter import export
@@ -53,9 +52,7 @@ def prepare_network(
     output = args.output or Path(f"{name}.onnx")
     network, checkpoint = open_network(args.network, weights, say, args.weights)
     inputs = example_inputs(args.input) or None
-    adopt = getattr(freqfusion, "adopt", None)
-    if adopt is not None:
-        say(str(adopt(network, inputs)))
+    adopt_network(network, inputs, args, say)
     if weights is None:
         say(f"no --checkpoint: the weights are those that {args.network} gives")
     write = functools.partial(

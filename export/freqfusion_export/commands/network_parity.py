@@ -10,23 +10,25 @@ from typing import TYPE_CHECKING, Any
 
 from freqfusion_runtime.commands.json_output import printer, write_json
 
-from freqfusion_export.commands.own_network import open_network
+from freqfusion_export.commands.own_network import adopt_network, open_network
 from freqfusion_export.commands.parity_table import HEADER, row
 from freqfusion_export.commands.precision_bisection import bisect, conclude
 from freqfusion_export.errors import ExportError
 
 if TYPE_CHECKING:
+    from freqfusion_runtime.model_files.manifest import Manifest
     from freqfusion_runtime.sessions.protocol import OperatorPath
 
     from freqfusion_export.parity.network_parity import InputParity
 
 
-def compare_networks(args: argparse.Namespace, paths: Sequence[OperatorPath]) -> int:
+def compare_networks(args: argparse.Namespace, manifest: Manifest, paths: Sequence[OperatorPath]) -> int:
     """Runs the command on a model of which nobody says what its tensors mean; returns the exit status.
 
     Raises:
         ExportError: If the network's code is not named, or an option has no sense here.
     """
+    import torch
     from freqfusion_runtime.commands.run_arrays import check_archives, read_inputs
     from freqfusion_runtime.model_files.external_data import model_sha256
 
@@ -45,6 +47,8 @@ def compare_networks(args: argparse.Namespace, paths: Sequence[OperatorPath]) ->
     check_archives(args.model, args.pictures)
     say = printer(args.json)
     network, _ = open_network(args.network, args.checkpoint, say, args.weights)
+    first = read_inputs(args.pictures[0])
+    adopt_network(network, {spec.name: torch.from_numpy(first[spec.name]) for spec in manifest.inputs}, args, say)
     parity = NetworkParity(args.model, network, args.kernels, args.layers, args.threads)
     by_path = {path: sum(p.path == path for p in paths) for path in ("kernel", "function body")}
     if parity.precision in ("fp16", "bf16"):

@@ -8,7 +8,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,16 @@ def add_network_argument(parser: argparse.ArgumentParser) -> argparse._ArgumentG
         help="what makes it, such as mypackage.models:build_unet; looked for in this folder, too",
     )
     return group
+
+
+def add_adoption_arguments(group: argparse._ArgumentGroup) -> None:
+    """Adds what adopting its FreqFusions may have to be told."""
+    group.add_argument(
+        "--padding",
+        choices=("zeros", "reflect"),
+        help="what its FreqFusions were trained with, mmcv's or the fallback's; found out by running them if not given",
+    )
+    group.add_argument("--form", metavar="FORM", help="how they are called, where they cannot run here")
 
 
 def add_input_arguments(group: argparse._ArgumentGroup) -> None:
@@ -130,6 +140,29 @@ def _built(text: str, say: Callable[[str], None]) -> nn.Module:
             f"{text} makes {type(network).__name__}, expected a torch.nn.Module; name what makes the network"
         )
     return network
+
+
+def adopt_network(
+    network: nn.Module, inputs: Mapping[str, Tensor] | None, args: argparse.Namespace, say: Callable[[str], None]
+) -> None:
+    """Puts our operators in place of the network's own FreqFusions, and tells what was done.
+
+    Raises:
+        AdoptionError: If that cannot be done. A network that has ours already is left as it is.
+    """
+    import freqfusion
+
+    from freqfusion_export.networks.own_network import takes_by_keyword
+
+    example: Any = inputs
+    if inputs is not None and not takes_by_keyword(network, inputs):
+        example = tuple(inputs.values())
+    try:
+        say(str(freqfusion.adopt(network, example, padding=args.padding, form=args.form)))
+    except freqfusion.AdoptionError as e:
+        if not any(isinstance(module, freqfusion.FreqFusion) for module in network.modules()):
+            raise
+        say(str(e))
 
 
 def example_inputs(specs: list[tuple[str, tuple[int, ...], str]]) -> dict[str, Tensor]:

@@ -23,7 +23,12 @@ from typing import TYPE_CHECKING, Any
 from freqfusion_runtime.commands.arguments import not_negative
 from freqfusion_runtime.commands.json_output import add_json_argument, printer, write_json
 
-from freqfusion_export.commands.own_network import add_network_argument, open_network
+from freqfusion_export.commands.own_network import (
+    add_adoption_arguments,
+    add_network_argument,
+    adopt_network,
+    open_network,
+)
 from freqfusion_export.commands.parity_reference import add_reference_arguments, run_reference
 from freqfusion_export.commands.parity_table import HEADER, row
 from freqfusion_export.errors import ExportError
@@ -41,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "pictures", type=Path, nargs="+", metavar="PHOTO", help="picture files, or folders of them; .npz of inputs"
     )
     parser.add_argument("--checkpoint", type=Path, help="what the file was exported from; with --network its weights")
-    add_network_argument(parser)
+    add_adoption_arguments(add_network_argument(parser))
     parser.add_argument(
         "--weights", choices=("model", "ema"), help="as for `export`; those that the file was made of if not given"
     )
@@ -87,7 +92,7 @@ def execute(args: argparse.Namespace) -> int:
         check_pictures_stay(args.pictures, names, args.output)
     args.weights = args.weights or taken_of(manifest)
     if args.bisect:
-        refuse_unless_half(args.model, manifest.precision, manifest.task)
+        refuse_unless_half(args.model, manifest.precision, manifest.task, manifest.operators)
     is_half = manifest.precision in ("fp16", "bf16")
     # ONNX Runtime does not open a bf16 file on a CPU; both half types are emulated below.
     paths = () if is_half else open_session(args.model, kernels=args.kernels).operator_paths
@@ -98,6 +103,7 @@ def execute(args: argparse.Namespace) -> int:
         return compare_detectors(args, manifest, pictures, names, paths)
     if args.network is not None:
         network, checkpoint = open_network(args.network, args.checkpoint, say, args.weights)
+        adopt_network(network, None, args, say)
     else:
         network, _, checkpoint = load_model(
             args.checkpoint,
@@ -180,7 +186,7 @@ def _compare_networks(args: argparse.Namespace, manifest: Manifest) -> int:
     _check_weights(args, manifest)
     is_half = manifest.precision in ("fp16", "bf16")
     paths = () if is_half else open_session(args.model, kernels=args.kernels).operator_paths
-    return compare_networks(args, paths)
+    return compare_networks(args, manifest, paths)
 
 
 def _print(result: PictureParity, say: Callable[[str], None]) -> None:

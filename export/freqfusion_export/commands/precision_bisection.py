@@ -71,8 +71,13 @@ class Bisection:
         return {**asdict(self), "options": self.options}
 
 
-def refuse_unless_half(path: Path, precision: str, task: str) -> None:
+def refuse_unless_half(path: Path, precision: str, task: str, operators: Collection[str] = ()) -> None:
     """Raises ``ExportError`` for a file that has nothing to bisect."""
+    if "DeformableAttention" in operators and task != "network":
+        raise ExportError(
+            f"{path} is a Mask2Former, and --bisect judges class scores at each place, where it has queries. "
+            "Compare its layers with --layers, and keep stages with `export --keep-fp32`"
+        )
     if task not in ("semantic_segmentation", "network"):
         raise ExportError(
             f"{path} is for {task}, and --bisect judges logits, label maps and tensors, which it has not. "

@@ -11,7 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
-from freqfusion import FreqFusion
+from freqfusion.predicted_filters import PredictedFilters
 from freqfusion_runtime.model_files.free_sizes import free_sides
 from torch import Tensor, nn
 
@@ -42,7 +42,7 @@ def trace_network(network: nn.Module, size_divisor: int, form: Form | None = Non
     """
     form = form or form_of(network)
     for module in network.modules():
-        if isinstance(module, FreqFusion):
+        if isinstance(module, PredictedFilters):
             module.read_windows()
     if isinstance(form, NetworkForm):
         return _trace_own(network, form)
@@ -52,7 +52,6 @@ def trace_network(network: nn.Module, size_divisor: int, form: Form | None = Non
 
 
 def _trace_own(network: nn.Module, form: NetworkForm) -> ir.Model:
-    check_sizes_run(network, form)
     examples, shapes = form.trace_examples(1), _dynamic_shapes(form, 1)
     level, silence = logging.root.manager.disable, io.StringIO()
     logging.disable(logging.CRITICAL)  # torch prints the graph that it came to, by several ways
@@ -66,6 +65,7 @@ def _trace_own(network: nn.Module, form: NetworkForm) -> ir.Model:
     except ExportError:
         raise
     except Exception as e:
+        check_sizes_run(network, form)  # which takes seconds, and says more
         raise explained(e, network) from e
     finally:
         logging.disable(level)

@@ -63,7 +63,7 @@ def explained(failure: Exception, network: nn.Module) -> ExportError:
 
 
 def check_sizes_run(network: nn.Module, form: NetworkForm) -> None:
-    """Runs a network at the sizes it is traced at, to see what it fixes before torch does.
+    """Runs a network at the sizes it is traced at, to see what it fixes itself.
 
     Raises:
         ExportError: If it fails there; with the first axis that it fixes, and the line.

@@ -16,10 +16,11 @@ with one are attributes, and each name below is a tensor.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from onnxscript import opset18 as op
 from onnxscript import script
-from onnxscript.values import Opset
+from onnxscript.values import OnnxFunction, Opset
 
 freqfusion = Opset("freqfusion", 1)
 
@@ -411,7 +412,7 @@ def QueryArgmax(X, P, sizes):
 OPERATORS = (Carafe, AdaptiveFilter, DeformableAttention, LocalSimilarity, OffsetResample, QueryArgmax, ResizeArgmax)
 """What the exporter writes as nodes; kernels and plugins exist under these names."""
 
-PADDED = {"Carafe": PaddedCarafe, "AdaptiveFilter": PaddedAdaptiveFilter}
+PADDED: dict[str, OnnxFunction[Any, Any]] = {"Carafe": PaddedCarafe, "AdaptiveFilter": PaddedAdaptiveFilter}
 """Bodies of operators with an attribute ``padding``, which nodes have in a graph where any of them reflects: without it
 a file is what it was before there was a choice, and any library of an earlier release runs it."""
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import freqfusion.fusion
+import freqfusion.predicted_filters
 import torch
 from freqfusion.ops.adaptive_filter import normalize_taps
+from freqfusion.ops.padding import Padding
 from torch import Tensor
 
 
@@ -23,13 +24,26 @@ def is_available() -> bool:
 
 
 def adaptive_filter(
-    features: Tensor, logits: Tensor, window: Sequence[float], kernel_size: int, groups: int, scale: int, mode: int
+    features: Tensor,
+    logits: Tensor,
+    window: Sequence[float],
+    kernel_size: int,
+    groups: int,
+    scale: int,
+    mode: int,
+    padding: int = Padding.ZEROS,
 ) -> Tensor:
     """``freqfusion.ops.adaptive_filter`` on CUDA tensors, its sum taken by mmcv.
 
     mmcv ignores strides: a channels-last tensor would silently give garbage, hence ``contiguous``.
+
+    Raises:
+        ValueError: If ``padding`` is not zeros, the only one that mmcv knows.
     """
     from mmcv.ops import carafe
+
+    if padding != Padding.ZEROS:
+        raise ValueError(f"mmcv's operator pads with zeros (0) alone, got padding {padding}")
 
     taps = normalize_taps(logits, window, kernel_size)
     lowpass: Tensor = carafe(features.contiguous(), taps.contiguous(), kernel_size, groups, scale)
@@ -39,7 +53,7 @@ def adaptive_filter(
 @contextmanager
 def mmcv_operators() -> Iterator[None]:
     """FreqFusion modules filter by mmcv while the block runs."""
-    module: Any = freqfusion.fusion
+    module: Any = freqfusion.predicted_filters
     original = module.adaptive_filter
     module.adaptive_filter = adaptive_filter
     try:

@@ -29,7 +29,7 @@ from torch import nn
 from freqfusion_export.errors import ExportError
 from freqfusion_export.networks.checkpoint_hash import checkpoint_sha256
 from freqfusion_export.parity.pytorch_run import OperatorCall, RecordOperators, labels_of, pytorch_manifest, run_pytorch
-from freqfusion_export.parity.segmenter_parity import OPERATORS, by_definition
+from freqfusion_export.parity.segmenter_parity import COMPARED, OPERATORS, by_definition
 from freqfusion_export.passes.name_tensorrt_plugins import DOMAIN
 
 _HALVES = {ir.DataType.FLOAT16: torch.float16, ir.DataType.BFLOAT16: torch.bfloat16}
@@ -60,7 +60,7 @@ def save_reference(
         ExportError: If the network's operators are not those of the file.
     """
     model = ir.load(onnx)
-    nodes = [node for node in model.graph if node.domain == DOMAIN and node.op_type in OPERATORS]
+    nodes = [node for node in model.graph if node.domain == DOMAIN and node.op_type in COMPARED]
     facts = ReferenceFacts(
         onnx_file=onnx.name,
         onnx_sha256=model_sha256(onnx),
@@ -70,6 +70,7 @@ def save_reference(
         operators=tuple(
             ReferenceOperator(str(node.name), node.op_type, tuple(map(_name, node.inputs)), _name(node.outputs[0]))
             for node in nodes
+            if node.op_type in OPERATORS
         ),
         versions=versions(),
         noise_floor=tuple(noise_floor),
@@ -131,6 +132,9 @@ def _record(
     values: dict[str, NDArray[Any]] = {}
     alone: dict[str, NDArray[Any]] = {}
     for node, call in _pairs(nodes, recorder.calls, onnx):
+        if node.op_type not in OPERATORS:
+            values[_name(node.outputs[0])] = call.output.numpy()
+            continue
         for value, tensor in zip((*node.inputs, node.outputs[0]), (*call.inputs, call.output), strict=True):
             values[_name(value)] = tensor.numpy()
         halves = [_HALVES.get(value.dtype) if value is not None and value.dtype else None for value in node.inputs]
@@ -148,12 +152,14 @@ def _pairs(
     """Each node with the call that it was traced from: both keep the order of computation."""
     by_operator = {
         operator: [call for call in calls if call.operator == torch_name]
-        for operator, (torch_name, _) in OPERATORS.items()
+        for operator, (torch_name, _) in COMPARED.items()
     }
     for node in nodes:
         waiting = by_operator[node.op_type]
         channels = None if not waiting else [tensor.shape[1] for tensor in waiting[0].inputs]
-        wanted = [None if value is None or value.shape is None else value.shape[1] for value in node.inputs]
+        # Whole numbers are no tensors in PyTorch.
+        given = [value for value in node.inputs if value is None or value.dtype != ir.DataType.INT64]
+        wanted = [None if value is None or value.shape is None else value.shape[1] for value in given]
         fits = channels is not None and len(channels) == len(wanted)
         if not fits or any(isinstance(w, int) and w != c for w, c in zip(wanted, channels or (), strict=True)):
             raise ExportError(

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 import onnx_ir as ir
 from freqfusion_runtime.agreement.comparison import label_agreement
@@ -22,7 +22,7 @@ from freqfusion_export.precision.calibration import Calibration
 from freqfusion_export.precision.opening import open_written
 from freqfusion_export.precision.protocol import Precision, WrittenFile
 from freqfusion_export.precision.quantization import Calibrator, Target, group_of, plan
-from freqfusion_export.precision.sensitivity import GroupLoss, eight_bit_session, settle
+from freqfusion_export.precision.sensitivity import GroupLoss, eight_bit_session, relative_rms, settle
 
 EightBitName = Literal["int8", "fp8"]
 EIGHT_BITS: tuple[EightBitName, ...] = ("int8", "fp8")
@@ -81,12 +81,15 @@ class EightBits(Precision):
         return result, islands
 
     def verify(self, file: WrittenFile) -> None:
-        """Compares label maps of up to two calibration pictures.
+        """Compares label maps of up to two calibration pictures, or outputs of as many of its arrays.
 
         Ranges fit the pictures they were taken from: noise, which other precisions are compared on, would be cut off.
         One picture may lose twice what was allowed for all together.
         """
         (session,) = open_written(file.path, lambda path: eight_bit_session(str(path), optimise=self.name != "fp8"))
+        if self._scales_from().is_arrays:
+            self._verify_arrays(file, session)
+            return
         max_drop = self.options.max_drop
         least, shares = 1 - 2 * max_drop, []
         for picture in map(read_picture, self._scales_from().pictures[:2]):
@@ -105,6 +108,20 @@ class EightBits(Precision):
                 f"than twice the {max_drop:.1%} allowed of all; calibrate with more pictures, lower --max-drop, "
                 "or export another precision"
             )
+
+    def _verify_arrays(self, file: WrittenFile, session: Any) -> None:
+        graph = ir.load(file.path).graph
+        for feed in islice(self._scales_from().feeds(graph, file.preprocessing), 2):
+            expected = file.outputs(feed)
+            actual = dict(zip(expected, session.run(list(expected), dict(feed)), strict=True))
+            floats = [name for name, values in expected.items() if values.dtype.kind == "f"]
+            worst = max(((relative_rms(actual[name], expected[name]), name) for name in floats), default=(0.0, ""))
+            if not worst[0] <= 2 * self.options.max_drop:
+                raise VerificationError(
+                    f"output {worst[1]!r} of the exported graph is off by {worst[0]:.1%} of its standard deviation on "
+                    f"the calibration's arrays, more than twice the {self.options.max_drop:.1%} allowed; calibrate "
+                    "with more of them, lower --max-drop, or export another precision"
+                )
 
     @property
     def calibration_method(self) -> str:
@@ -135,7 +152,7 @@ def quantise(
         weight_bits=options.weight_bits,
     )
     judged = list(islice(calibration.feeds(model.graph, preprocessing), JUDGED_PICTURES))
-    quantization, table = settle(model, quantization, judged, options.max_drop)
+    quantization, table = settle(model, quantization, judged, options.max_drop, calibration.is_arrays)
     sensitive = {line.group for line in table if line.is_kept}
     result = quantization.applied(model)
     kept = Counter[str]()
@@ -144,11 +161,12 @@ def quantise(
             name = SENSITIVE if group_of(node) in sensitive else EXCLUDED
             node.metadata_props[ISLAND_KEY] = name
             kept[name] += 1
+    of_what = "of the labels" if table[-1].miou_drop is not None else "of the outputs' deviation"
     why = {
-        SENSITIVE: f"taken out, worst first, until at most {options.max_drop:.1%} of the labels differ from fp32's",
+        SENSITIVE: f"taken out, worst first, until at most {options.max_drop:.1%} {of_what} differ from fp32's",
         EXCLUDED: "the sampler's offsets, and what --keep-fp32 names",
     }
-    found = tuple(f"{line.group}: {line.label_drop:.2%} of the labels" for line in table if line.is_kept)
+    found = tuple(f"{line.group}: {line.label_drop:.2%} {of_what}" for line in table if line.is_kept)
     islands = tuple(
         KeptInFp32(name, why[name], kept[name], found if name == SENSITIVE else ()) for name in why if name in kept
     )

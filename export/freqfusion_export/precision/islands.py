@@ -29,6 +29,7 @@ class Island:
         feeds: Operator type and index of an input: everything that computes this input does, back to the nearest
             weighted layer, which is not part of it.
         outputs: Names of network outputs: everything that computes them does, in the same way.
+        sources: Whether what belongs to no module, and is read by such nodes alone, does too: how weights are cut up.
         follows: Whether what is computed from all these does too, on to the next weighted layer, FreqFusion node or
             network output.
     """
@@ -39,6 +40,7 @@ class Island:
     modules: tuple[str, ...] = ()
     feeds: tuple[tuple[str, int], ...] = ()
     outputs: tuple[str, ...] = ()
+    sources: bool = False
     follows: bool = False
 
 
@@ -82,6 +84,13 @@ ISLANDS = (
         # From decoded boxes to overlaps, thresholds and the detections that are left.
         follows=True,
     ),
+    Island(
+        "hidden keys",
+        "signs of logits decide what queries look at, and one that flips may change a tenth of what follows; the "
+        "official code computes its pixel decoder in fp32, too",
+        modules=("sem_seg_head*",),
+        sources=True,
+    ),
 )
 USER = "asked for"
 RANGE = "out of range in calibration"
@@ -115,6 +124,9 @@ def find_islands(
                 found.setdefault(node, island.name)
         for node in (*_feeding(model.graph, island.feeds), *_computing(model.graph, island.outputs)):
             found.setdefault(node, island.name)
+        if island.sources:
+            for node in _sources([node for node, name in found.items() if name == island.name]):
+                found.setdefault(node, island.name)
         if island.follows:
             for node in _following([node for node, name in found.items() if name == island.name]):
                 found.setdefault(node, island.name)
@@ -182,6 +194,21 @@ def _back_from(values: Iterable[ir.Value | None]) -> list[ir.Node]:
             continue
         seen[node] = None
         waiting.extend(node.inputs)
+    return list(seen)
+
+
+def _sources(nodes: Iterable[ir.Node]) -> list[ir.Node]:
+    """Lists what belongs to no module and is read by these nodes alone, directly or through each other."""
+    seen = dict.fromkeys(nodes)
+    waiting = list(seen)
+    while waiting:
+        for value in waiting.pop().inputs:
+            node = None if value is None else value.producer()
+            if node is None or node in seen or MODULE_KEY in node.metadata_props:
+                continue
+            if all(use.node in seen for output in node.outputs for use in output.uses()):
+                seen[node] = None
+                waiting.append(node)
     return list(seen)
 
 

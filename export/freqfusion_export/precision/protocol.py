@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from freqfusion_runtime.model_files.manifest import Precision as Name
 from numpy.typing import NDArray
 from torch import nn
 
+from freqfusion_export.errors import ExportError
 from freqfusion_export.precision.calibration import Calibration
 
 
@@ -52,6 +53,14 @@ class WrittenFile(ABC):
         Raises:
             VerificationError: If the file computes something else.
         """
+
+    def outputs(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """What a network of the user's own computes from arrays, by name.
+
+        Raises:
+            ExportError: If it takes pictures.
+        """
+        raise ExportError("arrays calibrate networks of arrays, and this one takes pictures; name a folder of pictures")
 
     def scores(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """What a network of one input and one output computes from prepared images."""

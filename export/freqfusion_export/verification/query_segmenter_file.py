@@ -1,5 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares a written segmenter by queries with the model it came from: its queries, and the labels made of them."""
+"""Compares a written segmenter by queries with the model it came from: its queries, and the labels made of them.
+
+Which keys are hidden hangs on signs, so no two roundings of a network agree behind them within any bound. An fp32 file
+is compared on pictures of which the network is sure of every key. A file of another precision is asked which keys it
+hides; they must be the network's but for those that rounding may decide, and what it computes must be what the network
+computes given the same keys.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +18,20 @@ import onnx_ir as ir
 import onnxruntime
 import torch
 from freqfusion.mask2former import Mask2Former
+from freqfusion.mask2former.predictor import HiddenKeys
 from freqfusion.ops.query_argmax import class_scores
-from freqfusion_runtime.agreement.tolerances import LOGIT_BOUNDS, TASK_BOUNDS
+from freqfusion_runtime.agreement.tolerances import KEY_MARGINS, LOGIT_BOUNDS, TASK_BOUNDS
 from freqfusion_runtime.model_files.manifest import Preprocessing
 from freqfusion_runtime.pictures.preparation import prepare
 from freqfusion_runtime.pictures.sizes import keep_ratio_size
+from freqfusion_runtime.results.labels import CLASS_LOGITS, MASK_LOGITS
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from freqfusion_export.errors import VerificationError
 from freqfusion_export.precision.emulation import emulated
 from freqfusion_export.precision.protocol import WrittenFile
+from freqfusion_export.verification.hidden_keys import KeyRecorder, hidden_values, undecided
 from freqfusion_export.verification.sample_pictures import smooth_pictures
 
 # batch, height, width: unlike the traced example in all three. Exporting has frozen each of them before.
@@ -49,12 +58,14 @@ class QuerySegmenterFile(WrittenFile):
             The worst error of the logits in standard deviations, or the share of labels that agree.
         """
         generator = np.random.Generator(np.random.PCG64(0))
+        if precision != "fp32":
+            return self._compare_given_keys(precision, generator)
         if self.interface == "tensor":
             session, *others = sessions
             runs = [(session, size) for size in TENSOR_SIZES] + [(other, TENSOR_SIZES[0]) for other in others]
             return {"logit_error": max(self._logit_error(run, size, generator, precision) for run, size in runs)}
         plan = replace(self.preprocessing, long_side=_SMALL_LIMITS[0], short_side=_SMALL_LIMITS[1])
-        small = _with_limits(emulated(self.path), plan)
+        small = _session(_with_limits(emulated(self.path), plan))
         shares = [self._label_agreement(small, size, plan, generator, precision) for size in PICTURE_SIZES]
         return {"label_agreement": min(shares)}
 
@@ -113,6 +124,41 @@ class QuerySegmenterFile(WrittenFile):
             )
         return float(1 - differs.mean())
 
+    def _compare_given_keys(self, precision: str, generator: np.random.Generator) -> dict[str, float]:
+        """Holds the keys, the queries and the labels of a file, with every rounding, to its precision's bounds."""
+        plan = replace(self.preprocessing, long_side=_SMALL_LIMITS[0], short_side=_SMALL_LIMITS[1])
+        model = _with_limits(emulated(self.path), plan)
+        hidden = hidden_values(model.graph)
+        names = [*hidden, MASK_LOGITS, CLASS_LOGITS]
+        known = {value.name for value in model.graph.outputs}
+        values = {value.name: value for node in model.graph for value in node.outputs}
+        model.graph.outputs.extend(values[name] for name in names if name not in known)
+        session = _session(model)
+        worst = {"logit_error": 0.0}
+        for n, h, w in TENSOR_SIZES if self.interface == "tensor" else PICTURE_SIZES:
+            given: NDArray[Any]
+            if self.interface == "tensor":
+                images = generator.standard_normal((n, 3, h, w)).astype(np.float32)
+                given = images
+            else:
+                given = smooth_pictures(generator, n, h, w)
+                images = np.concatenate([prepare(picture, plan) for picture in given])
+            found = dict(zip(names, session.run(names, {str(model.graph.inputs[0].name): given}), strict=True))
+            with KeyRecorder(self.network, [found[name] for name in hidden]) as keys:
+                queries = self._queries(images)
+            place = f"at {n} x {h} x {w}"
+            _check_keys([found[name] for name in hidden], keys.logits, precision, place)
+            for name, expected in zip((MASK_LOGITS, CLASS_LOGITS), queries, strict=True):
+                error = float(np.abs(found[name] - expected.numpy()).max() / expected.std())
+                _check_error(error, precision, place)
+                worst["logit_error"] = max(worst["logit_error"], error)
+            if self.interface == "image":
+                (labels,) = session.run([str(model.graph.outputs[0].name)], {str(model.graph.inputs[0].name): given})
+                sizes = [*images.shape[2:], *keep_ratio_size(h, w, plan), h, w]
+                share = _check_labels(labels, class_scores(*queries, sizes), precision, place)
+                worst["label_agreement"] = min(worst.get("label_agreement", 1.0), share)
+        return worst
+
     def _queries(self, images: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
         with torch.inference_mode():
             found: tuple[Tensor, Tensor] = self.network(torch.from_numpy(images))
@@ -146,12 +192,51 @@ class QuerySegmenterFile(WrittenFile):
         return min(found)
 
 
-def _with_limits(model: ir.Model, plan: Preprocessing) -> onnxruntime.InferenceSession:
-    """Opens a file on function bodies, with the limits of ``plan`` in place of its own."""
+def _check_keys(found: Sequence[NDArray[np.bool_]], logits: Sequence[Tensor], precision: str, place: str) -> None:
+    for layer, (keys, expected) in enumerate(zip(found, logits, strict=True)):
+        wrong = (keys != HiddenKeys()(expected).numpy()) & ~undecided(expected, KEY_MARGINS[precision]).numpy()
+        if wrong.any():
+            raise VerificationError(
+                f"layer {layer} of the exported graph hides or shows {int(wrong.sum())} of {wrong.size} keys unlike "
+                f"the model {place}, and rounding to {precision} decides none of them; keep more of the network in "
+                "fp32 (--keep-fp32)"
+            )
+
+
+def _check_error(error: float, precision: str, place: str) -> None:
+    if not error <= LOGIT_BOUNDS[precision]:  # also catches NaN
+        raise VerificationError(
+            f"given the keys it hides, the exported graph is off by {error:.1e} standard deviations of the queries' "
+            f"logits {place}, allowed {LOGIT_BOUNDS[precision]:.0e} in {precision}; calibrate with pictures "
+            "(--calibration), or keep more of the network in fp32 (--keep-fp32)"
+        )
+
+
+def _check_labels(labels: NDArray[Any], scores: Tensor, precision: str, place: str) -> float:
+    """Gives the share of labels that agree, having looked at every one that its margin decides."""
+    best = scores.topk(2, dim=1).values
+    decided = (best[:, 0] - best[:, 1] > 2 * LOGIT_BOUNDS[precision] * scores.std()).numpy()
+    differs = labels != scores.argmax(dim=1).numpy()
+    if (differs & decided).any():
+        raise VerificationError(
+            f"given the keys it hides, the exported graph labels {(differs & decided).mean():.2%} of the pixels "
+            f"{place} unlike the model, beyond what rounding to {precision} decides; compare both interfaces with "
+            "`freqfusion parity` to find the stage"
+        )
+    return float(1 - differs.mean())
+
+
+def _with_limits(model: ir.Model, plan: Preprocessing) -> ir.Model:
+    """Puts the limits of ``plan`` in place of a file's own."""
     for node in model.graph:
         if node.op_type == "PrepareImage":
             for name in ("long_side", "short_side"):
                 node.attributes.add(ir.AttrInt64(name, getattr(plan, name)))
+    return model
+
+
+def _session(model: ir.Model) -> onnxruntime.InferenceSession:
+    """Opens a model on function bodies."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     content = ir.to_proto(model).SerializeToString()

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from freqfusion.adoption.forms import Form
-from freqfusion.adoption.proving import Proof, compare, difference, prove
+from freqfusion.adoption.proving import Proof, compare, difference, prove, rounding_bound
 from freqfusion.adoption.reading import (
     FUSION,
     LAYER,
@@ -23,18 +23,18 @@ from freqfusion.adoption.reading import (
     official_signature,
     read,
 )
-from freqfusion.adoption.recording import Recording, as_call, random_calls, record
+from freqfusion.adoption.recording import Recording, as_call, in_a_line, random_calls, record
 from freqfusion.adoption.replacements import CarafeLayer, CarafeUpsampler
 from freqfusion.adoption.report import AdoptedModule, AdoptionReport, LeftModule
 from freqfusion.errors import AdoptionError
 from freqfusion.predicted_filters import PADDINGS, PredictedFilters
 
 OURS = (PredictedFilters, CarafeLayer, CarafeUpsampler)
-# The whole network repeats a module's rounding in every layer that follows; what is wrong shows as tenths.
-NETWORK_BOUND = 1e-2
+# The whole network repeats a module's rounding in every layer that follows.
+LAYERS_OF_ROUNDING = 5
 FALLBACK = (
-    "its copy reflects on this machine; the author's code does so only where mmcv is missing, so say padding='zeros' "
-    "if it was trained with mmcv"
+    "reflects on this machine; the author's code does so only where mmcv is missing, so say padding='zeros' if it was "
+    "trained with mmcv"
 )
 
 
@@ -99,8 +99,8 @@ def adopt(
     network_error = None
     if call is not None and recording.result is not None:
         _put(network, [(each, as_found) for each, as_found, _ in proven])
-        network_error = difference(record(network, [], call).result, recording.result)
-        if network_error > NETWORK_BOUND:
+        network_error = difference(_run_again(network, call, proven), recording.result)
+        if network_error > max(1e-2, LAYERS_OF_ROUNDING * rounding_bound(recording.result)):
             _put(network, [(each, each.module) for each, *_ in proven])
             raise AdoptionError(
                 f"the adopted network is {network_error:.2g} standard deviations from what it gave before, although "
@@ -112,6 +112,22 @@ def adopt(
         names = "; ".join(f"{', '.join(module.paths)} {module.obstacle}" for module in left)
         warnings.warn(f"adopt left {len(left)} of {len(found)} modules in place: {names}", stacklevel=2)
     return AdoptionReport(tuple(adopted), tuple(left), network_error)
+
+
+def _run_again(network: nn.Module, call: Any, proven: list[tuple[_Found, nn.Module, nn.Module]]) -> Any:
+    """What the adopted network gives.
+
+    Raises:
+        AdoptionError: If it does not run any more; it is then as it was.
+    """
+    try:
+        return record(network, [], call).result
+    except AdoptionError as error:
+        _put(network, [(each, each.module) for each, *_ in proven])
+        raise AdoptionError(
+            f"the network does not run with its modules replaced: {in_a_line(error.__cause__)}. Does its code reach "
+            f"into {', '.join(path for each, *_ in proven for path in each.paths)}?"
+        ) from error
 
 
 def _check_network(network: nn.Module) -> None:
@@ -200,11 +216,11 @@ def _prove(
     tries, reason = random_calls(module, reading)
     if not calls and not tries:
         return _on_the_users_word(module, reading, padding, form, recording.failures.get(id(module), reason)), None
-    proof = prove(module, reading, tries or calls, are_tries=bool(tries))
+    proof = prove(module, reading, tries or calls, padding, are_tries=bool(tries))
     if tries and calls:
         error = compare(proof, reading, calls)
         if error > 10 * (proof.error or 0.0) + 1e-3:  # a form that random maps did not tell from another
-            proof = prove(module, reading, calls, are_tries=False)
+            proof = prove(module, reading, calls, padding, are_tries=False)
             error = proof.error or 0.0
         return proof, error
     return proof, proof.error
@@ -247,9 +263,9 @@ def _describe(each: _Found, reading: Reading, proof: Proof, padding: str | None,
     chosen = padding or proof.padding
     note = ""
     if error is None:
-        note = "not proven: it does not run here, and its padding and form are as you say"
+        note = "not proven: does not run here, and padding and form are as you say"
     elif chosen != proof.padding:
-        note = f"pads with {chosen} as you say; on this machine its copy computes with {proof.padding}"
+        note = f"pads with {chosen} as you say; on this machine it computes with {proof.padding}"
     elif chosen == "reflect" and padding is None:
         note = FALLBACK
     options = {**reading.known, **proof.choice}

@@ -44,17 +44,18 @@ class Proof:
         return reading.build(self.form, padding or self.padding, **self.choice)
 
 
-def prove(module: nn.Module, reading: Reading, calls: Sequence[Call], are_tries: bool) -> Proof:
+def prove(module: nn.Module, reading: Reading, calls: Sequence[Call], padding: str | None, are_tries: bool) -> Proof:
     """Finds the form, padding and open choices with which ours gives what ``module`` gave.
 
     Args:
         module: The original.
         reading: What it is.
         calls: What it gave.
+        padding: What the user says, for where both fit.
         are_tries: Whether ``calls`` are made in several ways, of which the right one is among those it answered.
 
     Raises:
-        ForeignModuleError: If there are none, or if either padding fits.
+        ForeignModuleError: If there are none, or if either padding fits and the user says nothing.
     """
     bound = _bound(reading, calls)
     best = Proof(None, "", error=math.inf)
@@ -73,7 +74,7 @@ def prove(module: nn.Module, reading: Reading, calls: Sequence[Call], are_tries:
     whole = best.build(reading)
     calls = [call for call in calls if _answer(whole, call) is not None]
     other = next(name for name in PADDINGS if name != best.padding)
-    if compare(Proof(best.form, other, best.choice), reading, calls) <= bound:
+    if padding is None and compare(Proof(best.form, other, best.choice), reading, calls) <= bound:
         raise ForeignModuleError(
             "computes the same with either padding on these inputs: say padding='zeros' or padding='reflect'"
         )
@@ -171,9 +172,14 @@ def _described(call: Call) -> str:
     return f"{count} argument{'s' * (count != 1)}, tensors of {shapes}"
 
 
+def rounding_bound(result: Any) -> float:
+    """How far the same may be off in a result of these types, in standard deviations."""
+    types = [leaf.dtype for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+    return max((SAME.get(dtype, 1e-4) for dtype in types), default=1e-4)
+
+
 def _bound(reading: Reading, calls: Sequence[Call]) -> float:
-    types = [leaf.dtype for call in calls for leaf in tree_leaves(call.result) if isinstance(leaf, Tensor)]
-    bound = max((SAME.get(dtype, 1e-4) for dtype in types), default=1e-4)
+    bound = rounding_bound([call.result for call in calls])
     return max(bound, ROUNDED_INSIDE) if reading.kind == TWO_STAGES else bound
 
 

@@ -78,7 +78,7 @@ def read(module: nn.Module) -> Reading | None:
         known = {name: getattr(module, name) for name in names}
 
         def build(form: Form | None, padding: str) -> nn.Module:
-            return CarafeLayer(module, *known.values(), padding)
+            return CarafeLayer(module, known["kernel_size"], known["group_size"], known["scale_factor"], padding)
 
         return Reading(LAYER, (), known, build)
     called = type(module).__name__
@@ -114,7 +114,7 @@ def _read_fusion(module: nn.Module) -> Reading:
             raise ForeignModuleError(
                 f"has {name} {getattr(module, name)}, expected 1: the official code crashes otherwise"
             )
-    known = {
+    known: dict[str, Any] = {
         "lowpass_kernel": _kernel_size("content_encoder", encoder.out_channels),
         "encoder_kernel": encoder.kernel_size[0],
         "encoder_dilation": encoder.dilation[0],
@@ -133,7 +133,8 @@ def _read_fusion(module: nn.Module) -> Reading:
         open_values["hr_residual"] = (True,)
     known["upsample_mode"] = getattr(module, "upsample_mode", "nearest")
     known["align_corners"] = bool(getattr(module, "align_corners", False))
-    sampler = _read_sampler(module.get_submodule("dysampler"), compressed, lr) if hasattr(module, "dysampler") else None
+    resampler = getattr(module, "dysampler", None)
+    sampler = _read_sampler(resampler, compressed, lr) if isinstance(resampler, nn.Module) else None
 
     def build(form: Form, padding: str, resizes: bool, **switches: bool) -> nn.Module:
         options = {"hr_channels": hr, "lr_channels": lr, "padding": padding, **known, **switches}
@@ -143,7 +144,8 @@ def _read_fusion(module: nn.Module) -> Reading:
     if sampler is not None:
         shown |= {"feature_resample_group": sampler["groups"], "feature_resample_norm": sampler["norm"]}
         shown["direction_feat"] = sampler["direction_feat"]
-    shown["hamming_window"] = all(getattr(module, name, "").numel() > 1 for name in WINDOWS if hasattr(module, name))
+    windows = [getattr(module, name) for name in WINDOWS if hasattr(module, name)]
+    shown["hamming_window"] = bool(windows) and all(window.numel() > 1 for window in windows)
     return Reading(FUSION, (hr, lr), shown, build, open_values, ALL_FORMS)
 
 
@@ -161,7 +163,7 @@ def _read_two_stages(module: nn.Module) -> Reading:
     _check_windows(module, *sizes)
 
     def build(form: Form, padding: str) -> nn.Module:
-        return TwoStageFusion(module, form, *sizes, padding)
+        return TwoStageFusion(module, form, sizes[0], sizes[1], padding)
 
     known = {"lowpass_kernel": sizes[0], "highpass_kernel": sizes[1], "compressed_channels": compressed}
     return Reading(TWO_STAGES, (hr, lr), known, build, forms=ALL_FORMS)
@@ -169,9 +171,9 @@ def _read_two_stages(module: nn.Module) -> Reading:
 
 def _read_pack(module: nn.Module) -> Reading | None:
     names = ("up_kernel", "up_group", "scale_factor")
-    kernel_size, groups, scale = (getattr(module, name, None) for name in names)
-    if not all(type(value) is int for value in (kernel_size, groups, scale)):
+    if not all(type(getattr(module, name, None)) is int for name in names):
         return None  # many networks call something so
+    kernel_size, groups, scale = (int(getattr(module, name)) for name in names)
     _refuse_further(module, ("channel_compressor", "content_encoder"), ())
     compressor, encoder = module.get_submodule("channel_compressor"), module.get_submodule("content_encoder")
     if not isinstance(compressor, nn.Conv2d) or not isinstance(encoder, nn.Conv2d):

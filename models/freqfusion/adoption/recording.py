@@ -147,7 +147,7 @@ def try_call(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Call | None
         return None, in_a_line(error)
 
 
-def in_a_line(error: Exception) -> str:
+def in_a_line(error: BaseException | None) -> str:
     """An error of a stranger's code, short enough for a table."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no message"]
     text = f"{type(error).__name__}: {lines[0]}"

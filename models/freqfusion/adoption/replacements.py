@@ -37,6 +37,11 @@ def take(replacement: nn.Module, original: nn.Module, children: Iterable[str]) -
             setattr(replacement, name, value)
 
 
+def device_of(module: nn.Module) -> torch.device:
+    """Where its parameters are."""
+    return next(module.parameters()).device
+
+
 def take_buffer(replacement: nn.Module, original: nn.Module, name: str, otherwise: Tensor) -> None:
     """The same for a buffer, which is stored where the original stores it."""
     found = getattr(original, name, None)
@@ -94,7 +99,7 @@ class AdoptedFreqFusion(CalledByForm, FreqFusion):
         names = ["hr_channel_compressor", "lr_channel_compressor", "content_encoder"]
         take(self, original, names + ["content_encoder2"] * self.use_high_pass)
         for name in ("hamming_lowpass", "hamming_highpass"):
-            take_buffer(self, original, name, torch.ones(1, device=original.content_encoder.weight.device))
+            take_buffer(self, original, name, torch.ones(1, device=device_of(original)))
         self.read_windows()
         if sampler is not None:
             self.feature_resample = True
@@ -119,8 +124,7 @@ def adopted_sampler(original: nn.Module, options: dict[str, Any]) -> LocalSimGui
         sampler = LocalSimGuidedSampler(**options)
     names = [name for name, _ in original.named_children() if name in sampler._modules]
     take(sampler, original, names)
-    device = original.offset.weight.device
-    take_buffer(sampler, original, "init_pos", sampler._identity_offsets().to(device))
+    take_buffer(sampler, original, "init_pos", sampler._identity_offsets().to(device_of(original)))
     return sampler
 
 
@@ -137,6 +141,13 @@ class TwoStageFusion(CalledByForm):
         padding: A key of ``PADDINGS``.
     """
 
+    hr_channel_compressor: nn.Module
+    lr_channel_compressor: nn.Module
+    content_encoderL1: nn.Module
+    content_encoderL2: nn.Module
+    content_encoderH1: nn.Module
+    content_encoderH2: nn.Module
+
     ENCODERS = ("content_encoderL1", "content_encoderL2", "content_encoderH1", "content_encoderH2")
 
     def __init__(
@@ -145,7 +156,7 @@ class TwoStageFusion(CalledByForm):
         super().__init__()
         self.form, self.padding = form, padding
         self.lowpass_kernel, self.highpass_kernel = lowpass_kernel, highpass_kernel
-        one = torch.ones(1, device=original.content_encoderL1.weight.device)
+        one = torch.ones(1, device=device_of(original))
         self.register_windows(one, one)
         take(self, original, ("hr_channel_compressor", "lr_channel_compressor", *self.ENCODERS))
         for name in ("hamming_lowpass", "hamming_highpass"):
@@ -182,6 +193,9 @@ class CarafeUpsampler(nn.Module):
         scale: Output pixels per input pixel along each axis.
         padding: A key of ``PADDINGS``.
     """
+
+    channel_compressor: nn.Module
+    content_encoder: nn.Module
 
     def __init__(self, original: nn.Module, kernel_size: int, groups: int, scale: int, padding: str) -> None:
         super().__init__()

@@ -100,7 +100,9 @@ class AdoptionReport:
                 )
             )
         lines = _table(rows) if self.adopted else []
-        lines += [f"{', '.join(module.paths)}: {module.note}" for module in self.adopted if module.note]
+        for note in dict.fromkeys(module.note for module in self.adopted if module.note):
+            paths = [path for module in self.adopted if module.note == note for path in module.paths]
+            lines.append(f"{', '.join(paths)}: {note}")
         lines += [f"left: {', '.join(module.paths)}, a {module.called}, {module.obstacle}" for module in self.left]
         if self.network_error is not None:
             lines.append(f"the whole network: {self.network_error:.1e} standard deviations from before")

@@ -2,11 +2,12 @@
 """The operators of FreqFusion and of detectors, as ``torch.ops.freqfusion.*``."""
 
 from freqfusion.ops.adaptive_filter import FilterMode, adaptive_filter, normalize_taps
-from freqfusion.ops.carafe import Padding, carafe
+from freqfusion.ops.carafe import carafe
 from freqfusion.ops.deformable_attention import deformable_attention
 from freqfusion.ops.local_similarity import local_similarity
 from freqfusion.ops.nms import nms
 from freqfusion.ops.offset_resample import offset_resample
+from freqfusion.ops.padding import Padding
 from freqfusion.ops.pyramid_roi_align import pyramid_roi_align
 from freqfusion.ops.query_argmax import query_argmax
 from freqfusion.ops.resize_argmax import resize_argmax

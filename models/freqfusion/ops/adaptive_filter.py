@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from freqfusion import native
-from freqfusion.ops.autograd import differentiate_through, widen_under_autocast
+from freqfusion.ops.autograd import differentiate_by, widen_under_autocast
 from freqfusion.ops.carafe import check_shapes, check_size, reassemble
+from freqfusion.ops.reassembly_gradients import reassembly_gradients
 
 
 class FilterMode(IntEnum):
@@ -141,5 +142,47 @@ def _(
     return features.new_empty((n, c, scale * h, scale * w))
 
 
-differentiate_through(adaptive_filter, filter_features, tensors=2)
+@torch.library.custom_op("freqfusion::adaptive_filter_gradients", mutates_args=())
+def adaptive_filter_gradients(
+    gradient: Tensor,
+    features: Tensor,
+    logits: Tensor,
+    window: Sequence[float],
+    kernel_size: int,
+    groups: int,
+    scale: int,
+    mode: int,
+    padding: int,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of ``adaptive_filter`` with respect to ``features`` and ``logits``, each of its shape and dtype."""
+    exact = torch.promote_types(features.dtype, torch.float32)
+    taps = normalize_taps(logits.to(exact), window, kernel_size)
+    filtered = gradient.to(exact) if mode == FilterMode.LOWPASS else -gradient.to(exact)
+    arguments = (filtered, features.to(exact), taps, kernel_size, groups, scale, padding)
+    by_features, by_taps = reassembly_gradients(*arguments)
+    if mode != FilterMode.LOWPASS:
+        by_features.add_(gradient, alpha=mode)
+    # Softmax, window and renormalisation together are softmax(logits + log window), and taps its result.
+    shares = taps.unflatten(1, (groups, -1))
+    rise = by_taps.unflatten(1, (groups, -1))
+    by_logits = shares * (rise - (shares * rise).sum(dim=2, keepdim=True))
+    return by_features.to(features.dtype), by_logits.flatten(1, 2).to(logits.dtype)
+
+
+@adaptive_filter_gradients.register_fake
+def _(
+    gradient: Tensor,
+    features: Tensor,
+    logits: Tensor,
+    window: Sequence[float],
+    kernel_size: int,
+    groups: int,
+    scale: int,
+    mode: int,
+    padding: int,
+) -> tuple[Tensor, Tensor]:
+    return features.new_empty(features.shape), logits.new_empty(logits.shape)
+
+
+differentiate_by(adaptive_filter, adaptive_filter_gradients, tensors=2)
 widen_under_autocast(adaptive_filter)

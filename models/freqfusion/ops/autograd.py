@@ -37,6 +37,25 @@ def differentiate_through(op: Any, definition: Callable[..., Tensor], tensors: i
     op.register_autograd(backward, setup_context=setup_context)
 
 
+def differentiate_by(op: Any, gradients: Callable[..., tuple[Tensor, ...]], tensors: int) -> None:
+    """Registers that ``gradients`` gives those of ``op``.
+
+    Args:
+        op: The ``torch.library.custom_op``; its first ``tensors`` arguments are tensors, the rest constants.
+        gradients: Takes the gradient of the result and the operator's arguments.
+        tensors: How many leading arguments are tensors.
+    """
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:tensors])
+        ctx.constants = inputs[tensors:]
+
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return (*gradients(gradient, *ctx.saved_tensors, *ctx.constants), *(None for _ in ctx.constants))
+
+    op.register_autograd(backward, setup_context=setup_context)
+
+
 def widen_under_autocast(op: Any) -> None:
     """Registers that autocast gives ``op`` fp32, as it does ``softmax`` and ``grid_sample``, which these are made of.
 

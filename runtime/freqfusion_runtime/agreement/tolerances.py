@@ -57,6 +57,12 @@ HIGH_INSIDE_BOUNDS: Mapping[str, float] = {precision: 8.5 * rms for precision, r
 # twice the largest error of any logit that was seen.
 DECIDED_MARGINS: Mapping[str, float] = {precision: 5 * 2**0.5 * rms for precision, rms in RMS_BOUNDS.items()}
 
+# Of segmenters by queries: a mask's logit within this of zero, over the logits' deviation, may hide a key by one right
+# computation and show it by another. fp32: ten times what it differs from fp64 by (SPEC of Mask2Former, section 9), as
+# pictures of any size are looked at. Half types: five times the rms of a logit's error, one of 3.5 million; 0.0029 and
+# 0.031 were seen on Swin-B at 128 x 160.
+KEY_MARGINS: Mapping[str, float] = {"fp32": 4e-5, **{precision: 5 * rms for precision, rms in RMS_BOUNDS.items()}}
+
 # Inside the network as for fp32: four times the logits' bound. Of 8 bits, where a layer's noise is in its own input and
 # FreqFusion's nodes stay in fp32: as the logits.
 INSIDE_BOUNDS: Mapping[str, float] = {

@@ -43,6 +43,7 @@ from freqfusion_runtime.pictures.sizes import keep_ratio_size
 from freqfusion_runtime.predictors.loading import predictor_of
 from freqfusion_runtime.predictors.opening import open_session
 from freqfusion_runtime.results.detections import Detections, PanopticSegmentation
+from freqfusion_runtime.results.labels import MASK_LOGITS
 from freqfusion_runtime.results.result_names import result_names
 from freqfusion_runtime.results.segmentation import Segmentation
 from freqfusion_runtime.sessions.protocol import Session
@@ -164,7 +165,8 @@ class Gate:
             for reference, outputs, expected in self._expected(subject, photo):
                 scores = engine.manifest.outputs[0].name
                 is_scores = self.manifest.task == "semantic_segmentation" and self.manifest.interface == "tensor"
-                if is_scores and scores in outputs:
+                # Queries' logits differ by any amount behind a key that one of two right computations hides.
+                if is_scores and scores in outputs and scores != MASK_LOGITS:
                     subject.rungs.append(self._array_rung(reference, "network", scores, found[scores], outputs[scores]))
                 subject.rungs.append(self._task_rung(reference, engine, found, photo, expected))
 

@@ -21,6 +21,7 @@ from importlib import metadata
 from typing import Any
 
 from freqfusion_runtime.commands.terminal import print_error, print_line
+from freqfusion_runtime.errors import MORE_MEMORY, ran_out_of_memory
 from freqfusion_runtime.files import printable
 
 # Names only: this package imports nothing of the packages above it.
@@ -108,9 +109,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as e:
-        if not _is_user_error(e):
-            raise
-        return _fail(f"freqfusion {name}", str(e))
+        if _is_user_error(e):
+            return _fail(f"freqfusion {name}", str(e))
+        if ran_out_of_memory(e):
+            reason = next(iter(str(e).splitlines()), type(e).__name__)
+            return _fail(f"freqfusion {name}", f"ran out of memory ({reason}). {MORE_MEMORY}")
+        raise
 
 
 @contextmanager

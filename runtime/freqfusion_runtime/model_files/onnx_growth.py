@@ -13,7 +13,7 @@ from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from freqfusion_runtime.errors import ModelFileError
+from freqfusion_runtime.errors import MORE_MEMORY, ModelFileError, ran_out_of_memory
 from freqfusion_runtime.model_files.constant_shapes import (
     Constant,
     Shape,
@@ -84,6 +84,8 @@ def check_growth(path: str | os.PathLike[str]) -> None:
     except ValueError as e:
         raise ModelFileError(f"{path} is no ONNX model ({e}). Write it again with `freqfusion export`.") from e
     except OSError as e:
+        if ran_out_of_memory(e):
+            raise ModelFileError(f"{path} cannot be opened: the machine ran out of memory. {MORE_MEMORY}") from e
         raise ModelFileError(f"{path} cannot be read: {(e.strerror or str(e)).lower()}. Check its rights.") from e
     limit = MOST_BYTES + TIMES * sum(file.stat().st_size for file in (path, *check_external_files(path)))
     nodes, size = _with_calls(path, main, functions, limit)

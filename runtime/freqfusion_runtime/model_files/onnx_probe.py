@@ -22,7 +22,7 @@ _GRAPH_NODE, _GRAPH_OUTPUT = 1, 12
 _NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OP_TYPE, _NODE_DOMAIN, _NODE_METADATA = 1, 2, 3, 4, 7, 9
 # Operators whose results have a fixed order. What is computed for each proposal of a detector has the proposals' order,
 # which changes where two of them have equal scores but for rounding.
-_MAPS = ("AdaptiveFilter", "Carafe", "LocalSimilarity", "OffsetResample")
+_MAPS = ("AdaptiveFilter", "Carafe", "DeformableAttention", "LocalSimilarity", "OffsetResample")
 
 UNPADDED = "unpadded_"
 """How the names of values begin that are a network's input or logits but for the padding, and compare with neither."""

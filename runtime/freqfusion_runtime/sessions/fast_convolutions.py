@@ -17,6 +17,8 @@ from freqfusion_runtime.model_files.onnx_writing import field, header
 from freqfusion_runtime.sessions.weights_in_file import left_in_file, packed_factors
 
 OPERATOR = "Convolve3x3"
+FOLDER_ENTRY = "session.model_external_initializers_file_folder_path"
+"""Of ONNX Runtime's session options: where a model that is opened as bytes has its other files."""
 MIN_CHANNELS = 128
 """Of input and output. Below, transforming tiles costs what the products save."""
 
@@ -51,7 +53,7 @@ class Rewritten:
 
     Attributes:
         content: Its bytes, large weights left out.
-        folder: Where the files are that hold those.
+        folder: Where the files are that hold those; for :data:`FOLDER_ENTRY`.
     """
 
     content: bytes

@@ -14,13 +14,20 @@ from typing import Any
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from freqfusion_runtime.errors import KernelLibraryError, ModelFileError, NetworkOutputError, ProviderError
+from freqfusion_runtime.errors import (
+    MORE_MEMORY,
+    KernelLibraryError,
+    ModelFileError,
+    NetworkOutputError,
+    ProviderError,
+    ran_out_of_memory,
+)
 from freqfusion_runtime.files import kind_of
 from freqfusion_runtime.model_files.external_data import are_vouched_for, check_external_files
 from freqfusion_runtime.model_files.manifest import METADATA_KEY, Manifest
 from freqfusion_runtime.model_files.onnx_growth import check_growth
 from freqfusion_runtime.model_files.onnx_nodes import DOMAIN, NodeEntry, list_nodes
-from freqfusion_runtime.sessions.fast_convolutions import Rewritten, with_fast_convolutions
+from freqfusion_runtime.sessions.fast_convolutions import FOLDER_ENTRY, Rewritten, with_fast_convolutions
 from freqfusion_runtime.sessions.graph_check import check_graph, tensors_of
 from freqfusion_runtime.sessions.input_checks import check_inputs, check_sides
 from freqfusion_runtime.sessions.kernel_library import (
@@ -38,8 +45,6 @@ _ARENAS = {"cpu": "cpu:0", "cuda": "cpu:0;gpu:0"}
 # Of a run's inputs. To reserve memory anew costs a run 4 %, and these are larger than pictures usually are.
 _LARGE_BYTES = 16 << 20
 _ORT_FORMAT = b"ORTM"  # from the fifth byte on
-FOLDER_OF_WEIGHTS = "session.model_external_initializers_file_folder_path"
-"""The option that says where the files of a model in memory are."""
 LEFT_OUT_ON_CPU = ("optimization.disable_specified_optimizers", "SkipLayerNormFusion")
 """The option that leaves out an optimisation which makes models slower: a sum and the normalisation behind it, each on
 its own, take two thirds of the time of the one CPU kernel for both (1.32, AVX-512, 8400 x 256)."""
@@ -124,6 +129,10 @@ class OnnxRuntimeSession:
             values = self._session.run(names, dict(inputs), self._run_options(inputs))
         except Exception as e:  # ONNX Runtime's errors have no base class of their own
             shapes = ", ".join(f"{name} {value.shape}" for name, value in inputs.items())
+            if ran_out_of_memory(e):
+                raise NetworkOutputError(
+                    f"{self._path} ran out of memory on {shapes}: {_first_line(e)} {MORE_MEMORY}"
+                ) from e
             raise NetworkOutputError(
                 f"{self._path}: ONNX Runtime failed on {shapes}: {_first_line(e)} "
                 "Try another size or --kernels never, and report it if that helps."
@@ -140,7 +149,7 @@ class OnnxRuntimeSession:
         providers = [provider] if provider == _PROVIDERS["cpu"] else [provider, _PROVIDERS["cpu"]]
         model, reason = self._with_fast_convolutions(provider), None
         if model is not None:
-            options.add_session_config_entry(FOLDER_OF_WEIGHTS, model.folder)
+            options.add_session_config_entry(FOLDER_ENTRY, model.folder)
             try:
                 return self._counted(model.content, options, providers)
             except Exception as e:  # as above; such as a library that is older than this operator
@@ -148,6 +157,10 @@ class OnnxRuntimeSession:
         try:
             opened = self._counted(str(self._path), options, providers)
         except Exception as e:  # as above
+            if ran_out_of_memory(e):
+                raise ModelFileError(
+                    f"{self._path} ran out of memory as it was opened: {_first_line(e)} {MORE_MEMORY}"
+                ) from e
             if "NOT_IMPLEMENTED" in str(e):
                 raise ModelFileError(
                     f"{self._path} has an operator in a type for which ONNX Runtime {ort.__version__} has no kernel "

@@ -46,7 +46,13 @@ def test_modules_filter_by_mmcv_within_the_block_only(stand_in):
         with mmcv_peer.mmcv_operators():
             actual = module(*inputs)
     torch.testing.assert_close(actual, expected)
-    assert sys.modules["freqfusion.fusion"].adaptive_filter is not mmcv_peer.adaptive_filter
+    assert sys.modules["freqfusion.predicted_filters"].adaptive_filter is not mmcv_peer.adaptive_filter
+
+
+def test_mmcv_does_not_reflect(stand_in):
+    module = FreqFusion(8, 8, compressed_channels=8, padding="reflect").eval()
+    with mmcv_peer.mmcv_operators(), pytest.raises(ValueError, match=r"pads with zeros \(0\) alone, got padding 1"):
+        module(torch.randn(1, 8, 8, 8), torch.randn(1, 8, 4, 4))
 
 
 def test_it_is_not_available_without_mmcv():

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
 from freqfusion import load_model
+from freqfusion_export.commands.precision_bisection import refuse_unless_half
 from freqfusion_export.errors import ExportError
 from freqfusion_export.parity.probe import Probe
 from freqfusion_export.parity.segmenter_parity import LOGITS
@@ -227,6 +229,12 @@ def test_a_loss_that_is_not_of_precision_is_said_to_be_none(overflowing, photo, 
     assert found["nodes"] is None
     assert found["options"] == []
     assert "the loss is not one of precision between nodes" in captured.err
+
+
+def test_a_network_of_queries_is_refused():
+    message = r"m\.onnx is a Mask2Former, and --bisect judges class scores at each place, where it has queries"
+    with pytest.raises(ExportError, match=message):
+        refuse_unless_half(Path("m.onnx"), "fp16", "semantic_segmentation", ["AdaptiveFilter", "DeformableAttention"])
 
 
 @pytest.mark.parametrize(

@@ -161,12 +161,18 @@ def test_without_a_run_options_that_are_nowhere_said_are_asked_for():
     left_with(network, words, padding="zeros", form="hr, lr -> (hr, lr)")
 
 
+def test_where_either_padding_gives_the_same_the_users_word_is_asked_for():
+    network = filled(Pair(FreqFusion(8, 12, kernels=(1, 1))))
+    left_with(network, "computes the same with either padding on these inputs: say padding='zeros'", IMAGE)
+    assert adopt(network, IMAGE, padding="reflect").adopted[0].padding == "reflect"
+
+
 def test_the_users_word_comes_before_what_this_machine_computes():
     network = filled(Pair(FreqFusion(8, 12, padding="reflect")))
     expected = filled(Pair(FreqFusion(8, 12, padding="zeros")))(IMAGE)
     report = adopt(network, IMAGE, padding="zeros")
     assert report.adopted[0].padding == "zeros"
-    assert "pads with zeros as you say; on this machine its copy computes with reflect" in str(report)
+    assert "pads with zeros as you say; on this machine it computes with reflect" in str(report)
     for ours, theirs in zip(network(IMAGE), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
@@ -191,6 +197,18 @@ class Noisy(Pair):
     def forward(self, image: Tensor) -> object:
         taps, hr, lr = super().forward(image)
         return taps, hr + torch.rand_like(hr), lr
+
+
+class WithNormalizer(FreqFusion):
+    kernel_normalizer = None
+
+
+class Reaching(Pair):
+    """Uses what only the original has."""
+
+    def forward(self, image: Tensor) -> object:
+        assert self.fusion.kernel_normalizer is None
+        return super().forward(image)
 
 
 def in_training() -> nn.Module:
@@ -249,10 +267,20 @@ def test_a_word_that_is_none_is_refused(said, message):
         adopt(filled(Pair(FreqFusion(8, 12))), **said)
 
 
-def test_a_network_that_is_refused_is_as_it_was():
-    network = filled(Noisy(FreqFusion(8, 12)))
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Noisy(FreqFusion(8, 12)), "standard deviations from what it gave before"),
+        (
+            lambda: Reaching(WithNormalizer(8, 12)),
+            "does not run with its modules replaced: AttributeError: .*reach into fusion",
+        ),
+    ],
+)
+def test_a_network_that_is_refused_is_as_it_was(make, message):
+    network = filled(make())
     before = network.fusion
-    with pytest.raises(AdoptionError, match="standard deviations"):
+    with pytest.raises(AdoptionError, match=message):
         adopt(network, IMAGE)
     assert network.fusion is before
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from freqfusion import fusion, native, sampler
+from freqfusion import native, predicted_filters, sampler
 from freqfusion.mask2former import deformable_encoder, pixel_decoder, predictor, swin, windows
 from freqfusion.mask2former.windows import Windows
 from freqfusion.ops.adaptive_filter import normalize_taps
@@ -57,23 +57,23 @@ def right():
 
 
 def pad_carafe(mode: str) -> Callable[..., None]:
-    def filtered(x: Tensor, logits: Tensor, window: Any, k: int, groups: int, scale: int, kind: int) -> Tensor:
+    def filtered(x: Tensor, logits: Tensor, window: Any, k: int, _: int, scale: int, kind: int, __: int) -> Tensor:
         n, c, h, w = x.shape
         around = F.unfold(F.pad(x, (k // 2,) * 4, mode=mode), k).reshape(n, c * k * k, h, w)
         around = F.interpolate(around, scale_factor=scale, mode="nearest").reshape(n, c, k * k, scale * h, scale * w)
         low = (around * normalize_taps(logits, window, k)[:, None]).sum(dim=2)
         return kind * x - low if kind else low
 
-    return lambda patch, _: patch.setattr(fusion, "adaptive_filter", filtered)
+    return lambda patch, _: patch.setattr(predicted_filters, "adaptive_filter", filtered)
 
 
 def swap_taps(patch: pytest.MonkeyPatch, _: nn.Module) -> None:
-    plain = fusion.adaptive_filter
+    plain = predicted_filters.adaptive_filter
 
     def filtered(x: Tensor, logits: Tensor, window: Any, k: int, *rest: Any) -> Tensor:
         return plain(x, logits.unflatten(1, (k, k)).transpose(1, 2).flatten(1, 2), window, k, *rest)
 
-    patch.setattr(fusion, "adaptive_filter", filtered)
+    patch.setattr(predicted_filters, "adaptive_filter", filtered)
 
 
 def each_fusion(name: str, value: Any) -> Callable[..., None]:

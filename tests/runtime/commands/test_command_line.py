@@ -100,6 +100,20 @@ def test_the_errors_of_the_other_packages_count_as_ours(command, capsys):
     assert capsys.readouterr().err == "freqfusion probe: a.pth is truncated.\n"
 
 
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.\nTrace")],
+)
+def test_memory_that_runs_out_is_no_traceback(command, capsys, error):
+    def fail(args):
+        raise error
+
+    command.execute = fail
+    assert cli.main(["probe"]) == 2
+    reason = str(error).splitlines()[0] if str(error) else "MemoryError"
+    assert capsys.readouterr().err.startswith(f"freqfusion probe: ran out of memory ({reason}). Give it smaller")
+
+
 def test_a_bug_is_not_hidden(command):
     def fail(args):
         raise ZeroDivisionError

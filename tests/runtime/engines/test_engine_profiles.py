@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from array_networks import network_manifest
 from freqfusion_runtime.engines.errors import ProfileError, ProfileOptionError
 from freqfusion_runtime.engines.profiles import Profile, ShapeRange, choose_profile, read_profiles
 from freqfusion_runtime.errors import InputError
@@ -101,3 +102,24 @@ def test_a_shape_outside_every_profile_is_told_the_command_that_widens_the_neare
 def test_another_rank_is_outside_every_profile():
     with pytest.raises(ProfileError, match="image 3x64x64 lies outside"):
         choose_profile(PLAN, (profile(32, 64, 96),), {"image": (3, 64, 64)})
+
+
+def test_a_network_of_arrays_is_built_for_the_sizes_that_it_was_exported_with():
+    (profile,) = read_profiles(network_manifest(), [], [], [])
+    assert profile.ranges == {
+        "image": ShapeRange(*[(1, 3, 32, 48)] * 3),
+        "depth": ShapeRange(*[(1, 1, 16, 24)] * 3),
+    }
+
+
+@pytest.mark.parametrize(
+    ("most", "message"),
+    [
+        ("1x34x48,depth=1x17x24", "--max: the size height must be a multiple of 4, got 34"),
+        ("2x64x48,depth=2x16x24", "--max: axis 2 of input 'depth' must be 1/2 of the size height, which is 64"),
+    ],
+)
+def test_profiles_of_a_network_of_arrays_keep_to_its_sizes(most, message):
+    usual = "1x32x48,depth=1x16x24"
+    with pytest.raises(ProfileOptionError, match=message):
+        read_profiles(network_manifest(), [usual], [usual], [most])

@@ -7,11 +7,11 @@ import numpy as np
 import onnx
 import pytest
 from freqfusion_runtime.errors import ModelFileError
-from freqfusion_runtime.model_files import onnx_probe
 from freqfusion_runtime.model_files.external_data import external_files, model_sha256
 from freqfusion_runtime.model_files.onnx_facts import read_onnx_facts
 from freqfusion_runtime.model_files.onnx_nodes import list_nodes
 from freqfusion_runtime.model_files.onnx_probe import inner_values
+from freqfusion_runtime.model_files.onnx_writing import field
 from freqfusion_runtime.sessions.fast_convolutions import with_fast_convolutions
 from growth import assert_linear, steps
 from onnx import TensorProto, helper, numpy_helper
@@ -94,11 +94,6 @@ def test_a_truncated_model_is_refused(tmp_path):
 def test_a_folder_is_refused(tmp_path):
     with pytest.raises(ModelFileError, match="is a folder"):
         read_onnx_facts(tmp_path)
-
-
-def field(number, content):
-    """A message inside a message."""
-    return onnx_probe._field(number, content)
 
 
 @pytest.mark.parametrize(

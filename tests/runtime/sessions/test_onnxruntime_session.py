@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import errno
 import os
 import shutil
 import subprocess
@@ -9,7 +10,15 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from freqfusion_runtime.errors import InputError, KernelLibraryError, ManifestError, ModelFileError, ProviderError
+from freqfusion_runtime.errors import (
+    InputError,
+    KernelLibraryError,
+    ManifestError,
+    ModelFileError,
+    NetworkOutputError,
+    ProviderError,
+)
+from freqfusion_runtime.model_files import onnx_nodes
 from freqfusion_runtime.model_files.manifest import FORMAT_VERSION, TensorSpec
 from freqfusion_runtime.model_files.onnx_nodes import NodeEntry, list_nodes
 from freqfusion_runtime.predictors.opening import open_session
@@ -218,6 +227,33 @@ def test_an_empty_or_missing_file_is_named(tmp_path):
         open_session(tmp_path / "gone.onnx")
     with pytest.raises(ModelFileError, match="is a folder"):
         open_session(tmp_path)
+
+
+def test_memory_that_runs_out_is_told_as_such(tmp_path, monkeypatch):
+    path = write_tensor_model(tmp_path / "net.onnx")
+    session = open_session(path)
+
+    class Full:
+        def __init__(self, *_, **__):
+            raise RuntimeError("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : std::bad_alloc")
+
+        def get_outputs(self=None):
+            return []
+
+        def run(*_):
+            raise RuntimeError("BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer of size 9")
+
+    monkeypatch.setattr(session, "_session", Full)
+    message = r"net\.onnx ran out of memory on image \(1, 3, 32, 32\): .* of size 9\. Give it smaller pictures"
+    with pytest.raises(NetworkOutputError, match=message):
+        session.run({"image": np.zeros((1, 3, 32, 32), np.float32)})
+    with monkeypatch.context() as change:
+        change.setattr(onnxruntime, "InferenceSession", Full)
+        with pytest.raises(ModelFileError, match=r"ran out of memory as it was opened: .*bad_alloc.* more\.$"):
+            open_session(path)
+    monkeypatch.setattr(onnx_nodes.mmap, "mmap", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.ENOMEM, "no")))
+    with pytest.raises(ModelFileError, match=r"cannot be opened: the machine ran out of memory\. Give it smaller"):
+        open_session(path)
 
 
 def test_a_file_in_onnxruntimes_own_format_is_named(tmp_path):

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files without functions, domains of ours, or anything else that strict readers of ONNX trip over; needs onnx."""
+"""Models of standard operators alone, for readers that know no functions; needs onnx."""

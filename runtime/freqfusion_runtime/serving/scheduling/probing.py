@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from freqfusion_runtime.errors import ModelFileError
+from freqfusion_runtime.errors import ModelFileError, ran_out_of_memory
 from freqfusion_runtime.serving.operation.settings import MEBIBYTE, Settings
 from freqfusion_runtime.serving.scheduling.footprint import Footprint
 
@@ -26,7 +26,6 @@ _PROGRAM = (
     "from freqfusion_runtime.serving.scheduling.probing import main; main(json.loads(sys.argv[2]))"
 )
 _MOST_LETTERS = 4000  # of a reason: a hostile file chooses what it says
-_OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "allocate memory", "Unable to allocate", "MemoryError")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +102,7 @@ class Probe:
             ) from None
         if problem is None:
             return Footprint(network, picture)
-        if self._settings.load_memory_mb and any(sign in problem for sign in _OUT_OF_MEMORY):
+        if self._settings.load_memory_mb and ran_out_of_memory(problem):
             raise ModelFileError(
                 f"{self._path} takes more than {self._settings.load_memory_mb:g} MiB of memory to be opened and warmed "
                 "up. Write it again with `freqfusion export`, or allow more with --load-memory-mb if it is trusted."

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from array_networks import write_network
 from freqfusion_runtime.commands.cli import main
 from freqfusion_runtime.files import sha256_of
 from freqfusion_runtime.model_files.manifest import METADATA_KEY, Manifest, TensorSpec, write_sidecar
@@ -372,3 +373,19 @@ def test_the_shell_of_the_readme_runs(asked, number, answer):
     assert json.loads(done.stdout)["platform"] == "onnxruntime_onnx", done.stderr
     raw = (folder / "answer.bin").read_bytes()
     assert json.loads(raw[:-answer])["outputs"][0]["parameters"]["binary_data_size"] == answer
+
+
+def test_a_network_of_arrays_is_warmed_up_at_its_own_sizes_and_has_no_labels(tmp_path):
+    model = write_network(tmp_path / "pair.onnx")
+    assert triton(model, tmp_path / "repo", "--kernels", "never") == 0
+    config = config_of(tmp_path / "repo", "pair")
+    assert [(spec.name, list(spec.dims)) for spec in config.input] == [("image", [3, -1, -1]), ("depth", [1, -1, -1])]
+    assert [spec.label_filename for spec in config.output] == ["", ""]
+    assert {name: list(value.dims) for name, value in config.model_warmup[0].inputs.items()} == {
+        "image": [3, 32, 48],
+        "depth": [1, 16, 24],
+    }
+    assert not (tmp_path / "repo" / "pair" / "labels.txt").exists()
+    readme = (tmp_path / "repo" / "README.md").read_text()
+    assert '"depth": np.zeros([1, 1, 16, 24], np.float32),' in readme
+    assert f"head -c {4 * (3 * 32 * 48 + 16 * 24)} /dev/zero" in readme
