@@ -103,11 +103,12 @@ def open_onnx(entry: Entry, threads: int, profile_prefix: str | None = None) -> 
 def open_with_kernels(path: str | Path, options: Any) -> Any:
     """Opens a file with the options of ONNX Runtime given and the kernels, as the runtime's own session does."""
     options.register_custom_ops_library(str(library_path()))
+    options.add_session_config_entry(*LEFT_OUT_ON_CPU)
     model: str | bytes = str(path)
     if rewritten := with_fast_convolutions(path):
         options.add_session_config_entry(FOLDER_ENTRY, rewritten.folder)
         model = rewritten.content
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"], disabled_optimizers=LEFT_OUT_ON_CPU)
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def session_options(threads: int) -> Any:

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from freqfusion_runtime.errors import (
@@ -24,8 +25,9 @@ from freqfusion_runtime.predictors.opening import open_session
 from freqfusion_runtime.sessions import onnxruntime_session
 from freqfusion_runtime.sessions.fast_convolutions import Rewritten
 from freqfusion_runtime.sessions.kernel_library import FOLDER_VARIABLE, LIBRARY_NAME, library_path
-from freqfusion_runtime.sessions.onnxruntime_session import _operator_paths
+from freqfusion_runtime.sessions.onnxruntime_session import LEFT_OUT_ON_CPU, _operator_paths
 from freqfusion_runtime.sessions.protocol import OperatorPath
+from onnx import TensorProto, helper, numpy_helper
 from small_models import BIAS, WEIGHTS, image_manifest, tensor_manifest, write_image_model, write_tensor_model
 
 BUILT_LIBRARY = library_path()
@@ -121,6 +123,34 @@ def test_convolutions_that_cannot_be_ours_are_told(tmp_path, monkeypatch):
     with pytest.warns(UserWarning, match=r"net.onnx runs with ONNX Runtime's 3 x 3 convolutions.*`make plugins`"):
         session = open_session(path)
     assert session.run({"image": np.ones((1, 3, 32, 32), np.float32)})["logits"].shape == (1, 4, 4, 4)
+
+
+def test_a_sum_and_the_normalisation_behind_it_stay_apart_on_the_cpu(tmp_path, monkeypatch):
+    opened, real = [], onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        onnxruntime,
+        "InferenceSession",
+        lambda model, given, **named: opened.append(given) or real(model, given, **named),
+    )
+    open_session(write_tensor_model(tmp_path / "net.onnx"))
+    assert opened[0].get_session_config_entry(LEFT_OUT_ON_CPU[0]) == LEFT_OUT_ON_CPU[1]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4, 8]) for name in "xyz"]
+    ones = numpy_helper.from_array(np.ones(8, np.float32), "ones")
+    nodes = [
+        helper.make_node("Add", ["x", "y"], ["sum"]),
+        helper.make_node("LayerNormalization", ["sum", "ones", "ones"], ["z"]),
+    ]
+    graph = helper.make_graph(nodes, "g", values[:2], values[2:], [ones])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10).SerializeToString()
+    found = []
+    for entries in ((), (LEFT_OUT_ON_CPU,)):
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level, options.optimized_model_filepath = 4, str(tmp_path / "optimised.onnx")
+        for entry in entries:
+            options.add_session_config_entry(*entry)
+        real(model, options, providers=["CPUExecutionProvider"])
+        found.append([node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node])
+    assert found == [["SkipLayerNormalization"], ["Add", "LayerNormalization"]]
 
 
 def test_as_many_nodes_run_as_kernels_as_were_made():
