@@ -62,7 +62,6 @@ CONSUMERS = (
     Consumer("tract", ("tract==0.23.9", "numpy==2.4.6"), "with_tract.py"),
     Consumer("TVM", ("apache-tvm==0.27.0.post1", "onnx==1.23.2", "numpy==2.4.6"), "with_tvm.py"),
     Consumer("IREE", ("iree-base-compiler==3.13.0", "iree-base-runtime==3.13.0", "onnx==1.23.2"), "with_iree.py"),
-    Consumer("tinygrad", ("tinygrad==0.14.0", "numpy==2.4.6"), "with_tinygrad.py"),
     Consumer("onnxslim", ("onnxslim==0.1.98", _ORT), "with_onnxruntime.py", ("onnxslim", "{in}", "{out}")),
     Consumer("onnxsim", ("onnxsim==0.8.1", _ORT), "with_onnxruntime.py", ("onnxsim", "{in}", "{out}")),
     Consumer(
