@@ -62,8 +62,8 @@ class NodeBeforeRun : public Ort::ShapeInferContext {
 };
 
 //! What an operator's tensors hold: all the placement's type; or that, with int64 sizes in host memory as the last
-//! input; or that and an int32 output; or that type, with fp32 boxes as the last input; or uint8 in and fp32 out; or all that
-//! type, where the last input may be left out.
+//! input; or that and an int32 output; or that type, with fp32 boxes as the last input; or uint8 in and fp32 out; or
+//! all that type, where the last input may be left out.
 enum class Elements { kSame, kSized, kLabels, kBoxes, kPictures, kBiased };
 
 //! Counts one more kernel made by this thread, for `freqfusion_onnxruntime_kernel_counts`.
