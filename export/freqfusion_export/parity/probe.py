@@ -17,6 +17,8 @@ from freqfusion_export.passes.label_stages import STAGE_KEY
 from freqfusion_export.passes.name_tensorrt_plugins import DOMAIN
 from freqfusion_export.precision.emulation import emulated
 
+_HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
 
 class Probe:
     """An exported file whose intermediate values can be read.
@@ -44,6 +46,11 @@ class Probe:
     def operators(self) -> list[ir.Node]:
         """The FreqFusion nodes."""
         return [node for node in self.graph if node.domain == DOMAIN]
+
+    def is_half(self, name: str) -> bool:
+        """Whether the file has the value called ``name`` in 16 bits, so that it is rounded to them."""
+        values = [*self.graph.inputs, *(value for node in self.graph for value in node.outputs)]
+        return any(value.name == name and value.dtype in _HALF for value in values)
 
     def read(self, inputs: Mapping[str, NDArray[Any]], names: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Computes the model's outputs and the values called ``names``; inputs may be among them."""

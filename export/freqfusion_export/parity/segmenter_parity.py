@@ -17,6 +17,7 @@ from freqfusion_runtime.agreement.comparison import Comparison, compare, label_a
 from freqfusion_runtime.agreement.tolerances import (
     INSIDE_BOUNDS,
     LOGIT_BOUNDS,
+    MAX_ERROR_FP32,
     OPERATOR_BOUNDS,
     TASK_BOUNDS,
 )
@@ -132,7 +133,8 @@ class Parity:
         with KeyRecorder(self.network, given) as keys:
             expected = self._by_pytorch(images, wanted)
 
-        comparisons = [compare("preprocessing", IMAGES, found[IMAGES], images, OPERATOR_BOUNDS[self.precision])]
+        bound = OPERATOR_BOUNDS[self.precision] if self.probe.is_half(IMAGES) else MAX_ERROR_FP32
+        comparisons = [compare("preprocessing", IMAGES, found[IMAGES], images, bound)]
         comparisons += self._operators(found)
         by_layer, holds = compare_keys(hidden, found, keys.logits, self.precision)
         behind = [inside for inside in stages if inside.startswith(HEAD)]
