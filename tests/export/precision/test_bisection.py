@@ -246,7 +246,7 @@ def test_a_network_of_queries_is_refused():
         (
             "fp16",
             "detection",
-            "model.onnx is for detection, and --bisect judges logits and label maps, which it has not",
+            "model.onnx is for detection, and --bisect judges logits, label maps and tensors, which it has not",
         ),
     ],
 )

@@ -92,6 +92,16 @@ def in_float64(network: nn.Module, image: Tensor) -> Any:
         return copy.deepcopy(network).double()(image.double())
 
 
+def allowed(network: nn.Module, image: Tensor, expected: Any) -> float:
+    """How far ours may be off: no less than the network's own fp32 is, which two roundings of sums make twice.
+
+    Where maps are read at predicted places, an error of these becomes one of the map, times its gradient, and by how
+    much is a matter of the processor.
+    """
+    with torch.no_grad():
+        return max(SAME, 2 * difference(copy.deepcopy(network)(image), expected))
+
+
 @pytest.mark.parametrize("padding", ["zeros", "reflect"])
 @pytest.mark.parametrize("name", FORMS)
 def test_a_form_is_found_out_and_computes_the_same(name, padding):
@@ -99,6 +109,7 @@ def test_a_form_is_found_out_and_computes_the_same(name, padding):
     network = filled(make(padding))
     image = torch.randn(2, 3, 24, 20, generator=torch.Generator().manual_seed(1))
     expected = in_float64(network, image)
+    bound = allowed(network, image, expected)
 
     report = freqfusion.adopt(network, image)
 
@@ -109,7 +120,7 @@ def test_a_form_is_found_out_and_computes_the_same(name, padding):
     assert report.left == ()
     assert report.network_error < 1e-4
     with torch.no_grad():
-        assert difference(network(image), expected) <= SAME
+        assert difference(network(image), expected) <= bound
 
 
 @pytest.mark.parametrize("padding", ["zeros", "reflect"])
@@ -117,10 +128,11 @@ def test_the_official_form_is_that_of_the_loops(padding):
     network = filled(Pair(FreqFusion(8, 12, padding=padding, carafe=carafe_by_loops)))
     image = torch.randn(1, 3, 14, 18, generator=torch.Generator().manual_seed(2))
     expected = in_float64(network, image)
+    bound = allowed(network, image, expected)
     report = freqfusion.adopt(network, image)
     assert report.adopted[0].padding == padding
     with torch.no_grad():
-        assert difference(network(image), expected) <= SAME
+        assert difference(network(image), expected) <= bound
 
 
 @pytest.mark.parametrize("padding", ["zeros", "reflect"])
@@ -128,9 +140,10 @@ def test_an_odd_coarse_map_is_half_of_an_even_one(padding):
     network = filled(official()(padding))
     image = torch.randn(1, 3, 98, 50, generator=torch.Generator().manual_seed(3))  # coarse: 49 x 25
     expected = in_float64(network, image)
+    bound = allowed(network, image, expected)
     freqfusion.adopt(network, image)
     with torch.no_grad():
-        assert difference(network(image), expected) <= SAME
+        assert difference(network(image), expected) <= bound
 
 
 @pytest.mark.parametrize("size", [(23, 19), (24, 19), (27, 33)])
@@ -139,10 +152,11 @@ def test_a_map_that_is_not_double_is_taken_where_the_original_takes_it(padding, 
     network = filled(Pair(ReversedListCat(8, 12, padding=padding), "[lr, hr]"))
     image = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(4))
     expected = in_float64(network, image)
+    bound = allowed(network, image, expected)
     report = freqfusion.adopt(network)  # found out on random maps
     assert report.adopted[0].options["resizes"]
     with torch.no_grad():
-        assert difference(network(image), expected) <= SAME
+        assert difference(network(image), expected) <= bound
 
 
 @pytest.mark.parametrize(("fine", "coarse"), [((27, 9), (13, 4)), ((5, 12), (6, 5)), ((23, 33), (12, 17))])
@@ -182,10 +196,11 @@ def test_mmcvs_upsamplers_are_adopted_alone(groups):
     network = filled(nn.Sequential(nn.Conv2d(3, 8, 3), CARAFEPack(8, 2, 5, groups), nn.Conv2d(8, 4, 1)))
     image = torch.randn(2, 3, 13, 11)
     expected = in_float64(network, image)
+    bound = allowed(network, image, expected)
     report = freqfusion.adopt(network, image)
     assert (report.adopted[0].kind, report.adopted[0].padding) == ("CARAFEPack", "zeros")
     with torch.no_grad():
-        assert difference(network(image), expected) <= SAME
+        assert difference(network(image), expected) <= bound
 
 
 class OwnMask(nn.Module):
@@ -205,10 +220,11 @@ def test_mmcvs_operator_is_adopted_alone():
     network = filled(OwnMask())
     image = torch.randn(2, 3, 13, 11)
     expected = in_float64(network, image)
+    bound = allowed(network, image, expected)
     report = freqfusion.adopt(network, image)
     assert (report.adopted[0].kind, report.adopted[0].padding) == ("CARAFE", "zeros")
     with torch.no_grad():
-        assert difference(network(image), expected) <= SAME
+        assert difference(network(image), expected) <= bound
 
 
 def test_mmcvs_operator_pads_with_zeros_where_it_does_not_run(monkeypatch):
@@ -235,10 +251,11 @@ def test_convolutions_of_another_class_go_on_computing_as_they_do():
     network = filled(Pair(fusion))
     image = torch.randn(1, 3, 24, 20)
     expected = in_float64(network, image)
+    bound = allowed(network, image, expected)
     freqfusion.adopt(network, image)
     assert isinstance(network.fusion.content_encoder, NormedConv2d)
     with torch.no_grad():
-        assert difference(network(image), expected) <= SAME
+        assert difference(network(image), expected) <= bound
 
 
 class Three(nn.Module):
@@ -263,9 +280,10 @@ def test_shared_weights_stay_shared():
     network = filled(Three())
     image = torch.randn(1, 3, 48, 56)
     expected = in_float64(network, image)
+    bound = allowed(network, image, expected)
     report = freqfusion.adopt(network, image)
     assert report.adopted[0].paths == ("fine", "middle", "coarse")
     assert network.fine is network.middle is network.coarse
     assert network.fine.hr_channel_compressor.weight.shape == (16, 8, 1, 1)
     with torch.no_grad():
-        assert difference(network(image), expected) <= SAME
+        assert difference(network(image), expected) <= bound
