@@ -10,6 +10,7 @@ import freqfusion
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime as ort
 import own_networks
 import pytest
 import torch
@@ -17,11 +18,13 @@ from freqfusion import FreqFusion, native
 from freqfusion_export import export
 from freqfusion_export.errors import ExportError, VerificationError
 from freqfusion_export.networks.own_network import describe_network
+from freqfusion_export.parity.segmenter_parity import read_manifest
 from freqfusion_export.precision.calibration import CalibrationError, read_calibration
 from freqfusion_export.precision.eight_bits import Options
+from freqfusion_export.precision.emulation import emulated
 from freqfusion_export.verification.network_file import difference
 from freqfusion_export.verification.segmenter_file import SegmenterFile
-from freqfusion_runtime.agreement.tolerances import MAX_ERROR_FP32
+from freqfusion_runtime.agreement.tolerances import LOGIT_BOUNDS, MAX_ERROR_FP32
 from freqfusion_runtime.errors import InputError
 from freqfusion_runtime.model_files.manifest import FreeSize, Preprocessing
 from freqfusion_runtime.sessions.kernel_library import library_path
@@ -116,6 +119,17 @@ def test_half_types_keep_islands_in_fp32():
     actual = session.run(feed)["output"]
     assert actual.dtype == np.float32
     assert 1e-6 < np.abs(actual - expected).max() / expected.std() < 0.05
+
+
+def test_a_bf16_file_computes_the_same_with_every_rounding_that_it_asks_for():
+    model = emulated(exported("shared", "bf16"))  # ONNX Runtime's CPU provider runs no bf16
+    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
+    feed = tensors({"images": (1, 3, 40, 32)})
+    with torch.inference_mode():
+        expected = own_networks.make(own_networks.SharedFusions)(torch.from_numpy(feed["images"])).numpy()
+    (actual,) = session.run(["output"], feed)
+    assert read_manifest(exported("shared", "bf16")).precision == "bf16"
+    assert 1e-4 < np.abs(actual - expected).max() / expected.std() < LOGIT_BOUNDS["bf16"]
 
 
 class Fixed(nn.Module):
